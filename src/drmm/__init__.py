@@ -1,0 +1,10 @@
+"""The Deep Rendering Mixture Model: convnets as exact max-sum inference in a picture-rendering model."""
+
+from drmm import presets
+from drmm._version import __version__
+from drmm.inference import sign_traceback
+from drmm.lift import lift
+from drmm.model import DRMM, Latents
+from drmm.objective import Objective
+
+__all__ = ["DRMM", "Latents", "Objective", "__version__", "lift", "presets", "sign_traceback"]

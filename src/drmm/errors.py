@@ -1,0 +1,15 @@
+"""The errors a user meets: each is one line that says what is wrong and what to do."""
+
+__all__ = ["DrmmError", "InputError", "RunError"]
+
+
+class DrmmError(Exception):
+    """Base of every error this library raises on purpose; the command line turns it into exit code 2."""
+
+
+class InputError(DrmmError, ValueError):
+    """Images, labels or options that the model cannot use."""
+
+
+class RunError(DrmmError, RuntimeError):
+    """A run folder, checkpoint or file that cannot be read or written."""

@@ -1,0 +1,140 @@
+"""Two-message bound: an upper bound on the joint MAP score for any signs, equal to it where inference is exact.
+
+Each unit carries the largest and the smallest value that it can take over all switches at and below it:
+U = max(0, max_t Σ w⁺U + w⁻L) and L = min(0, min_t Σ w⁺L + w⁻U). Where every upper weight is non-negative,
+U is what the bottom-up pass computes, and the bound is tight.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from drmm.rendering import (
+    Abs,
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    BatchNorm1d,
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Identity,
+    LeakyReLU,
+    Level,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Rendering,
+    Sequential,
+)
+
+__all__ = ["bound"]
+
+
+@singledispatch
+def bound(rendering: Rendering, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each output, over all inputs in [lower, upper] and all switches.
+
+    A rendering of your own takes part by `@bound.register(YourRendering)`.
+
+    Args:
+        rendering: one level, in evaluation mode.
+        lower: (N, ...).
+        upper: same shape.
+
+    Raises:
+        TypeError: if no bound is registered for this type.
+    """
+    del lower, upper
+    raise TypeError(
+        f"no bound for {type(rendering).__name__}: register one with drmm.exactness.bound.register"
+    )
+
+
+@bound.register
+def _(rendering: Sequential, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    for level in rendering.renderings:
+        lower, upper = bound(level, lower, upper)
+    return lower, upper
+
+
+@bound.register
+def _(rendering: Conv2d, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    return _correlate(rendering, rendering.weight, rendering.bias, lower, upper)
+
+
+@bound.register
+def _(rendering: Linear, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    positive, negative = rendering.weight.clamp(min=0), rendering.weight.clamp(max=0)
+    return (
+        F.linear(lower, positive, rendering.bias) + F.linear(upper, negative),
+        F.linear(upper, positive, rendering.bias) + F.linear(lower, negative),
+    )
+
+
+@bound.register(BatchNorm1d)
+@bound.register(BatchNorm2d)
+def _(rendering: BatchNorm1d | BatchNorm2d, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    one, other = rendering(lower), rendering(upper)
+    return torch.minimum(one, other), torch.maximum(one, other)
+
+
+@bound.register(AvgPool2d)
+@bound.register(AdaptiveAvgPool2d)
+@bound.register(Flatten)
+@bound.register(Identity)
+@bound.register(Dropout)
+def _(rendering: Rendering, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    return rendering(lower), rendering(upper)  # increasing in every input
+
+
+@bound.register
+def _(rendering: ReLU, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    del rendering
+    return lower.clamp(max=0), upper.clamp(min=0)
+
+
+@bound.register
+def _(rendering: LeakyReLU, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    values = [lower, upper, lower * rendering.negative_slope, upper * rendering.negative_slope]
+    return _extremes(values)
+
+
+@bound.register
+def _(rendering: Abs, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    del rendering
+    return _extremes([lower, upper, -lower, -upper])
+
+
+@bound.register
+def _(rendering: MaxPool2d, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    return -rendering(-lower), rendering(upper)
+
+
+@bound.register
+def _(rendering: Level, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    weight, bias = rendering.folded()
+    lower, upper = _correlate(rendering.dictionary, weight, bias, lower, upper)
+    if rendering.pool is not None:
+        lower, upper = bound(rendering.pool, lower, upper)
+    return lower.clamp(max=0), upper.clamp(min=0)
+
+
+def _correlate(
+    conv: Conv2d, weight: Tensor, bias: Tensor | None, lower: Tensor, upper: Tensor
+) -> tuple[Tensor, Tensor]:
+    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    positive, negative = weight.clamp(min=0), weight.clamp(max=0)
+    return (
+        F.conv2d(lower, positive, bias, *geometry) + F.conv2d(upper, negative, None, *geometry),
+        F.conv2d(upper, positive, bias, *geometry) + F.conv2d(lower, negative, None, *geometry),
+    )
+
+
+def _extremes(values: list[Tensor]) -> tuple[Tensor, Tensor]:
+    stacked = torch.stack(values)
+    return stacked.amin(0), stacked.amax(0)

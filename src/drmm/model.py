@@ -1,0 +1,314 @@
+"""The Deep Rendering Mixture Model: class templates, levels of rendering, priors and pixel noise.
+
+Slide "Deep Rendering Mixture Model (DRMM)": c ~ Cat(π), g^(ℓ) ~ Cat(π_g), μ_cg = Λ^(1)_g … Λ^(L)_g μ_c,
+I ~ N(μ_cg, σ² 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from drmm.errors import InputError
+from drmm.exactness import bound
+from drmm.priors import SwitchPrior
+from drmm.rendering import Linear, Sequential, Switches
+
+__all__ = ["DRMM", "Latents", "PathSum", "evaluation", "fit_amplitude", "per_image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """The latent configuration of each image: ĉ and ĝ, and how good they are.
+
+    Attributes:
+        label: ĉ, (N,), an index of the class.
+        score: the max-sum objective ⟨μ_ĉĝ, I⟩ plus the bias paths and the class bias, (N,).
+        logits: the score of every class with the same switches, (N, C).
+        upper_bound: no configuration of the label (of any label, where none was given) scores higher, (N,).
+        amplitude: the least-squares factor of the rendering, α ≥ 0, (N,): I ≈ α μ_ĉĝ.
+        switches: ĝ.
+    """
+
+    label: Tensor
+    score: Tensor
+    logits: Tensor
+    upper_bound: Tensor
+    amplitude: Tensor
+    switches: Switches
+
+    @property
+    def gap(self) -> Tensor:
+        """upper_bound - score, (N,): 0 means provably the joint MAP."""
+        return self.upper_bound - self.score
+
+    def certified(self, tolerance: float = 1e-5) -> Tensor:
+        """Whether inference was provably exact, bool (N,); the tolerance is relative to the score."""
+        return self.gap <= tolerance * (1 + self.score.abs())
+
+    def top_k(self, k: int) -> tuple[Tensor, Tensor]:
+        """Scores and labels of the k best classes, (N, k) each, best first."""
+        scores, labels = self.logits.topk(k)
+        return scores, labels
+
+    def select(self, index: Tensor | slice) -> Latents:
+        """The latents of some images."""
+        return Latents(
+            self.label[index],
+            self.score[index],
+            self.logits[index],
+            self.upper_bound[index],
+            self.amplitude[index],
+            self.switches.select(index),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PathSum:
+    """A score as a sum over active paths: `pixels.sum() + bias == score` for every image.
+
+    Attributes:
+        pixels: what the paths that end in a pixel contribute, (N, C, H, W): the active-path map.
+        bias: what the paths that end in a bias contribute, (N,).
+    """
+
+    pixels: Tensor
+    bias: Tensor
+
+
+class DRMM(nn.Module):
+    """A convnet and the generative model whose max-sum inference it is.
+
+    Args:
+        levels: pixels first.
+        templates: a `Linear` whose rows are the class templates μ_c and whose bias is each class's log-odds.
+        image_shape: (C, H, W). Needed for priors over the switches, that is for `sample` and `log_joint`.
+        class_prior: π, (C,); uniform by default.
+    """
+
+    def __init__(
+        self,
+        levels: Sequential,
+        templates: Linear,
+        *,
+        image_shape: tuple[int, int, int] | None = None,
+        class_prior: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.levels = levels
+        self.templates = templates
+        self.image_shape = image_shape
+        n_classes = templates.out_features
+        prior = torch.full((n_classes,), 1 / n_classes) if class_prior is None else class_prior
+        self.class_prior: Tensor
+        self.noise: Tensor
+        self.amplitude: Tensor
+        self.register_buffer("class_prior", prior / prior.sum())
+        self.register_buffer("noise", torch.ones(()))
+        self.register_buffer("amplitude", torch.ones(()))
+        self.prior = None if image_shape is None else SwitchPrior(self.blank_switches())
+
+    @property
+    def n_classes(self) -> int:
+        """How many class templates there are."""
+        return self.templates.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, C) of images (N, C, H, W): identical to the convnet's."""
+        return self.templates(self.levels(x))  # type: ignore[no-any-return]
+
+    def infer(
+        self, x: Tensor, label: Tensor | int | None = None, generator: torch.Generator | None = None
+    ) -> Latents:
+        """Joint MAP of class and switches by max-sum, with the backtrace.
+
+        Exact for max_{c,g} ⟨μ_cg, I⟩ (plus biases that scale with z) where every template above the pixels is
+        non-negative, a heuristic otherwise: `upper_bound` says which. It is not the maximum of the Gaussian
+        log-joint, from which the slides drop ½‖μ_cg‖².
+
+        Args:
+            x: images (N, C, H, W).
+            label: condition on a class, (N,) or one for all; None takes the best.
+            generator: source of randomness for renderings that draw (dropout in training mode).
+        """
+        with _randomness(generator):
+            features, switches = self.levels.infer(x)
+        logits = self.templates(features)
+        chosen = logits.argmax(1) if label is None else self._labels(label, len(x))
+        score = logits.gather(1, chosen[:, None]).squeeze(1)
+        ceiling = self.upper_bound(x)
+        ceiling = ceiling.amax(1) if label is None else ceiling.gather(1, chosen[:, None]).squeeze(1)
+        rendering = self.levels.render(self.templates.weight[chosen], switches)
+        return Latents(chosen, score, logits, ceiling, fit_amplitude(x, rendering), switches)
+
+    @torch.no_grad()
+    def upper_bound(self, x: Tensor) -> Tensor:
+        """The two-message bound on each class's joint MAP score, (N, C), true for any signs.
+
+        In training mode, where scales depend on the batch, there is no certificate: the bound is infinite.
+        """
+        if any(module.training for module in self.levels.modules()):
+            return x.new_full((len(x), self.n_classes), math.inf)
+        return bound(self.templates, *bound(self.levels, x, x))[1]
+
+    def render(self, latents: Latents) -> Tensor:
+        """μ_ĉĝ, (N, C, H, W): the class template drawn through the switches."""
+        return self.levels.render(self.templates.weight[latents.label], latents.switches)
+
+    def reconstruct(self, x: Tensor, label: Tensor | int | None = None) -> Tensor:
+        """α μ_ĉĝ, (N, C, H, W): the best explanation of each image, as bright as it should be."""
+        latents = self.infer(x, label)
+        return per_image(latents.amplitude) * self.render(latents)
+
+    def sum_over_paths(self, x: Tensor, latents: Latents) -> PathSum:
+        """The score as a sum over active paths (slide "The Sum-over-Paths Formulation").
+
+        Args:
+            x: the images that the latents were inferred from.
+            latents: from `infer`.
+        """
+        pixels = x * self.render(latents)
+        return PathSum(pixels, latents.score - pixels.flatten(1).sum(1))
+
+    def log_joint(self, x: Tensor, latents: Latents) -> Tensor:
+        """Log p(I, c, g) = log N(I; α μ_cg, σ²) + log π_c + log p(g) of each image, (N,), in nats.
+
+        The amplitude α is the latents' own, under a flat prior.
+
+        Raises:
+            InputError: if the model does not know its image shape.
+        """
+        residual = (x - per_image(latents.amplitude) * self.render(latents)).flatten(1)
+        pixels = residual.shape[1]
+        gaussian = -0.5 * (residual.square().sum(1) / self.noise + pixels * (2 * math.pi * self.noise).log())
+        return gaussian + self.class_prior.log()[latents.label] + self._prior().log_prob(latents.switches)
+
+    @torch.no_grad()
+    def sample_latents(
+        self, n: int, label: Tensor | int | None = None, generator: torch.Generator | None = None
+    ) -> Latents:
+        """Draw c ~ Cat(π) and g ~ p(g) for n images (independent switches: see the README's limits).
+
+        Raises:
+            InputError: if the model does not know its image shape.
+        """
+        prior = self._prior()
+        if label is None:
+            chosen = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
+        else:
+            chosen = self._labels(label, n)
+        switches = prior.sample(n, self.blank_switches(), generator)
+        unknown = torch.full((n,), math.nan, device=self.noise.device)
+        return Latents(
+            label=chosen,
+            score=unknown,
+            logits=unknown[:, None].expand(n, self.n_classes),
+            upper_bound=unknown,
+            amplitude=self.amplitude.expand(n),
+            switches=switches,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, label: Tensor | int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Ancestral samples (n, C, H, W): class, switches, rendering, pixel noise.
+
+        Args:
+            n: how many.
+            label: condition on a class, (n,) or one for all.
+            generator: source of randomness.
+
+        Raises:
+            InputError: if the model does not know its image shape.
+        """
+        latents = self.sample_latents(n, label, generator)
+        mean = per_image(latents.amplitude) * self.render(latents)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + self.noise.sqrt() * noise
+
+    @torch.no_grad()
+    def track(self, x: Tensor, rendering: Tensor, switches: Switches, momentum: float = 0.02) -> None:
+        """One step of the closed-form M-step for σ², the amplitude and the priors over switches.
+
+        Args:
+            x: images (N, C, H, W).
+            rendering: μ_ĉĝ of the same shape.
+            switches: ĝ.
+            momentum: weight of this batch in the running averages.
+        """
+        amplitude = fit_amplitude(x, rendering)
+        residual = (x - per_image(amplitude) * rendering).square().mean()
+        prior = self._prior()
+        first = int(cast("Tensor", prior.batches)) == 0
+        self.noise.lerp_(residual, 1.0 if first else momentum)
+        self.amplitude.lerp_(amplitude.mean(), 1.0 if first else momentum)
+        prior.update(switches)
+
+    @torch.no_grad()
+    def blank_switches(self) -> Switches:
+        """The switches of a black image in evaluation mode: their structure and frozen scales."""
+        if self.image_shape is None:
+            raise InputError("the model does not know its image shape: pass image_shape=(C, H, W)")
+        weight = self.templates.weight
+        blank = torch.zeros(1, *self.image_shape, device=weight.device, dtype=weight.dtype)
+        with evaluation(self.levels):
+            return self.levels.infer(blank)[1]
+
+    def _prior(self) -> SwitchPrior:
+        if self.prior is None:
+            raise InputError("the model does not know its image shape: pass image_shape=(C, H, W)")
+        return self.prior
+
+    def _labels(self, label: Tensor | int, n: int) -> Tensor:
+        labels = torch.as_tensor(label, device=self.templates.weight.device)
+        if labels.numel() not in {1, n} or labels.min() < 0 or labels.max() >= self.n_classes:
+            raise InputError(f"label must be one or {n} class indices from 0 to {self.n_classes - 1}")
+        return labels.long().reshape(-1).expand(n)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """(N,) as (N, 1, 1, 1), to scale images with."""
+    return values[:, None, None, None]
+
+
+@torch.no_grad()
+def fit_amplitude(x: Tensor, rendering: Tensor) -> Tensor:
+    """The least-squares brightness α ≥ 0 of each rendering, (N,): argmin ‖x - α μ‖².
+
+    Detached: at the minimum the derivative with respect to α is 0, so that no gradient is lost.
+    """
+    x, rendering = x.flatten(1), rendering.flatten(1)
+    energy = rendering.square().sum(1)
+    match = (x * rendering).sum(1)
+    return torch.where(energy > 0, match / energy.clamp(min=torch.finfo(x.dtype).tiny), 0.0).clamp(min=0)
+
+
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for a while; every submodule's own mode is restored."""
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+
+
+@contextmanager
+def _randomness(generator: torch.Generator | None) -> Iterator[None]:
+    """Let everything that draws inside take its randomness from `generator`."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,130 @@
+"""The four terms of the slides' objective, each its own function, and their weighted sum.
+
+Slide "Application: Semi-supervised Learning", 𝓛 = α_H 𝓛_H + α_RC 𝓛_RC + α_KL 𝓛_KL + α_NN 𝓛_NN. Means are
+taken over pixels and units, where the slides have sums, so that weights carry across image sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from drmm.model import DRMM, fit_amplitude, per_image
+
+__all__ = [
+    "KLSign",
+    "Objective",
+    "balance",
+    "cross_entropy",
+    "kl_divergence",
+    "nonnegativity",
+    "reconstruction",
+]
+
+KLSign = Literal["confident", "printed"]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """𝓛_H = -1/|D_L| Σ_{n ∈ D_L} log q(c_n | I_n), in nats; 0 if nothing in the batch has a label.
+
+    Args:
+        logits: (N, C).
+        y: class indices (N,), -1 where there is no label.
+    """
+    total = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
+    return total / (y >= 0).sum().clamp(min=1)
+
+
+def reconstruction(x: Tensor, image: Tensor) -> Tensor:
+    """𝓛_RC = 1/N Σ_n ‖I_n - Î_n‖² / D.
+
+    Args:
+        x: images (N, C, H, W).
+        image: their reconstructions.
+    """
+    return F.mse_loss(image, x)
+
+
+def kl_divergence(logits: Tensor, prior: Tensor, sign: KLSign = "confident") -> Tensor:
+    """𝓛_KL = 1/N Σ_n Σ_c q log(q / p), in nats, with the sign of your choice.
+
+    Args:
+        logits: (N, C).
+        prior: p, (C,).
+        sign: "printed" is the slides' formula, whose minimum is q = p: it pushes posteriors to uniform (83% test
+            error on MNIST). "confident" is its negative, as the authors' code has it: posteriors become sure.
+    """
+    log_q = F.log_softmax(logits, dim=1)
+    divergence = (log_q.exp() * (log_q - prior.log())).sum(1).mean()
+    return divergence if sign == "printed" else -divergence
+
+
+def balance(logits: Tensor, prior: Tensor) -> Tensor:
+    """KL(q̄ ‖ p) of the batch's mean posterior q̄, in nats: guards confident posteriors against collapse.
+
+    Together with the confident KL it maximises the mutual information of image and class.
+    """
+    q = F.softmax(logits, dim=1).mean(0)
+    return (q * (q.clamp(min=torch.finfo(q.dtype).tiny).log() - prior.log())).sum()
+
+
+def nonnegativity(templates: Sequence[Tensor]) -> Tensor:
+    """𝓛_NN = 1/N Σ_n Σ_ℓ ‖max(0, -z^ℓ)‖² / D_ℓ, over the intermediate templates ℓ ≥ 1.
+
+    Args:
+        templates: z^(1), …, z^(L), each (N, ...).
+    """
+    return torch.stack([F.relu(-z).square().mean() for z in templates]).sum()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What learning minimises: the weights of the terms.
+
+    A weight of 0 leaves a term out, and what only this term needs is not computed.
+    """
+
+    cross_entropy: float = 1.0
+    reconstruction: float = 0.5
+    kl: float = 0.5
+    balance: float = 0.5
+    nonnegativity: float = 0.5
+    kl_sign: KLSign = "confident"
+
+    @property
+    def renders(self) -> bool:
+        """Whether any term needs the top-down pass."""
+        return bool(self.reconstruction or self.nonnegativity)
+
+    def __call__(self, model: DRMM, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Every term of a batch by its name, and the weighted sum as "loss".
+
+        Labelled images are reconstructed from their true class, the others from ĉ.
+
+        Args:
+            model: in training mode.
+            x: images (N, C, H, W).
+            y: class indices (N,), -1 where there is no label.
+        """
+        features, switches = model.levels.infer(x)
+        logits = model.templates(features)
+        prior = model.class_prior
+        terms = {
+            "cross_entropy": cross_entropy(logits, y),
+            "kl": kl_divergence(logits, prior, self.kl_sign),
+            "balance": balance(logits, prior),
+        }
+        if self.renders:
+            label = torch.where(y >= 0, y, logits.argmax(1))
+            image, *templates = model.levels.render_levels(model.templates.weight[label], switches)
+            amplitude = per_image(fit_amplitude(x, image))
+            terms["reconstruction"] = reconstruction(x, amplitude * image)
+            terms["nonnegativity"] = nonnegativity(templates)
+            model.track(x, image, switches)
+        terms["loss"] = torch.stack([getattr(self, name) * term for name, term in terms.items()]).sum()
+        return terms

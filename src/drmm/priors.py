@@ -1,0 +1,122 @@
+"""Priors over the switches: independent for each unit, kept as running averages of what inference chooses.
+
+Slide "Deep Rendering Mixture Model": g^(ℓ) ~ Cat(π_g^(ℓ)). They enter sampling and the log-joint. They do not
+enter max-sum inference: log-odds outside z break its recursion (only a prior that scales with z, which is a
+convnet's bias, keeps it exact).
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from drmm.rendering import Switches
+
+__all__ = ["SwitchPrior"]
+
+_FLOOR = 1e-6  # a switch never seen is improbable, not impossible: held-out images keep a finite log-joint
+
+
+class SwitchPrior(nn.Module):
+    """p(g) = Π over units of Bernoulli(a), Bernoulli(s) and Cat(t).
+
+    Args:
+        switches: switches of one or more images, from which the shapes are taken.
+        momentum: smallest weight of a new batch in the running averages.
+    """
+
+    def __init__(self, switches: Switches, momentum: float = 0.02) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+        for i, leaf in enumerate(switches.leaves()):
+            for name, choice in leaf.choices():
+                unit = choice.shape[1:]
+                if name == "t":
+                    positions = _positions(leaf)
+                    start = torch.full((positions, *unit), 1 / positions, device=choice.device)
+                else:
+                    start = torch.full(unit, 0.5, device=choice.device)
+                self.register_buffer(f"{name}{i}", start)
+
+    def probability(self, leaf: int, name: str) -> Tensor:
+        """P(on) of each unit, (C, H, W), or for t the probability of each position, (positions, C, H, W)."""
+        return cast("Tensor", getattr(self, f"{name}{leaf}"))
+
+    @torch.no_grad()
+    def update(self, switches: Switches) -> None:
+        """Move the running averages towards the frequencies in a batch."""
+        batches = cast("Tensor", self.batches)
+        batches += 1
+        share = max(self.momentum, 1 / int(batches))
+        for i, leaf in enumerate(switches.leaves()):
+            for name, choice in leaf.choices():
+                probability = self.probability(i, name)
+                if name == "t":
+                    for k in range(_positions(leaf)):
+                        probability[k].lerp_(_frequency(choice == k, probability.dtype), share)
+                else:
+                    probability.lerp_(_frequency(choice, probability.dtype), share)
+
+    @torch.no_grad()
+    def sample(self, n: int, like: Switches, generator: torch.Generator | None = None) -> Switches:
+        """Draw switches for n images.
+
+        Args:
+            n: how many.
+            like: switches of any images, for the structure and the frozen scales.
+            generator: source of randomness.
+        """
+        number = itertools.count()
+
+        def draw(leaf: Switches) -> Switches:
+            i = next(number)
+            drawn = {
+                name: _draw(self.probability(i, name), n, name == "t", generator).to(choice.dtype)
+                for name, choice in leaf.choices()
+            }
+            return replace(leaf, **drawn)
+
+        return like.map_leaves(draw)
+
+    def log_prob(self, switches: Switches) -> Tensor:
+        """Log p(g) of each image, (N,), in nats."""
+        total = torch.zeros((), device=cast("Tensor", self.batches).device)
+        for i, leaf in enumerate(switches.leaves()):
+            for name, choice in leaf.choices():
+                probability = self.probability(i, name).clamp(_FLOOR, 1 - _FLOOR)
+                if name == "t":
+                    chosen = probability.expand(len(choice), *probability.shape)
+                    chosen = chosen.gather(1, choice.long().unsqueeze(1)).squeeze(1)
+                else:
+                    chosen = torch.where(choice, probability, 1 - probability)
+                total = total + chosen.log().flatten(1).sum(1)
+        return total
+
+
+def _positions(leaf: Switches) -> int:
+    if leaf.window is None:
+        raise ValueError("these switches hold positions without a window")
+    return leaf.window.positions
+
+
+def _frequency(choice: Tensor, dtype: torch.dtype) -> Tensor:
+    """Share of images in which a bool choice is True; a matrix product is the fastest sum of bools."""
+    weights = torch.full((len(choice),), 1 / len(choice), dtype=dtype, device=choice.device)
+    return (weights @ choice.flatten(1).to(dtype)).reshape(choice.shape[1:])
+
+
+def _draw(probability: Tensor, n: int, categorical: bool, generator: torch.Generator | None) -> Tensor:
+    unit = probability.shape[1:] if categorical else probability.shape
+    uniform = torch.rand(n, *unit, generator=generator, device=probability.device, dtype=probability.dtype)
+    if not categorical:
+        return uniform < probability
+    steps = probability.cumsum(0)
+    drawn = torch.zeros(n, *unit, dtype=torch.long, device=probability.device)
+    for step in steps[:-1]:  # inverse of the distribution function; the last position takes what is left
+        drawn += uniform >= step
+    return drawn

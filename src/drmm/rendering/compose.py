@@ -1,0 +1,57 @@
+"""Composition: a sequence infers from the pixels up and renders from the top down."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import cast, final
+
+from torch import Tensor, nn
+
+from drmm.rendering.base import Rendering, Switches
+
+__all__ = ["Sequential"]
+
+
+@final
+class Sequential(nn.Sequential, Rendering):
+    """Renderings one on top of the other; takes the arguments of `torch.nn.Sequential`.
+
+    Raises:
+        TypeError: if a module is not a `Rendering`.
+    """
+
+    def __init__(self, *levels: Rendering | OrderedDict[str, Rendering]) -> None:
+        super().__init__(*levels)  # type: ignore[arg-type]
+        for level in self:
+            if not isinstance(level, Rendering):
+                raise TypeError(
+                    f"{type(level).__name__} is not a Rendering: use drmm.lift, or give it infer and render"
+                )
+
+    @property
+    def renderings(self) -> tuple[Rendering, ...]:
+        """The levels, pixels first."""
+        return tuple(cast("Rendering", module) for module in self)
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """(N, ...) through every level, bottom-up."""
+        shape, parts = tuple(x.shape[1:]), []
+        for level in self.renderings:
+            x, switches = level.infer(x)
+            parts.append(switches)
+        return x, Switches(shape, parts=tuple(parts))
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Through every level in reverse order, top-down."""
+        return self.render_levels(z, switches)[0]
+
+    def render_levels(self, z: Tensor, switches: Switches) -> list[Tensor]:
+        """Every intermediate template: [z^(0) (the picture), z^(1), …, z^(L) = z]."""
+        templates = [z]
+        for level, part in zip(reversed(self.renderings), reversed(switches.parts), strict=True):
+            templates.append(level.render(templates[-1], part))
+        return templates[::-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convnet's view: the top features alone, without keeping switches."""
+        return nn.Sequential.forward(self, x)  # type: ignore[no-any-return]

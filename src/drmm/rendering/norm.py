@@ -1,0 +1,67 @@
+"""Batch normalisation: EM under a diagonal covariance, whose scale is frozen going down."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from drmm.rendering.base import Rendering, Switches
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "frozen_scale"]
+
+_Norm = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+def frozen_scale(norm: _Norm, x: Tensor) -> Tensor:
+    """1/σ of each channel as this pass normalises with it, (C,), detached.
+
+    The statistics belong to the E-step: like the switches, they are frozen in the G-step.
+    """
+    if norm.training or norm.running_var is None:
+        # One vectorised pass, 20 times faster on a CPU than torch.var over three dimensions.
+        variance = torch.batch_norm_update_stats(x.detach(), None, None, 0.0)[1]
+    else:
+        variance = norm.running_var
+    return torch.rsqrt(variance + norm.eps)
+
+
+def _infer(norm: _Norm, x: Tensor) -> Switches:
+    gain = frozen_scale(norm, x)
+    return Switches(tuple(x.shape[1:]), gain=gain.reshape(-1, *[1] * (x.ndim - 2)))
+
+
+def _render(norm: _Norm, z: Tensor, switches: Switches) -> Tensor:
+    if switches.gain is None:
+        raise ValueError("these switches hold no gain: pass the ones that this rendering's infer returned")
+    gain = switches.gain
+    return z * gain if norm.weight is None else z * (norm.weight.reshape(gain.shape) * gain)
+
+
+@final
+class BatchNorm2d(nn.BatchNorm2d, Rendering):
+    """Whiten the channels of (N, C, H, W); takes the arguments of `torch.nn.BatchNorm2d`."""
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """Normalise with the batch's statistics in training, with the running ones in evaluation."""
+        switches = _infer(self, x)
+        return nn.BatchNorm2d.forward(self, x), switches
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Scale by γ/σ: a diagonal map is its own transpose."""
+        return _render(self, z, switches)
+
+
+@final
+class BatchNorm1d(nn.BatchNorm1d, Rendering):
+    """Whiten the features of (N, C) or (N, C, L); takes the arguments of `torch.nn.BatchNorm1d`."""
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """Normalise with the batch's statistics in training, with the running ones in evaluation."""
+        switches = _infer(self, x)
+        return nn.BatchNorm1d.forward(self, x), switches
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Scale by γ/σ: a diagonal map is its own transpose."""
+        return _render(self, z, switches)

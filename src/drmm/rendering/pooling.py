@@ -1,0 +1,136 @@
+"""The max over "where is it": max-pooling and its position switches, one tie rule for the whole library."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drmm.rendering.base import Rendering, Switches, Window
+
+__all__ = ["MaxPool2d", "best_position", "draw_at", "window_of"]
+
+
+def window_of(pool: nn.MaxPool2d) -> Window:
+    """The pooling window's geometry, every field as (height, width)."""
+    kernel, padding, dilation = _pair(pool.kernel_size), _pair(pool.padding), _pair(pool.dilation)
+    return Window(kernel, _pair(pool.stride), padding, dilation)
+
+
+def best_position(x: Tensor, pool: nn.MaxPool2d) -> tuple[Tensor, Tensor]:
+    """The largest value of each window, and where in the window it is.
+
+    Ties go to the first position in row-major order: one winner, never several.
+
+    Args:
+        x: (N, C, H, W).
+        pool: the windows.
+
+    Returns:
+        The maxima (N, C, H', W') and t of the same shape.
+    """
+    y, place = F.max_pool2d(
+        x, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, return_indices=True
+    )
+    window, width = window_of(pool), x.shape[-1]
+    wide = max(width, _reach(window, y.shape[-2:])[1])
+    if wide > width:  # a window wider than the picture: give every position an index of its own
+        place = place + torch.div(place, width, rounding_mode="floor") * (wide - width)
+    rows, columns = _corners(window, y.shape[-2:], x.device)
+    corner = (rows - window.padding[0]) * wide + columns - window.padding[1]
+    offsets = _offsets(window, wide, x.device)
+    dtype = torch.uint8 if window.positions <= 256 else torch.int32
+    position_of = torch.zeros(int(offsets[-1]) + 1, dtype=dtype, device=x.device)
+    position_of[offsets] = torch.arange(window.positions, dtype=dtype, device=x.device)
+    return y, _look_up(position_of, place - corner)
+
+
+def draw_at(z: Tensor, t: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
+    """Transpose of the pooling at frozen t: put each unit at its position; overlapping windows add up.
+
+    A position in the padding lies outside the picture, and what is drawn there is lost.
+
+    Args:
+        z: (N, C, H', W').
+        t: positions, same shape.
+        window: what t refers to.
+        size: (H, W) of the canvas.
+    """
+    top, left = window.padding
+    reach = _reach(window, z.shape[-2:])
+    tall, wide = max(reach[0], size[0] + top), max(reach[1], size[1] + left)
+    rows, columns = _corners(window, z.shape[-2:], z.device)
+    place = _look_up(_offsets(window, wide, z.device), t.long()).add_(rows * wide + columns)
+    canvas = _scatter(z, place, (tall, wide))
+    return canvas if (tall, wide) == size else canvas[..., top : top + size[0], left : left + size[1]]
+
+
+@final
+class MaxPool2d(nn.MaxPool2d, Rendering):
+    """The max over positions t; takes the arguments of `torch.nn.MaxPool2d` except `return_indices`."""
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """(N, C, H, W) to (N, C, H', W')."""
+        y, t = best_position(x, self)
+        return y, Switches(tuple(x.shape[1:]), t=t, window=window_of(self))
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Put each unit at its position."""
+        if switches.t is None or switches.window is None:
+            raise ValueError("these switches hold no t: pass the ones that this rendering's infer returned")
+        return draw_at(z, switches.t, switches.window, (switches.shape[-2], switches.shape[-1]))
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _reach(window: Window, size: torch.Size) -> tuple[int, int]:
+    """Rows and columns that the windows cover, padding included."""
+    rows, columns = (
+        (size[i] - 1) * window.stride[i] + window.dilation[i] * (window.kernel[i] - 1) + 1 for i in (0, 1)
+    )
+    return rows, columns
+
+
+def _corners(window: Window, size: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
+    """First row (H', 1) and first column (W',) of each window, counted with the padding."""
+    rows = torch.arange(size[0], device=device) * window.stride[0]
+    columns = torch.arange(size[1], device=device) * window.stride[1]
+    return rows[:, None], columns
+
+
+def _offsets(window: Window, width: int, device: torch.device) -> Tensor:
+    """Flat index of each position relative to its window's corner, (positions,), increasing."""
+    rows = torch.arange(window.kernel[0], device=device) * window.dilation[0]
+    columns = torch.arange(window.kernel[1], device=device) * window.dilation[1]
+    return (rows[:, None] * width + columns).flatten()
+
+
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] in the memory layout of index (torch.take alone would lose it, and with it much time)."""
+    if _is_channels_last(index):
+        return table.take(index.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return table.take(index)
+
+
+def _scatter(z: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
+    """Add z to a blank canvas at flat places, in the memory layout that z has."""
+    height, width = size
+    if _is_channels_last(place):
+        n, channels = z.shape[:2]
+        rows = z.new_zeros(n, height * width, channels).scatter_add_(1, _rows(place), _rows(z))
+        return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
+    flat = z.new_zeros(*z.shape[:-2], height * width)
+    return flat.scatter_add_(-1, place.flatten(-2), z.flatten(-2)).unflatten(-1, size)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, H·W, C), a view when x is channels-last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
