@@ -1,0 +1,133 @@
+"""The boundary through which all labels pass: −1 means unlabelled, everything else is a class."""
+
+__all__ = ["UNLABELLED", "check_labels"]
+
+import warnings
+from collections.abc import Sequence
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+
+from drmm.errors import InputError
+
+UNLABELLED = -1
+
+Array = npt.NDArray[Any]
+
+
+def check_labels(
+    y: object, n_images: int, *, classes: Sequence[Any] | Array | None = None
+) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Check labels and encode them.
+
+    Args:
+        y: Labels (n_images,). The integer −1 means unlabelled. Names of classes may be strings; with
+            unlabelled images among them that takes an array of dtype object.
+        n_images: How many images there are.
+        classes: The classes expected, in the order to encode them; by default those found, sorted.
+
+    Returns:
+        Classes (K,), and for each image the index of its class in them, or −1: int64 (n_images,).
+
+    Raises:
+        InputError: Labels missing, too few classes, or no classification labels at all.
+
+    Warns:
+        UserWarning: Every image is labelled.
+    """
+    labels = _vector(y)
+    if len(labels) != n_images:
+        raise InputError(f"{n_images} images but {len(labels)} labels: inconsistent numbers of samples")
+    _reject_missing(labels)
+    unlabelled = _unlabelled(labels)
+    if unlabelled.all():
+        raise InputError("all images are unlabelled (y is -1): label at least one image of each class")
+    known = _one_kind(labels[~unlabelled])
+    found, codes = np.unique(known, return_inverse=True)
+    if classes is not None:
+        found, codes = _recoded(np.asarray(classes), found, codes)
+    if len(found) < 2:
+        raise InputError(f"y has only one class, {found[0]} (-1 means unlabelled): label a second class")
+    if not unlabelled.any():
+        warnings.warn("every image is labelled: unlabelled ones (y == -1) help", UserWarning, stacklevel=2)
+    encoded = np.full(n_images, UNLABELLED, np.int64)
+    encoded[~unlabelled] = codes
+    return found, encoded
+
+
+def _vector(y: object) -> Array:
+    try:
+        return np.asarray(column_or_1d(np.asarray(y), warn=True))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"y must hold one label per image: {str(error).splitlines()[0]}") from None
+
+
+def _reject_missing(labels: Array) -> None:
+    if labels.dtype.kind == "O":
+        missing = np.array([_is_missing(label) for label in labels], dtype=bool)
+    elif labels.dtype.kind in "fc":
+        missing = np.isnan(labels)
+    else:
+        return
+    if missing.any():
+        index = int(np.argmax(missing))
+        raise InputError(f"Input y contains NaN (label {index} is {labels[index]}): use -1 for unlabelled")
+
+
+def _is_missing(label: object) -> bool:
+    is_nan = isinstance(label, float | np.floating) and bool(np.isnan(label))
+    return label is None or is_nan or type(label).__name__ in {"NAType", "NaTType"}  # pandas's NA and NaT
+
+
+def _unlabelled(labels: Array) -> npt.NDArray[np.bool_]:
+    if labels.dtype.kind in "UO" and any(isinstance(label, str) and label == "-1" for label in labels):
+        raise InputError(
+            "labels are strings and contain '-1': to mark unlabelled images, use an object array with the "
+            "integer -1, as in np.array(['cat', -1], dtype=object)"
+        )
+    if labels.dtype.kind == "O":
+        return np.array([not isinstance(label, str) and label == UNLABELLED for label in labels], dtype=bool)
+    if labels.dtype.kind in "US":
+        return np.zeros(len(labels), dtype=bool)
+    return np.asarray(labels == UNLABELLED)
+
+
+def _one_kind(known: Array) -> Array:
+    """Labels that are all strings or all whole numbers; an object array of numbers becomes numeric."""
+    if known.dtype.kind == "U":
+        return known
+    if known.dtype.kind == "O":
+        strings = sum(isinstance(label, str) for label in known)
+        if strings == len(known):
+            return known
+        if strings:
+            raise InputError("y mixes strings and numbers: make all classes the one or the other")
+        strange = [label for label in known if not isinstance(label, Number | np.bool_)]
+        if strange:
+            raise InputError(f"Unknown label type: {type(strange[0]).__name__}: use whole numbers or strings")
+    try:
+        known = np.array(known.tolist()) if known.dtype.kind == "O" else known
+        if known.dtype.kind == "f" and np.isinf(known).any():
+            raise InputError("Input y contains infinity: use -1 for unlabelled")
+        # Each distinct value twice: scikit-learn warns of many classes for few labels, our usual case.
+        check_classification_targets(np.repeat(np.unique(known), 2))
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error).splitlines()[0]) from None
+    return known
+
+
+def _recoded(classes: Array, found: Array, codes: npt.NDArray[np.intp]) -> tuple[Array, npt.NDArray[np.int64]]:
+    place = {label: index for index, label in enumerate(classes.tolist())}
+    if len(place) != len(classes):
+        raise InputError(f"classes names a class twice: {', '.join(map(str, classes))}")
+    strangers = [label for label in found.tolist() if label not in place]
+    if strangers:
+        raise InputError(f"label {strangers[0]!r} is not among the classes {', '.join(map(str, classes))}")
+    absent = [label for label in place if label not in set(found.tolist())]
+    if absent:
+        raise InputError(f"class {absent[0]!r} has no label: label at least one image of it")
+    return classes, np.array([place[label] for label in found.tolist()], np.int64)[codes]
