@@ -43,7 +43,7 @@ def conv_small(
 
     Args:
         n_classes: number of class templates.
-        image_shape: (C, H, W), at least 6 pixels high and wide.
+        image_shape: (C, H, W), at least 8 pixels high and wide.
         constraint: "hard" keeps every template above the pixels non-negative, so that inference is exact.
         width: templates of the first level; the others have 2, 2 and 4 times as many.
 
@@ -57,7 +57,7 @@ def conv_small(
         _level(2 * width, 2 * width, 3, padding=2, pool=True),
         _level(2 * width, 4 * width, 3),
     ]
-    return _finish("conv_small", levels, Linear(4 * width, n_classes), image_shape, constraint, smallest=4)
+    return _finish("conv_small", levels, Linear(4 * width, n_classes), image_shape, constraint, smallest=8)
 
 
 def conv_large(
@@ -70,7 +70,7 @@ def conv_large(
 
     Args:
         n_classes: number of class templates.
-        image_shape: (C, H, W), at least 8 pixels high and wide.
+        image_shape: (C, H, W), at least 12 pixels high and wide.
         constraint: "hard" keeps every template above the pixels non-negative, so that inference is exact.
         width: templates of the first three levels; the next five have twice as many.
 
@@ -90,7 +90,7 @@ def conv_large(
     ]
     templates = Linear(n_classes, n_classes)
     nn.init.eye_(templates.weight)
-    return _finish("conv_large", levels, templates, image_shape, constraint, smallest=6)
+    return _finish("conv_large", levels, templates, image_shape, constraint, smallest=12)
 
 
 def dense(n_classes: int, image_shape: Shape, *, constraint: Constraint = "soft", width: int = 128) -> DRMM:

@@ -7,9 +7,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from drmm.rendering.affine import Conv2d, draw, feature_size
+from drmm.rendering.affine import Conv2d, correlate, draw, feature_size
 from drmm.rendering.base import Rendering, Switches, Window
 from drmm.rendering.compose import Sequential
 from drmm.rendering.gates import ReLU
@@ -54,7 +53,7 @@ class Level(Rendering):
         """The features alone: (N, C_in, H, W) to (N, C_out, H', W')."""
         if _uses_batch(self.norm):
             return self.infer(x)[0]
-        u = self._convolve(x, *self.folded())
+        u = correlate(x, *self.folded(), self.dictionary)
         u = u if self.pool is None else self.pool(u)
         return u.relu() if torch.is_grad_enabled() else u.relu_()
 
@@ -73,7 +72,7 @@ class Level(Rendering):
             if sign is not None:
                 raise ValueError("the sign traceback needs fixed statistics: call model.eval() first")
             return self._infer_batch(x, self.norm)
-        u = self._convolve(x, *self.folded())
+        u = correlate(x, *self.folded(), self.dictionary)
         y, t = self._best(u)
         if sign is not None:
             lowest, where_lowest = self._best(-u)
@@ -94,17 +93,20 @@ class Level(Rendering):
         weight = self.dictionary.weight
         if self.norm is not None and switches.gain is not None:
             weight = _per_template(self.norm.weight * switches.gain) * weight
-        return draw(z, weight, self.dictionary, switches.shape)
+        return draw(z, weight, self.dictionary, switches.shape, quick=_uses_batch(self.norm))
 
     def _infer_batch(self, x: Tensor, norm: BatchNorm2d) -> tuple[Tensor, Switches]:
         """Training: normalise with the batch's own statistics."""
         # Where γ < 0 the norm turns the largest into the smallest. Flipping those templates makes the norm
         # increasing everywhere, so that it commutes with the pooling.
-        polarity = torch.where(norm.weight.detach() < 0, -1.0, 1.0).to(x.dtype)
-        u = self._convolve(x, self.dictionary.weight * _per_template(polarity))
+        polarity = torch.where(norm.weight.detach() < 0, -1.0, 1.0).to(norm.weight.dtype)
+        weight, bias = self.dictionary.weight * _per_template(polarity), self.dictionary.bias
+        # The norm takes a bias away again: only the running mean needs it. Under autocast u has fewer bits.
+        u = correlate(x, weight, None, self.dictionary, quick=True).to(norm.weight.dtype)
         with torch.no_grad():
             mean, variance = torch.batch_norm_update_stats(u, None, None, 0.0)
-            _track(norm, mean * polarity, variance, count=u.numel() // u.shape[1])
+            centre = mean * polarity if bias is None else mean * polarity + bias
+            _track(norm, centre, variance, count=u.numel() // u.shape[1])
             scale = torch.rsqrt(variance + norm.eps)
             p, t = self._best(u)
         window = None if self.pool is None else window_of(self.pool)
@@ -119,11 +121,6 @@ class Level(Rendering):
         gain = self.norm.weight * _running_scale(self.norm)
         offset = self.norm.running_mean if bias is None else self.norm.running_mean - bias
         return weight * _per_template(gain), self.norm.bias - offset * gain
-
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        conv = self.dictionary
-        x = _channels_last(x)
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
     def _best(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
         return (u, None) if self.pool is None else best_position(u, self.pool)
@@ -200,14 +197,3 @@ def _per_channel(values: Tensor) -> Tensor:
 
 def _per_template(values: Tensor) -> Tensor:
     return values[:, None, None, None]
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """X in channels-last memory: about a quarter faster on a CPU.
-
-    With one channel both layouts hold the same bytes and torch would not touch the strides, by which the
-    convolution chooses its output's layout.
-    """
-    if x.stride(1) == 1:
-        return x
-    return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)

@@ -63,7 +63,10 @@ def draw_at(z: Tensor, t: Tensor, window: Window, size: tuple[int, int]) -> Tens
     tall, wide = max(reach[0], size[0] + top), max(reach[1], size[1] + left)
     rows, columns = _corners(window, z.shape[-2:], z.device)
     place = _look_up(_offsets(window, wide, z.device), t.long()).add_(rows * wide + columns)
-    canvas = _scatter(z, place, (tall, wide))
+    disjoint = all(
+        window.stride[i] > window.dilation[i] * (window.kernel[i] - 1) or z.shape[2 + i] == 1 for i in (0, 1)
+    )
+    canvas = _scatter(z, place, (tall, wide), disjoint=disjoint)
     return canvas if (tall, wide) == size else canvas[..., top : top + size[0], left : left + size[1]]
 
 
@@ -110,21 +113,29 @@ def _offsets(window: Window, width: int, device: torch.device) -> Tensor:
 
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
-    """table[index] in the memory layout of index (torch.take alone would lose it, and with it much time)."""
+    """table[index] in the memory layout of index, several times faster on a CPU than indexing or `take`."""
     if _is_channels_last(index):
-        return table.take(index.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    return table.take(index)
+        return _look_up(table, index.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return table.index_select(0, index.flatten()).view(index.shape)
 
 
-def _scatter(z: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
-    """Add z to a blank canvas at flat places, in the memory layout that z has."""
+def _scatter(z: Tensor, place: Tensor, size: tuple[int, int], *, disjoint: bool) -> Tensor:
+    """Add z to a blank canvas at flat places, in the memory layout that z has.
+
+    Args:
+        z: (N, C, H', W').
+        place: row-major index on the canvas, same shape.
+        size: (H, W) of the canvas.
+        disjoint: no place occurs twice on a canvas, so that writing, which is faster, does for adding.
+    """
     height, width = size
+    put = Tensor.scatter_ if disjoint else Tensor.scatter_add_
     if _is_channels_last(place):
         n, channels = z.shape[:2]
-        rows = z.new_zeros(n, height * width, channels).scatter_add_(1, _rows(place), _rows(z))
+        rows = put(z.new_zeros(n, height * width, channels), 1, _rows(place), _rows(z))
         return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
-    flat = z.new_zeros(*z.shape[:-2], height * width)
-    return flat.scatter_add_(-1, place.flatten(-2), z.flatten(-2)).unflatten(-1, size)
+    flat = put(z.new_zeros(*z.shape[:-2], height * width), -1, place.flatten(-2), z.flatten(-2))
+    return flat.unflatten(-1, size)
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -1,0 +1,42 @@
+# The front door: `make demo`, then `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint format bench clean
+
+demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
+	$(BIN)/drmm demo --out demo
+
+test: .venv/dev.stamp  ## Every law and every test.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q $(ARGS)
+
+lint: .venv/dev.stamp  ## Style and types.
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests
+
+bench: .venv/demo.stamp  ## Speed and memory against the plain convnet.
+	$(BIN)/drmm bench --json results/bench.json
+
+.venv/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "drmm needs Python 3.11 or newer: make demo PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/demo.stamp: .venv/python.stamp pyproject.toml constraints.txt
+	@echo "installing drmm into .venv ..."
+	$(PIP) -e '.[demo,tensorboard]'
+	@touch $@
+
+.venv/dev.stamp: .venv/python.stamp pyproject.toml constraints.txt
+	@echo "installing drmm and its development tools into .venv ..."
+	$(PIP) -e '.[dev]'
+	@touch $@ .venv/demo.stamp
+
+clean:
+	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

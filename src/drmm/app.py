@@ -1,0 +1,197 @@
+"""What the commands do, without the command line: demo, predict, sample, bench."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from drmm.benchmark import run_benchmark, table, write_report
+from drmm.data import load, mask_labels, stratified_labels
+from drmm.errors import InputError
+from drmm.images import load_image_files
+from drmm.model import DRMM, per_image
+from drmm.objective import Objective
+from drmm.pictures import overview, samples_sheet, save_figure
+from drmm.presets import Constraint
+from drmm.runs import error_percent, versions
+from drmm.storage import Recipe, load_model, save_model, write_bytes, write_json
+from drmm.training import Training, train
+
+__all__ = ["DEMO_EPOCHS", "bench", "demo", "predict", "sample"]
+
+DEMO_EPOCHS = 12
+_CHUNK = 100  # images whose certificates are computed at once
+_LABELS_PER_CLASS = 10
+
+
+@dataclass(frozen=True)
+class _Contender:
+    """One row of the demo's table."""
+
+    folder: str
+    name: str
+    objective: Objective
+    constraint: Constraint = "soft"
+    labels_only: bool = False
+
+
+_SUPERVISED = Objective(reconstruction=0, kl=0, balance=0, nonnegativity=0)
+_CONTENDERS = (
+    _Contender("supervised", "the same convnet, 100 labels alone", _SUPERVISED, labels_only=True),
+    _Contender("soft", "DRMM, soft constraint (NN penalty)", Objective()),
+    _Contender("hard", "DRMM, hard constraint (provably exact)", Objective(nonnegativity=0), constraint="hard"),
+)
+
+
+def demo(out: Path, *, epochs: int, seed: int, console: Console) -> dict[str, Any]:
+    """Train three models on 5,000 real digits with 100 labels, print a table and draw a picture.
+
+    Args:
+        out: folder for `demo.png`, `results.json` and the models; what a former demo wrote there is replaced.
+        epochs: passes over the 4,000 training images.
+        seed: of the label draw, the weights and the batches.
+        console: where the table goes.
+
+    Returns:
+        What `results.json` holds.
+    """
+    data = load("mnist-5k")
+    labelled = stratified_labels(data.y_train, _LABELS_PER_CLASS, seed=seed)
+    y = torch.from_numpy(mask_labels(data.y_train, labelled))
+    x, x_test, y_test = (torch.from_numpy(part) for part in (data.x_train, data.x_test, data.y_test))
+    report = Table("model", "test error", "seconds", title=f"{len(x)} real digits, {len(labelled)} of them labelled")
+    rows: dict[str, Any] = {}
+    for contender in _CONTENDERS:
+        console.print(f"[bold]{contender.name}[/]", highlight=False)
+        model, seconds = _compete(contender, x, y, epochs=epochs, seed=seed)
+        error = error_percent(model, x_test, y_test)
+        rows[contender.folder] = {"name": contender.name, "test_error": error, "seconds": round(seconds, 1)}
+        report.add_row(contender.name, f"{error:.2f} %", f"{seconds:.0f}")
+        save_model(model, _recipe(contender, data.classes), out / contender.folder)
+    model, _ = load_model(out / "soft")
+    save_figure(overview(model, x_test.float() / 255, y_test, data.classes, seed=seed), out / "demo.png")
+    results = {"dataset": data.name, "labels": len(labelled), "seed": seed, "epochs": epochs, "models": rows}
+    write_json(out / "results.json", {**results, "versions": versions()})
+    console.print(report)
+    console.print(f"picture: {out / 'demo.png'}   figures: {out / 'results.json'}", highlight=False, soft_wrap=True)
+    return results
+
+
+def predict(run: Path, images: Sequence[Path], out: Path) -> int:
+    """Label image files and write a CSV: image, label, confidence, log-joint, gap, certified.
+
+    Args:
+        run: folder of a trained model.
+        images: files, folders, or arrays.
+        out: the CSV, written whole or not at all.
+
+    Returns:
+        How many images there were.
+    """
+    model, recipe = load_model(run)
+    x, names = load_image_files(images, recipe.image_shape)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["image", "label", "confidence", "log_joint", "gap", "certified"])
+    chunks = range(0, len(x), _CHUNK)
+    for start in track(chunks, "predicting", transient=True, disable=len(chunks) < 2):
+        part = slice(start, start + _CHUNK)
+        for name, row in zip(names[part], _rows(model, recipe, x[part]), strict=True):
+            writer.writerow([name, *row])
+    write_bytes(out, file.getvalue().encode())
+    return len(names)
+
+
+@torch.no_grad()
+def sample(run: Path, out: Path, *, n: int, label: str | None, noise: bool, seed: int) -> None:
+    """Draw images from a trained model into one PNG.
+
+    Args:
+        run: folder of a trained model.
+        out: the PNG.
+        n: how many images.
+        label: name of a class, or None for all in turn.
+        noise: add pixel noise.
+        seed: of the draw.
+
+    Raises:
+        InputError: if there is no such class.
+    """
+    model, recipe = load_model(run)
+    if label is not None and label not in recipe.classes:
+        raise InputError(f"no class {label!r} in this model: choose from {', '.join(recipe.classes)}")
+    codes = torch.arange(n) % len(recipe.classes)
+    if label is not None:
+        codes = torch.full((n,), recipe.classes.index(label))
+    generator = torch.Generator().manual_seed(seed)
+    if noise:
+        images = model.sample(n, codes, generator)
+    else:
+        latents = model.sample_latents(n, codes, generator)
+        images = per_image(latents.amplitude) * model.render(latents)
+    save_figure(samples_sheet(images, [recipe.classes[c] for c in codes.tolist()]), out)
+
+
+def bench(path: Path, *, quick: bool, console: Console) -> None:
+    """Measure against the plain convnet, write the raw figures, print the table.
+
+    Args:
+        path: JSON file.
+        quick: few repeats and one batch size.
+        console: where the table goes.
+    """
+    result = run_benchmark(batch_sizes=(64,), repeats=5) if quick else run_benchmark()
+    write_report(result, path)
+    console.print(table(result), highlight=False, soft_wrap=True)
+
+
+def _compete(
+    contender: _Contender, x: Tensor, y: Tensor, *, epochs: int, seed: int
+) -> tuple[DRMM, float]:
+    """Train one contender; all make about the same number of steps."""
+    training = Training(epochs=epochs, seed=seed)
+    if contender.labels_only:
+        steps = epochs * round(len(x) / (training.batch_size - training.labelled_per_batch))
+        known = y >= 0
+        x, y = x[known], y[known]
+        # One batch holds all that is labelled: an epoch for every step.
+        training = replace(training, epochs=steps, batch_size=len(x))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _recipe(contender, [str(c) for c in range(10)]).build()
+    start = time.perf_counter()
+    train(model, x, y, objective=contender.objective, config=training)
+    return model, time.perf_counter() - start
+
+
+def _recipe(contender: _Contender, classes: Sequence[str]) -> Recipe:
+    return Recipe("conv_small", (1, 28, 28), tuple(classes), contender.constraint)
+
+
+@torch.no_grad()
+def _rows(model: DRMM, recipe: Recipe, x: Tensor) -> list[list[str]]:
+    latents = model.infer(x)
+    confidence = latents.logits.softmax(1).amax(1)
+    log_joint = model.log_joint(x, latents)
+    return [
+        [recipe.classes[c], f"{q:.6f}", f"{p:.3f}", f"{gap:.6g}", "yes" if exact else "no"]
+        for c, q, p, gap, exact in zip(
+            latents.label.tolist(),
+            confidence.tolist(),
+            log_joint.tolist(),
+            latents.gap.tolist(),
+            latents.certified().tolist(),
+            strict=True,
+        )
+    ]

@@ -1,0 +1,113 @@
+"""Pictures for people: what the model sees, believes and dreams, on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from drmm.model import DRMM, per_image
+from drmm.storage import replacing
+
+__all__ = ["overview", "samples_sheet", "save_figure"]
+
+_PER_TEMPLATE = 100  # images whose renderings are averaged into a class template
+
+
+@torch.no_grad()
+def overview(model: DRMM, x: Tensor, y: Tensor, classes: Sequence[str], *, seed: int = 0) -> Figure:
+    """Inputs, reconstructions, class templates, active-path maps and samples, a column a class (ten at most).
+
+    Args:
+        model: in evaluation mode.
+        x: images (N, C, H, W) in [0, 1], some of every class.
+        y: class indices (N,).
+        classes: names.
+        seed: of the samples.
+    """
+    shown = min(10, len(classes))
+    chosen = torch.stack([torch.nonzero(y == c)[0, 0] for c in range(shown)])
+    images = x[chosen]
+    latents = model.infer(images)
+    renderings = model.render(latents)
+    generator = torch.Generator().manual_seed(seed)
+    dreams = model.sample_latents(shown, torch.arange(shown), generator)
+    rows = [
+        ("input", images),
+        ("reconstruction", per_image(latents.amplitude) * renderings),
+        ("class template\n(mean rendering)", torch.stack([_template(model, x[y == c], c) for c in range(shown)])),
+        ("active-path map\n(sums to the score)", model.sum_over_paths(images, latents).pixels),
+        ("sample\n(independent switches)", per_image(dreams.amplitude) * model.render(dreams)),
+    ]
+    titles = [_title(classes[c], classes[int(latents.label[i])]) for i, c in enumerate(range(shown))]
+    return _sheet(rows, titles)
+
+
+@torch.no_grad()
+def samples_sheet(images: Tensor, titles: Sequence[str], *, columns: int = 10) -> Figure:
+    """Images (N, C, H, W) in rows of ten, a title over each."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(0.9 * columns, 1.15 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        _show(axis, image, signed=False)
+        axis.set_title(title, fontsize=8)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+def _template(model: DRMM, x: Tensor, label: int) -> Tensor:
+    """The class template as its images draw it: the mean of α μ_cĝ over some of them."""
+    latents = model.infer(x[:_PER_TEMPLATE], label)
+    return (per_image(latents.amplitude) * model.render(latents)).mean(0)
+
+
+def _title(true: str, found: str) -> str:
+    return true if true == found else f"{true} (as {found})"
+
+
+def _sheet(rows: Sequence[tuple[str, Tensor]], titles: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(1.05 * len(titles) + 1.7, 1.1 * len(rows) + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for (name, images), line in zip(rows, axes, strict=True):
+        signed = name.startswith("active")
+        for axis, image in zip(line, images, strict=True):
+            _show(axis, image, signed=signed)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def _show(axis: Axes, image: Tensor, *, signed: bool) -> None:
+    """One picture: grey or colour in [0, 1], or signed evidence in red and blue."""
+    axis.set(xticks=[], yticks=[])
+    pixels: npt.NDArray[np.float32] = image.permute(1, 2, 0).numpy()
+    if signed:
+        evidence = pixels.sum(2)
+        largest = float(np.abs(evidence).max()) or 1.0
+        axis.imshow(evidence, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    elif pixels.shape[2] == 1:
+        axis.imshow(pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
+    else:
+        axis.imshow(np.clip(pixels[:, :, :3], 0, 1))

@@ -1,0 +1,172 @@
+"""Files that outlive the process: written whole or not at all, read without unpickling.
+
+A model is a folder with `model.json` (how to build it) and `model.safetensors` (its weights).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from drmm._version import __version__
+from drmm.errors import RunError
+from drmm.model import DRMM
+from drmm.presets import Constraint, Shape, build
+
+__all__ = ["Recipe", "load_model", "read_json", "save_model", "write_bytes", "write_json"]
+
+_CONFIG, _WEIGHTS = "model.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model was built, and what its inputs and outputs mean.
+
+    Attributes:
+        preset: name of the architecture.
+        image_shape: (C, H, W).
+        classes: names of the classes, in the order of the logits.
+        constraint: "soft" or "hard".
+        width: of the preset; None is its own default.
+    """
+
+    preset: str
+    image_shape: Shape
+    classes: tuple[str, ...]
+    constraint: Constraint = "soft"
+    width: int | None = None
+
+    def build(self) -> DRMM:
+        """A model with fresh weights."""
+        return build(
+            self.preset, len(self.classes), self.image_shape, constraint=self.constraint, width=self.width
+        )
+
+
+def save_model(model: DRMM, recipe: Recipe, folder: Path) -> None:
+    """Write a model into a folder, which is made if needed; each file appears whole or not at all.
+
+    Raises:
+        RunError: if the files cannot be written (a full disk, no permission).
+    """
+    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    write_bytes(folder / _WEIGHTS, save(weights, metadata={"format": "pt", "drmm": __version__}))
+    write_json(folder / _CONFIG, {"drmm": __version__, **asdict(recipe)})
+
+
+def load_model(folder: Path) -> tuple[DRMM, Recipe]:
+    """Read a model, in evaluation mode, and its recipe. Nothing is unpickled.
+
+    Raises:
+        RunError: if a file is missing or damaged, or the weights belong to another architecture.
+    """
+    config = read_json(folder / _CONFIG)
+    try:
+        recipe = Recipe(
+            preset=config["preset"],
+            image_shape=tuple(config["image_shape"]),
+            classes=tuple(config["classes"]),
+            constraint=config["constraint"],
+            width=config["width"],
+        )
+        model = recipe.build()
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{folder / _CONFIG} does not describe a model ({error}): train it again") from error
+    load_weights(model, _read_weights(folder / _WEIGHTS), folder / _WEIGHTS)
+    return model.eval(), recipe
+
+
+def load_weights(model: DRMM, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Copy weights into a model.
+
+    Raises:
+        RunError: if they belong to another architecture; the model is left as it was.
+    """
+    mine = model.state_dict()
+    odd = sorted(mine.keys() ^ weights.keys()) or [
+        name for name, tensor in mine.items() if tensor.shape != weights[name].shape
+    ]
+    if odd:
+        raise RunError(f"{source} is from another architecture ({odd[0]} does not fit): use the run's own model.json")
+    model.load_state_dict(dict(weights))
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load(path.read_bytes())
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+    except SafetensorError as error:
+        raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        RunError: if the file is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged (no JSON object): copy it again or train again")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all, and make the folders above it.
+
+    Raises:
+        RunError: if it cannot be written; a file that was there before stays as it was.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, moved onto it if the block succeeds and removed if it fails.
+
+    Raises:
+        RunError: if the file cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"cannot write {path}: {reason}; free space or choose another place") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
