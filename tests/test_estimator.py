@@ -16,10 +16,18 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from drmm import DRMMClassifier
 from drmm.errors import InputError
 
-QUICK = {"width": 4, "epochs": 2, "min_steps": 30, "batch_size": 32, "labelled_per_batch": 8, "learning_rate": 0.01, "random_state": 0}
+QUICK = {
+    "width": 4,
+    "epochs": 2,
+    "min_steps": 30,
+    "batch_size": 32,
+    "labelled_per_batch": 8,
+    "learning_rate": 0.01,
+    "random_state": 0,
+}
 
 EXPECTED_FAILURES = {
-    "check_classifiers_classes": "-1 means unlabelled here, as in sklearn.semi_supervised, and the check uses it as a class",
+    "check_classifiers_classes": "the check uses -1 as a class; here it means unlabelled, as in semi_supervised",
 }
 
 
@@ -128,7 +136,8 @@ def test_pickle_copy_and_clone(fitted: DRMMClassifier) -> None:
     x, _ = thirds(9)
     for twin in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
         np.testing.assert_array_equal(twin.predict_proba(x), fitted.predict_proba(x))
-    hard = DRMMClassifier(**QUICK, constraint="hard").fit(*(lambda x, y: (x, hidden(y)))(*thirds()))
+    many, y = thirds()
+    hard = DRMMClassifier(**QUICK, constraint="hard").fit(many, hidden(y))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(hard)).predict_proba(x), hard.predict_proba(x))
     fresh = clone(fitted)
     assert not hasattr(fresh, "model_")
@@ -177,7 +186,8 @@ def test_hard_models_are_certified_and_soft_ones_are_not() -> None:
     ],
 )
 def test_bad_input_gets_one_clear_line(spoil, message: str) -> None:
-    x, y = spoil(*(lambda x, y: (x, hidden(y)))(*thirds()))
+    x, y = thirds()
+    x, y = spoil(x, hidden(y))
     with pytest.raises(InputError, match=message) as caught:
         DRMMClassifier(**QUICK, preset="conv_small").fit(x, y)
     assert "\n" not in str(caught.value)

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 import drmm
 from drmm.batches import Batches
 from drmm.errors import InputError, RunError
+from drmm.loop import checkpoint_of
 from drmm.storage import Recipe, load_model, save_model
-from drmm.training import Training, checkpoint_of, train
+from drmm.training import Training, train
 
 CLASSES = ("0", "1", "2")
 
@@ -38,7 +39,9 @@ def small_model(seed: int = 0) -> drmm.DRMM:
 
 def test_training_learns_what_a_few_labels_show() -> None:
     x, y = images(48)
-    model = train(small_model(), x, y, config=Training(epochs=40, batch_size=24, labelled_per_batch=6), progress=False)
+    model = train(
+        small_model(), x, y, config=Training(epochs=40, batch_size=24, labelled_per_batch=6), progress=False
+    )
     wrong = (model(x).argmax(1) != torch.arange(48) % 3).float().mean()
     assert wrong < 0.1
     assert not model.training
@@ -46,7 +49,15 @@ def test_training_learns_what_a_few_labels_show() -> None:
 
 def test_every_term_is_logged(tmp_path: Path) -> None:
     x, y = images()
-    train(small_model(), x, y, config=Training(epochs=2), folder=tmp_path, validation=(x, y.clamp(min=0)), progress=False)
+    train(
+        small_model(),
+        x,
+        y,
+        config=Training(epochs=2),
+        folder=tmp_path,
+        validation=(x, y.clamp(min=0)),
+        progress=False,
+    )
     header = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()[0]
     for name in ("cross_entropy", "reconstruction", "kl", "balance", "nonnegativity", "loss"):
         assert f"train/{name}" in header
@@ -61,10 +72,10 @@ from pathlib import Path
 from test_training import images, small_model
 from drmm.storage import Recipe, save_model
 from drmm.training import Training, train
-import drmm.training
+import drmm.loop
 if {slow}:
-    step = drmm.training._Learner.training_step
-    drmm.training._Learner.training_step = lambda *a: (time.sleep(0.15), step(*a))[1]
+    step = drmm.loop._Learner.training_step
+    drmm.loop._Learner.training_step = lambda *a: (time.sleep(0.15), step(*a))[1]
 torch.set_num_threads(1)
 x, y = images()
 model = train(small_model(), x, y, config=Training(epochs=6, batch_size=8, labelled_per_batch=2),
@@ -137,7 +148,9 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     config = Training(epochs=2, batch_size=8, labelled_per_batch=2)
     one, other = (train(small_model(), x, y, config=config, progress=False).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    control = train(small_model(), x, y, config=Training(epochs=2, batch_size=8, labelled_per_batch=2, seed=1), progress=False)
+    control = train(
+        small_model(), x, y, config=Training(epochs=2, batch_size=8, labelled_per_batch=2, seed=1), progress=False
+    )
     assert any(not torch.equal(one[name], tensor) for name, tensor in control.state_dict().items())
 
 
@@ -149,7 +162,9 @@ def test_patience_stops_early(tmp_path: Path) -> None:
     assert len(epochs) < 60
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"weight_average": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"weight_average": 1.0}]
+)
 def test_impossible_training_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(InputError):
         Training(**options)  # type: ignore[arg-type]
@@ -178,7 +193,8 @@ def test_batches_show_every_image_and_mix_labels_in() -> None:
 def test_processes_share_the_batches_without_overlap() -> None:
     x, y = images(96)
     parts = [
-        Batches(x, y, batch_size=8, labelled=2, seed=0, epoch=0, rank=rank, world_size=2).indices for rank in range(2)
+        Batches(x, y, batch_size=8, labelled=2, seed=0, epoch=0, rank=rank, world_size=2).indices
+        for rank in range(2)
     ]
     assert len(parts[0]) == len(parts[1])
     assert not {tuple(i) for i in parts[0]} & {tuple(i) for i in parts[1]}
@@ -218,7 +234,9 @@ def test_a_damaged_model_is_one_clear_line(tmp_path: Path, name: str, damage: st
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":
-        path.write_bytes({"empty": b"", "truncated": content[: len(content) // 2], "garbage": b"\x80\x04\x95"}[damage])
+        path.write_bytes(
+            {"empty": b"", "truncated": content[: len(content) // 2], "garbage": b"\x80\x04\x95"}[damage]
+        )
     with pytest.raises(RunError) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)

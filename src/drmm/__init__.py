@@ -3,9 +3,10 @@
 from drmm import presets
 from drmm._version import __version__
 from drmm.estimator import DRMMClassifier
+from drmm.images import as_images
 from drmm.inference import sign_traceback
 from drmm.lift import lift
 from drmm.model import DRMM, Latents
 from drmm.objective import Objective
 
-__all__ = ["DRMM", "DRMMClassifier", "Latents", "Objective", "__version__", "lift", "presets", "sign_traceback"]
+__all__ = ["DRMM", "DRMMClassifier", "Latents", "Objective", "__version__", "as_images", "lift", "presets", "sign_traceback"]

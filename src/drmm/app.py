@@ -28,7 +28,7 @@ from drmm.runs import error_percent, versions
 from drmm.storage import Recipe, load_model, save_model, write_bytes, write_json
 from drmm.training import Training, train
 
-__all__ = ["DEMO_EPOCHS", "bench", "demo", "predict", "sample"]
+__all__ = ["CONTENDERS", "DEMO_EPOCHS", "Contender", "bench", "demo", "demo_table", "predict", "sample"]
 
 DEMO_EPOCHS = 12
 _CHUNK = 100  # images whose certificates are computed at once
@@ -36,7 +36,7 @@ _LABELS_PER_CLASS = 10
 
 
 @dataclass(frozen=True)
-class _Contender:
+class Contender:
     """One row of the demo's table."""
 
     folder: str
@@ -47,10 +47,10 @@ class _Contender:
 
 
 _SUPERVISED = Objective(reconstruction=0, kl=0, balance=0, nonnegativity=0)
-_CONTENDERS = (
-    _Contender("supervised", "the same convnet, 100 labels alone", _SUPERVISED, labels_only=True),
-    _Contender("soft", "DRMM, soft constraint (NN penalty)", Objective()),
-    _Contender("hard", "DRMM, hard constraint (provably exact)", Objective(nonnegativity=0), constraint="hard"),
+CONTENDERS = (
+    Contender("supervised", "the same convnet, 100 labels alone", _SUPERVISED, labels_only=True),
+    Contender("soft", "DRMM, soft constraint (NN penalty)", Objective()),
+    Contender("hard", "DRMM, hard constraint (provably exact)", Objective(nonnegativity=0), constraint="hard"),
 )
 
 
@@ -70,9 +70,11 @@ def demo(out: Path, *, epochs: int, seed: int, console: Console) -> dict[str, An
     labelled = stratified_labels(data.y_train, _LABELS_PER_CLASS, seed=seed)
     y = torch.from_numpy(mask_labels(data.y_train, labelled))
     x, x_test, y_test = (torch.from_numpy(part) for part in (data.x_train, data.x_test, data.y_test))
-    report = Table("model", "test error", "seconds", title=f"{len(x)} real digits, {len(labelled)} of them labelled")
+    report = Table(
+        "model", "test error", "seconds", title=f"{len(x)} real digits, {len(labelled)} of them labelled"
+    )
     rows: dict[str, Any] = {}
-    for contender in _CONTENDERS:
+    for contender in CONTENDERS:
         console.print(f"[bold]{contender.name}[/]", highlight=False)
         model, seconds = _compete(contender, x, y, epochs=epochs, seed=seed)
         error = error_percent(model, x_test, y_test)
@@ -84,8 +86,16 @@ def demo(out: Path, *, epochs: int, seed: int, console: Console) -> dict[str, An
     results = {"dataset": data.name, "labels": len(labelled), "seed": seed, "epochs": epochs, "models": rows}
     write_json(out / "results.json", {**results, "versions": versions()})
     console.print(report)
-    console.print(f"picture: {out / 'demo.png'}   figures: {out / 'results.json'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"picture: {out / 'demo.png'}   figures: {out / 'results.json'}", highlight=False, soft_wrap=True
+    )
     return results
+
+
+def demo_table(results: dict[str, Any]) -> str:
+    """The demo's figures as Markdown rows."""
+    rows = [f"| {row['name']} | {row['test_error']:.2f} % |" for row in results["models"].values()]
+    return "\n".join(["| model | test error |", "|---|---|", *rows]) + "\n"
 
 
 def predict(run: Path, images: Sequence[Path], out: Path) -> int:
@@ -156,9 +166,7 @@ def bench(path: Path, *, quick: bool, console: Console) -> None:
     console.print(table(result), highlight=False, soft_wrap=True)
 
 
-def _compete(
-    contender: _Contender, x: Tensor, y: Tensor, *, epochs: int, seed: int
-) -> tuple[DRMM, float]:
+def _compete(contender: Contender, x: Tensor, y: Tensor, *, epochs: int, seed: int) -> tuple[DRMM, float]:
     """Train one contender; all make about the same number of steps."""
     training = Training(epochs=epochs, seed=seed)
     if contender.labels_only:
@@ -175,7 +183,7 @@ def _compete(
     return model, time.perf_counter() - start
 
 
-def _recipe(contender: _Contender, classes: Sequence[str]) -> Recipe:
+def _recipe(contender: Contender, classes: Sequence[str]) -> Recipe:
     return Recipe("conv_small", (1, 28, 28), tuple(classes), contender.constraint)
 
 

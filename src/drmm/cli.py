@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -30,7 +31,7 @@ cli = typer.Typer(
 )
 
 DataDir = Annotated[
-    Optional[Path],  # noqa: UP045  (typer reads the annotation at run time)
+    Path | None,
     typer.Option(help="Folder with the data sets' files.", envvar="DRMM_DATA", show_default="the user's cache"),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the label draw, the weights and the batches.")]
@@ -39,6 +40,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the label draw, the weig
 def main() -> None:
     """Run the command line; an error is one line and exit code 2."""
     tune_allocator()
+    warnings.showwarning = _show_warning
     try:
         cli()
     except DrmmError as error:
@@ -50,7 +52,9 @@ def main() -> None:
 
 
 @cli.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False) -> None:  # noqa: FBT002
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
+) -> None:
     if version:
         typer.echo(f"drmm {__version__}")
         raise typer.Exit
@@ -68,25 +72,37 @@ def demo(
 
 @cli.command()
 def fit(
-    data: Annotated[str, typer.Argument(help="digits, mnist-5k, mnist, fashion-mnist, svhn, cifar10, or a folder of images.")],
+    data: Annotated[
+        str, typer.Argument(help="digits, mnist-5k, mnist, fashion-mnist, svhn, cifar10, or a folder of images.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; a new one.")],
-    labels_per_class: Annotated[Optional[int], typer.Option(min=1, help="Labels to keep; all by default.")] = None,  # noqa: UP045
+    labels_per_class: Annotated[int | None, typer.Option(min=1, help="Labels to keep; all by default.")] = None,
     data_dir: DataDir = None,
     preset: Annotated[str, typer.Option(help="auto, conv_small, conv_large or dense.")] = "auto",
     constraint: Annotated[
         Literal["soft", "hard"], typer.Option(help="hard: non-negative templates, provably exact inference.")
     ] = "soft",
-    width: Annotated[Optional[int], typer.Option(min=1, help="Templates of the first level.")] = None,  # noqa: UP045
-    size: Annotated[Optional[int], typer.Option(min=4, help="Resize a folder's images to SIZE x SIZE.")] = None,  # noqa: UP045
+    width: Annotated[int | None, typer.Option(min=1, help="Templates of the first level.")] = None,
+    size: Annotated[int | None, typer.Option(min=4, help="Resize a folder's images to SIZE x SIZE.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = Training.epochs,
     batch_size: Annotated[int, typer.Option(min=2, help="Images in a batch.")] = Training.batch_size,
-    labelled_per_batch: Annotated[int, typer.Option(min=0, help="How many of them have a label.")] = Training.labelled_per_batch,
+    labelled_per_batch: Annotated[
+        int, typer.Option(min=0, help="How many of them have a label.")
+    ] = Training.labelled_per_batch,
     learning_rate: Annotated[float, typer.Option(help="Adam's, at its peak.")] = Training.learning_rate,
-    gradient_clip: Annotated[float, typer.Option(min=0, help="Largest gradient norm; 0 does not clip.")] = Training.gradient_clip,
-    weight_average: Annotated[float, typer.Option(min=0, max=1, help="Decay of the weights' average.")] = Training.weight_average,
+    gradient_clip: Annotated[
+        float, typer.Option(min=0, help="Largest gradient norm; 0 does not clip.")
+    ] = Training.gradient_clip,
+    weight_average: Annotated[
+        float, typer.Option(min=0, max=1, help="Decay of the weights' average.")
+    ] = Training.weight_average,
     validation: Annotated[int, typer.Option(min=0, help="Labelled images held out to watch the error.")] = 0,
-    patience: Annotated[Optional[int], typer.Option(min=1, help="Stop after so many epochs without progress.")] = None,  # noqa: UP045
-    rc: Annotated[float, typer.Option(min=0, help="Weight of the reconstruction term.")] = Objective.reconstruction,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many epochs without progress.")
+    ] = None,
+    rc: Annotated[
+        float, typer.Option(min=0, help="Weight of the reconstruction term.")
+    ] = Objective.reconstruction,
     kl: Annotated[float, typer.Option(min=0, help="Weight of the KL term.")] = Objective.kl,
     balance: Annotated[float, typer.Option(min=0, help="Weight of the batch-balance term.")] = Objective.balance,
     nn: Annotated[float, typer.Option(min=0, help="Weight of the non-negativity term.")] = Objective.nonnegativity,
@@ -97,7 +113,7 @@ def fit(
     accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = Training.accelerator,
     devices: Annotated[int, typer.Option(min=1, help="How many; more than one uses DDP.")] = Training.devices,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = Training.precision,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,  # noqa: FBT002
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
 ) -> None:
     """Train a model into a run folder, and report its test error."""
     spec = RunSpec(
@@ -108,9 +124,7 @@ def fit(
         constraint=constraint,
         width=width,
         size=None if size is None else (size, size),
-        objective=Objective(
-            reconstruction=rc, kl=kl, balance=balance, nonnegativity=nn, kl_sign=kl_sign
-        ),
+        objective=Objective(reconstruction=rc, kl=kl, balance=balance, nonnegativity=nn, kl_sign=kl_sign),
         training=Training(
             epochs=epochs,
             batch_size=batch_size,
@@ -126,13 +140,17 @@ def fit(
         ),
     )
     results = fit_run(spec, out, data_dir=data_dir, resume=resume, command=_command())
+    if not results:
+        return
     table = Table(show_header=False, box=None)
     for key in ("dataset", "images", "labels", "validation_error", "test_error", "seconds"):
         if results[key] is not None:
             table.add_row(key.replace("_", " "), f"{results[key]}{' %' if key.endswith('error') else ''}")
     console = Console()
     console.print(table)
-    console.print(f"written to {out}; next: drmm predict {out} IMAGES, drmm sample {out}", highlight=False, soft_wrap=True)
+    console.print(
+        f"written to {out}; next: drmm predict {out} IMAGES, drmm sample {out}", highlight=False, soft_wrap=True
+    )
 
 
 @cli.command()
@@ -151,8 +169,8 @@ def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("samples.png"),
     n: Annotated[int, typer.Option(min=1, max=1000, help="How many images.")] = 20,
-    label: Annotated[Optional[str], typer.Option(help="Only this class; all in turn by default.")] = None,  # noqa: UP045
-    noise: Annotated[bool, typer.Option("--noise", help="Add the model's pixel noise.")] = False,  # noqa: FBT002
+    label: Annotated[str | None, typer.Option(help="Only this class; all in turn by default.")] = None,
+    noise: Annotated[bool, typer.Option("--noise", help="Add the model's pixel noise.")] = False,
     seed: Seed = 0,
 ) -> None:
     """Draw images from the generative model."""
@@ -163,7 +181,7 @@ def sample(
 @cli.command()
 def bench(
     json: Annotated[Path, typer.Option(help="File for the raw figures.")] = Path("results/bench.json"),
-    quick: Annotated[bool, typer.Option("--quick", help="Few repeats, one batch size.")] = False,  # noqa: FBT002
+    quick: Annotated[bool, typer.Option("--quick", help="Few repeats, one batch size.")] = False,
 ) -> None:
     """Measure speed and memory against the plain convnet: interleaved runs, medians, ratios."""
     app.bench(json, quick=quick, console=Console())
@@ -171,6 +189,12 @@ def bench(
 
 def _command() -> str:
     return shlex.join(["drmm", *sys.argv[1:]])
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """A warning meant for users as one line; those for developers stay out of their way."""
+    if issubclass(category, UserWarning):
+        Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning:[/] {_plain(str(message))}", highlight=False)
 
 
 def _plain(text: str) -> str:

@@ -21,7 +21,7 @@ from drmm.errors import InputError
 from drmm.images import as_images
 from drmm.labels import check_labels
 from drmm.objective import KLSign, Objective
-from drmm.presets import Constraint
+from drmm.presets import Constraint, Shape
 from drmm.storage import Recipe
 from drmm.training import Training, train
 
@@ -183,11 +183,14 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         check_is_fitted(self)
         z = torch.as_tensor(np.asarray(features, dtype=np.float32))
         if z.ndim != 2 or z.shape[1] != self.model_.templates.in_features:
-            raise InputError(f"features must be (N, {self.model_.templates.in_features}), as transform returns them")
+            raise InputError(
+                f"features must be (N, {self.model_.templates.in_features}), as transform returns them"
+            )
         generator = torch.Generator().manual_seed(0)
         latents = self.model_.sample_latents(_DRAWS, 0, generator)
         pictures = [
-            self.model_.levels.render(z[i : i + 1].expand(_DRAWS, -1), latents.switches).mean(0) for i in range(len(z))
+            self.model_.levels.render(z[i : i + 1].expand(_DRAWS, -1), latents.switches).mean(0)
+            for i in range(len(z))
         ]
         return self._layout(self.model_.amplitude * torch.stack(pictures))
 
@@ -226,10 +229,10 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         if self._is_vectors(X):
             return self._vectors(X, fitting=fitting)
         x = as_images(X, image_shape=self.image_shape, pixel_range=self.pixel_range)
-        shape = tuple(x.shape[1:])
+        shape: Shape = (x.shape[1], x.shape[2], x.shape[3])
         if fitting:
             self.image_shape_, self.n_features_in_ = shape, math.prod(shape)
-            self.layout_ = tuple(getattr(X, "shape", np.shape(X)))[1:]
+            self.layout_ = tuple(X.shape[1:] if hasattr(X, "shape") else np.asarray(X).shape[1:])
         elif shape != self.image_shape_:
             raise InputError(f"images are {shape}, but the model was fitted on {self.image_shape_} (C, H, W)")
         return x
@@ -291,7 +294,9 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         """Weights as safetensors bytes: pickles of torch modules break between versions."""
         state = dict(super().__getstate__())
         if "model_" in state:
-            state["model_"] = weights_to_bytes({k: v.contiguous() for k, v in state["model_"].state_dict().items()})
+            state["model_"] = weights_to_bytes(
+                {k: v.contiguous() for k, v in state["model_"].state_dict().items()}
+            )
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ U is what the bottom-up pass computes, and the bound is tight.
 from __future__ import annotations
 
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,9 +51,7 @@ def bound(rendering: Rendering, lower: Tensor, upper: Tensor) -> tuple[Tensor, T
         TypeError: if no bound is registered for this type.
     """
     del lower, upper
-    raise TypeError(
-        f"no bound for {type(rendering).__name__}: register one with drmm.exactness.bound.register"
-    )
+    raise TypeError(f"no bound for {type(rendering).__name__}: register one with drmm.exactness.bound.register")
 
 
 @bound.register
@@ -127,7 +126,7 @@ def _(rendering: Level, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 def _correlate(
     conv: Conv2d, weight: Tensor, bias: Tensor | None, lower: Tensor, upper: Tensor
 ) -> tuple[Tensor, Tensor]:
-    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    geometry: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
     positive, negative = weight.clamp(min=0), weight.clamp(max=0)
     return (
         F.conv2d(lower, positive, bias, *geometry) + F.conv2d(upper, negative, None, *geometry),

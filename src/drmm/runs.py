@@ -6,6 +6,9 @@ The folder holds `run.json` (everything that was asked for), `labels.csv` (which
 
 from __future__ import annotations
 
+import csv
+import io
+import os
 import platform
 import time
 from dataclasses import asdict, dataclass, field
@@ -79,48 +82,49 @@ def fit_run(
         command: the exact command line, kept with the run.
 
     Returns:
-        What `results.json` holds: errors in percent, seconds, versions.
+        What `results.json` holds: errors in percent, seconds, versions. Empty in DDP's further processes.
 
     Raises:
         InputError: if the data cannot be used; nothing has been written then.
         RunError: if the folder exists, does not fit, or cannot be written.
     """
-    _check_folder(spec, folder, resume=resume)
+    # DDP starts the same command again for every further device; only the first process owns the folder.
+    leader = os.environ.get("LOCAL_RANK", "0") == "0"
+    if leader:
+        _check_folder(spec, folder, resume=resume)
     data = load(spec.data, data_dir=data_dir, size=spec.size)
-    images, labels, validation = _parts(data, spec)
-    check_labels(labels, len(labels), classes=list(range(len(data.classes))))
+    parts = _parts(data, spec)
     recipe = _recipe(spec, data)
     with torch.random.fork_rng():
         torch.manual_seed(spec.training.seed)
         model = recipe.build()
-    known = np.flatnonzero(labels >= 0)
-    if not resume:
+    if leader and not resume:
         write_json(folder / "run.json", {"command": command, "spec": asdict(spec), "versions": versions()})
-        rows = "".join(f"{i},{data.classes[labels[i]]}\n" for i in known)
-        write_bytes(folder / "labels.csv", f"index,label\n{rows}".encode())
+        write_bytes(folder / "labels.csv", _label_table(parts, data).encode())
     start = time.perf_counter()
     train(
         model,
-        torch.from_numpy(images),
-        torch.from_numpy(labels),
+        parts.images,
+        parts.labels,
         objective=spec.objective,
         config=spec.training,
-        validation=validation,
+        validation=parts.validation,
         folder=folder,
         resume=resume,
         progress=progress,
     )
-    seconds = time.perf_counter() - start
+    if not leader:
+        return {}
     save_model(model, recipe, folder)
     results = {
         "dataset": data.name,
-        "labels": len(known),
-        "images": len(images),
+        "labels": len(parts.known),
+        "images": len(parts.images),
         "seed": spec.training.seed,
         "constraint": spec.constraint,
-        "validation_error": None if validation is None else error_percent(model, *validation),
+        "validation_error": None if parts.validation is None else error_percent(model, *parts.validation),
         "test_error": _test_error(model, data),
-        "seconds": round(seconds, 1),
+        "seconds": round(time.perf_counter() - start, 1),
         "resumed": resume,
         "command": command,
         "versions": versions(),
@@ -131,13 +135,20 @@ def fit_run(
 
 def versions() -> dict[str, str]:
     """Versions of what decides a figure."""
-    return {"drmm": __version__, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {
+        "drmm": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 @torch.no_grad()
 def predict_logits(model: DRMM, x: Tensor) -> Tensor:
     """Logits (N, C) of images, chunk by chunk; uint8 images are scaled to [0, 1]."""
-    return torch.cat([model(part.float() / 255 if part.dtype == torch.uint8 else part) for part in x.split(_CHUNK)])
+    return torch.cat(
+        [model(part.float() / 255 if part.dtype == torch.uint8 else part) for part in x.split(_CHUNK)]
+    )
 
 
 def error_percent(model: DRMM, x: Tensor, y: Tensor) -> float:
@@ -175,21 +186,45 @@ def _flat(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _parts(
-    data: Dataset, spec: RunSpec
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], tuple[Tensor, Tensor] | None]:
-    """Training images, their labels with -1 for hidden ones, and the held-out part."""
-    images, labels = data.x_train, data.y_train
-    validation = None
-    seed = spec.training.seed
+@dataclass(frozen=True)
+class _Parts:
+    """What a run learns from.
+
+    Attributes:
+        images: levels, uint8 (N, C, H, W).
+        labels: class indices (N,), -1 where hidden.
+        known: places in the data set's training part of the images with a label.
+        validation: held-out images and labels.
+    """
+
+    images: Tensor
+    labels: Tensor
+    known: npt.NDArray[np.int64]
+    validation: tuple[Tensor, Tensor] | None
+
+
+def _parts(data: Dataset, spec: RunSpec) -> _Parts:
+    """Hold out the validation part, draw the labels to keep, hide the others."""
+    images, labels, seed = data.x_train, data.y_train, spec.training.seed
+    kept, validation = np.arange(len(labels)), None
     if spec.validation:
         held = holdout(labels, spec.validation, seed=seed)
         validation = (torch.from_numpy(images[held]), torch.from_numpy(labels[held]))
-        kept = np.setdiff1d(np.arange(len(labels)), held)
+        kept = np.setdiff1d(kept, held)
         images, labels = images[kept], labels[kept]
     if spec.labels_per_class is not None:
         labels = mask_labels(labels, stratified_labels(labels, spec.labels_per_class, seed=seed))
-    return images, labels, validation
+    check_labels(labels, len(labels), classes=list(range(len(data.classes))))
+    return _Parts(torch.from_numpy(images), torch.from_numpy(labels), kept[labels >= 0], validation)
+
+
+def _label_table(parts: _Parts, data: Dataset) -> str:
+    """The label split as CSV: which training images had a label, and which."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["index", "label"])
+    writer.writerows([int(i), data.classes[data.y_train[i]]] for i in parts.known)
+    return file.getvalue()
 
 
 def _recipe(spec: RunSpec, data: Dataset) -> Recipe:

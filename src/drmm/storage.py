@@ -97,7 +97,9 @@ def load_weights(model: DRMM, weights: Mapping[str, Tensor], source: Path) -> No
         name for name, tensor in mine.items() if tensor.shape != weights[name].shape
     ]
     if odd:
-        raise RunError(f"{source} is from another architecture ({odd[0]} does not fit): use the run's own model.json")
+        raise RunError(
+            f"{source} is from another architecture ({odd[0]} does not fit): use the run's own model.json"
+        )
     model.load_state_dict(dict(weights))
 
 

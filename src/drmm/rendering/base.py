@@ -5,11 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["Rendering", "Switches", "Window"]
+
+
+_BATCHED = ("a", "t", "s", "kept")  # the tensors of `Switches` that have a batch dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Switches:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Switches:
         """The same switches with `function` applied to every tensor that has a batch dimension."""
-        changed = {name: function(value) for name, value in self._tensors(("a", "t", "s", "kept"))}
+        changed: dict[str, Any] = {name: function(value) for name, value in self._tensors(_BATCHED)}
         return replace(self, **changed, parts=tuple(part.map(function) for part in self.parts))
 
     def select(self, index: Tensor | slice) -> Switches:
@@ -65,12 +69,12 @@ class Switches:
 
     def where(self, mask: Tensor, other: Switches) -> Switches:
         """These switches for the images where `mask` (N,) is True, those of `other` elsewhere."""
-        theirs = iter([tensor for leaf in other.leaves() for _, tensor in leaf.choices()])
-
-        def pick(mine: Tensor) -> Tensor:
-            return torch.where(mask.reshape(-1, *[1] * (mine.ndim - 1)), mine, next(theirs))
-
-        return self.map(pick)
+        changed: dict[str, Any] = {
+            name: torch.where(mask.reshape(-1, *[1] * (mine.ndim - 1)), mine, getattr(other, name))
+            for name, mine in self._tensors(_BATCHED)
+        }
+        parts = tuple(part.where(mask, theirs) for part, theirs in zip(self.parts, other.parts, strict=True))
+        return replace(self, **changed, parts=parts)
 
     def choices(self) -> Iterator[tuple[str, Tensor]]:
         """The choices of this rendering itself: those of a, t and s that it has, by name."""

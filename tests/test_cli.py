@@ -1,0 +1,225 @@
+"""The command line as a stranger meets it: help, runs, predictions, pictures, and one line for every mistake."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from drmm import app, cli
+from drmm.storage import load_model
+
+FIT = ["fit", "digits", "--labels-per-class", "5", "--epochs", "2", "--width", "4", "--batch-size", "256"]
+
+
+def drmm(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command."""
+    monkeypatch.setattr(sys, "argv", ["drmm", *map(str, words)])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def run_drmm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    return lambda *words: drmm(capsys, monkeypatch, *words)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    result = CliRunner().invoke(cli.cli, [*FIT, "--out", str(folder)])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, digit in enumerate(load_digits().images[:5]):
+        Image.fromarray((digit * 15.9).astype(np.uint8)).save(folder / f"digit{i}.png")
+    return folder
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def refused(answer: tuple[int, str, str], *words: str) -> None:
+    """Exit code 2 and one line that holds the words."""
+    code, _, err = answer
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_help_reads_like_a_table_of_contents() -> None:
+    text = CliRunner().invoke(cli.cli, ["--help"], env={"COLUMNS": "200"}).output
+    for command in ("demo", "fit", "predict", "sample", "bench"):
+        assert command in text
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("demo", {"--out", "--epochs", "--seed"}),
+        (
+            "fit",
+            {
+                "--out", "--labels-per-class", "--data-dir", "--preset", "--constraint", "--width", "--size",
+                "--epochs", "--batch-size", "--labelled-per-batch", "--learning-rate", "--gradient-clip",
+                "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance", "--nn", "--kl-sign", "--seed",
+                "--accelerator", "--devices", "--precision", "--resume",
+            },
+        ),
+        ("predict", {"--out"}),
+        ("sample", {"--out", "--n", "--label", "--noise", "--seed"}),
+        ("bench", {"--json", "--quick"}),
+    ],
+)  # fmt: skip
+def test_options_are_pinned(command: str, options: set[str]) -> None:
+    text = CliRunner().invoke(cli.cli, [command, "--help"], env={"COLUMNS": "250", "NO_COLOR": "1"}).output
+    found = {word.rstrip(".") for word in text.replace("│", " ").split() if word.startswith("--")}
+    assert found - {"--help"} == options
+
+
+def test_version(run_drmm) -> None:
+    code, out, _ = run_drmm("--version")
+    assert code == 0
+    assert out.startswith("drmm ")
+
+
+def test_a_run_explains_itself(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == {
+        "run.json", "labels.csv", "checkpoints", "logs", "model.json", "model.safetensors", "results.json",
+    }  # fmt: skip
+    results = json.loads((run / "results.json").read_text())
+    assert results["labels"] == 50
+    assert 0 <= results["test_error"] <= 100
+    assert results["versions"]["torch"] == torch.__version__
+    rows = read_csv(run / "labels.csv")
+    assert [sum(row["label"] == str(c) for row in rows) for c in range(10)] == [5] * 10
+    model, recipe = load_model(run)
+    assert recipe.image_shape == (1, 8, 8)
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_an_existing_run_is_not_overwritten(run: Path, run_drmm) -> None:
+    before = (run / "model.safetensors").read_bytes()
+    refused(run_drmm(*FIT, "--out", run), "exists", "--resume")
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_a_finished_run_resumes_to_itself(run: Path, run_drmm) -> None:
+    before = load_file(run / "model.safetensors")
+    code, _, err = run_drmm(*FIT, "--out", run, "--resume")
+    assert code == 0, err
+    after = load_file(run / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_resuming_with_other_options_is_refused(run: Path, run_drmm) -> None:
+    refused(run_drmm(*FIT, "--out", run, "--resume", "--seed", 3), "seed", "same options")
+
+
+def test_nothing_to_resume(tmp_path: Path, run_drmm) -> None:
+    refused(run_drmm(*FIT, "--out", tmp_path / "none", "--resume"), "no run to resume")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "no-such-set"], "no-such-set"),
+        (["fit", "digits", "--labels-per-class", "5000"], "5000"),
+        ([*FIT, "--preset", "transformer"], "preset"),
+        ([*FIT, "--learning-rate", "-1"], "learning_rate"),
+    ],
+)
+def test_a_mistake_leaves_no_run_behind(words: list[str], message: str, tmp_path: Path, run_drmm) -> None:
+    refused(run_drmm(*words, "--epochs", 1, "--out", tmp_path / "run"), message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_predictions(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "predictions.csv"
+    code, _, err = run_drmm("predict", run, pictures, "--out", out)
+    assert code == 0, err
+    rows = read_csv(out)
+    assert [Path(row["image"]).name for row in rows] == [f"digit{i}.png" for i in range(5)]
+    model, _ = load_model(run)
+    x = torch.stack([torch.from_numpy(pixels(path)).float()[None] / 255 for path in sorted(pictures.iterdir())])
+    assert [row["label"] for row in rows] == [str(int(c)) for c in model(x).argmax(1)]
+    assert all(0 < float(row["confidence"]) <= 1 and np.isfinite(float(row["log_joint"])) for row in rows)
+    assert {row["certified"] for row in rows} <= {"yes", "no"}
+
+
+def test_a_corrupt_image_leaves_no_csv(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    (pictures / "broken.png").write_bytes((pictures / "digit0.png").read_bytes()[:40])
+    out = tmp_path / "predictions.csv"
+    refused(run_drmm("predict", run, pictures, "--out", out), "broken.png")
+    assert not out.exists()
+
+
+def test_predicting_without_a_model(tmp_path: Path, pictures: Path, run_drmm) -> None:
+    refused(run_drmm("predict", tmp_path / "none", pictures), "model.json")
+
+
+def test_samples_are_a_picture(run: Path, tmp_path: Path, run_drmm) -> None:
+    for extra in ([], ["--label", "3"], ["--noise"]):
+        out = tmp_path / "samples.png"
+        code, _, err = run_drmm("sample", run, "--out", out, "--n", 12, *extra)
+        assert code == 0, err
+        assert pixels(out).shape[1] > 300
+    refused(run_drmm("sample", run, "--out", tmp_path / "x.png", "--label", "kitten"), "kitten")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_place_that_cannot_be_written(run: Path, pictures: Path, run_drmm) -> None:
+    refused(run_drmm("predict", run, pictures, "--out", "/proc/none/predictions.csv"), "cannot write")
+
+
+def test_a_folder_of_colour_images_with_few_labels(tmp_path: Path, run_drmm) -> None:
+    rng = np.random.default_rng(0)
+    for name, colour in (("red", 0), ("blue", 2), ("unlabelled", 0)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            photo = rng.integers(0, 80, (16, 16, 3)).astype(np.uint8)
+            photo[..., colour] += 150
+            Image.fromarray(photo).save(tmp_path / "photos" / name / f"{i}.png")
+    out = tmp_path / "run"
+    code, _, err = run_drmm("fit", tmp_path / "photos", "--epochs", 1, "--width", 4, "--out", out)
+    assert code == 0, err
+    assert json.loads((out / "results.json").read_text())["labels"] == 12
+    assert load_model(out)[1].classes == ("blue", "red")
+
+
+def test_the_demo_in_small(tmp_path: Path, run_drmm) -> None:
+    code, out, err = run_drmm("demo", "--out", tmp_path / "demo", "--epochs", 1)
+    assert code == 0, err
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert set(results["models"]) == {contender.folder for contender in app.CONTENDERS}
+    for row in results["models"].values():
+        assert f"{row['test_error']:.2f} %" in out
+    assert pixels(tmp_path / "demo" / "demo.png").shape[1] > 1000
