@@ -9,4 +9,14 @@ from drmm.lift import lift
 from drmm.model import DRMM, Latents
 from drmm.objective import Objective
 
-__all__ = ["DRMM", "DRMMClassifier", "Latents", "Objective", "__version__", "as_images", "lift", "presets", "sign_traceback"]
+__all__ = [
+    "DRMM",
+    "DRMMClassifier",
+    "Latents",
+    "Objective",
+    "__version__",
+    "as_images",
+    "lift",
+    "presets",
+    "sign_traceback",
+]

@@ -194,7 +194,9 @@ def _command() -> str:
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     """A warning meant for users as one line; those for developers stay out of their way."""
     if issubclass(category, UserWarning):
-        Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning:[/] {_plain(str(message))}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold yellow]warning:[/] {_plain(str(message))}", highlight=False
+        )
 
 
 def _plain(text: str) -> str:

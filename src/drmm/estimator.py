@@ -81,7 +81,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         batch_size: int = 128,
         labelled_per_batch: int = 32,
         learning_rate: float = 3e-3,
-        reconstruction: float = 0.5,
+        reconstruction: float = 1.0,
         kl: float = 0.5,
         balance: float = 0.5,
         nonnegativity: float = 0.5,

@@ -42,6 +42,7 @@ _CHATTER = (
     ".*GPU available but not used",
     ".*has `__len__` defined",
     ".*LeafSpec.* is deprecated",
+    "Grad strides do not match bucket view strides",
     "You defined a `validation_step` but have no",
 )
 
@@ -129,7 +130,7 @@ class _Learner(pl.LightningModule):
         if not torch.isfinite(terms["loss"]):
             raise InputError("the loss is not finite: lower the learning rate, or check the images")
         logged = {f"train/{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(logged, on_epoch=True, on_step=False)
+        self.log_dict(logged, on_epoch=True, on_step=False, sync_dist=True)
         self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False)
         return terms["loss"]
 
@@ -137,7 +138,7 @@ class _Learner(pl.LightningModule):
         """Error of the averaged weights, in percent."""
         x, y = batch
         wrong = (self.model(x.float() / 255 if x.dtype == torch.uint8 else x).argmax(1) != y).float()
-        self.log("val/error", 100 * wrong.mean(), prog_bar=True, batch_size=len(y))
+        self.log("val/error", 100 * wrong.mean(), prog_bar=True, batch_size=len(y), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Adam with a warm-up and a cosine to 0."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+import torch
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
+from drmm.batches import Batches
 from drmm.errors import InputError
 from drmm.model import DRMM
 from drmm.objective import Objective
 
 __all__ = ["Training", "train"]
+
+_CALIBRATION_BATCHES = 40
 
 
 @dataclass(frozen=True)
@@ -80,18 +86,26 @@ def train(
         InputError: if the loss is not finite.
         RunError: if the folder cannot be written, or its checkpoint is from another architecture.
     """
+    config = config or Training()
     # Lightning takes seconds to import, and only training needs it.
     from drmm.loop import run_loop  # noqa: PLC0415
 
+    # The M-step for π, with one image of every class added so that no class becomes impossible.
+    counts = torch.bincount(y[y >= 0], minlength=model.n_classes) + 1
+    model.class_prior.copy_(counts / counts.sum())
     run_loop(
         model,
         x,
         y,
         objective or Objective(),
-        config or Training(),
+        config,
         validation=validation,
         folder=folder,
         resume=resume,
         progress=progress,
     )
-    return model.cpu().eval()
+    model.cpu()
+    # The averaged weights see other statistics than the ones that were averaged along with them.
+    batches = Batches(x, y, batch_size=config.batch_size, labelled=0, seed=config.seed, epoch=config.epochs)
+    update_bn(islice(batches, _CALIBRATION_BATCHES), model)
+    return model.eval()
