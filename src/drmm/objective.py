@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from drmm.model import DRMM, fit_amplitude, per_image
+from drmm.model import DRMM
 
 __all__ = [
     "KLSign",
@@ -91,14 +91,15 @@ class _MeanSquareBelowZero(torch.autograd.Function):
         """Any shape to ()."""
         below = z.clamp(max=0)
         ctx.save_for_backward(below)
-        return torch.linalg.vector_norm(below).square() / z.numel()
+        mean: Tensor = torch.linalg.vector_norm(below).square() / z.numel()
+        return mean
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """The derivative is 2 min(0, z)."""
-        (below,) = ctx.saved_tensors
-        return below * (2 / below.numel() * gradient)  # type: ignore[no-any-return]
+        below: Tensor = ctx.saved_tensors[0]
+        return below * (gradient * 2 / below.numel())
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Objective:
     """
 
     cross_entropy: float = 1.0
-    reconstruction: float = 0.5
+    reconstruction: float = 1.0
     kl: float = 0.5
     balance: float = 0.5
     nonnegativity: float = 0.5
@@ -141,8 +142,9 @@ class Objective:
         if self.renders:
             label = torch.where(y >= 0, y, logits.argmax(1))
             image, *templates = model.levels.render_levels(model.templates.weight[label], switches)
-            amplitude = per_image(fit_amplitude(x, image))
-            terms["reconstruction"] = reconstruction(x, amplitude * image)
+            # The slides' formula as it stands, with amplitude 1: an amplitude fitted to each image made the term
+            # indifferent to the rendering's scale, and pictures were learned more slowly.
+            terms["reconstruction"] = reconstruction(x, image)
             terms["nonnegativity"] = nonnegativity(templates)
             model.track(x, image, switches)
         terms["loss"] = torch.stack([getattr(self, name) * term for name, term in terms.items()]).sum()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +58,11 @@ class SwitchPrior(nn.Module):
             for name, choice in leaf.choices():
                 probability = self.probability(i, name)
                 if name == "t":
-                    for k in range(_positions(leaf)):
-                        probability[k].lerp_(_frequency(choice == k, probability.dtype), share)
+                    positions = torch.arange(_positions(leaf), dtype=choice.dtype, device=choice.device)
+                    frequency = _frequency(choice == positions.reshape(-1, *[1] * choice.ndim))
                 else:
-                    probability.lerp_(_frequency(choice, probability.dtype), share)
+                    frequency = _frequency(choice[None])[0]
+                probability.lerp_(frequency.to(probability.dtype), share)
 
     @torch.no_grad()
     def sample(self, n: int, like: Switches, generator: torch.Generator | None = None) -> Switches:
@@ -76,8 +77,8 @@ class SwitchPrior(nn.Module):
 
         def draw(leaf: Switches) -> Switches:
             i = next(number)
-            drawn = {
-                name: _draw(self.probability(i, name), n, name == "t", generator).to(choice.dtype)
+            drawn: dict[str, Any] = {
+                name: _draw(self.probability(i, name), n, generator, categorical=name == "t").to(choice.dtype)
                 for name, choice in leaf.choices()
             }
             return replace(leaf, **drawn)
@@ -105,22 +106,22 @@ def _positions(leaf: Switches) -> int:
     return leaf.window.positions
 
 
-def _frequency(choice: Tensor, dtype: torch.dtype) -> Tensor:
-    """Share of images in which a bool choice is True.
+def _frequency(choice: Tensor) -> Tensor:
+    """Share of images in which each bool is True, (K, N, ...) to (K, ...).
 
     Eight bools are one 64-bit word, and the words of up to 255 images add up without a carry from byte to byte:
     ten times faster than a sum of bools.
     """
-    channels_last = choice.ndim == 4 and choice.stride(1) == 1
-    rows = choice.movedim(1, -1) if channels_last else choice
-    unit, units = rows.shape[1:], rows[0].numel()
-    words = F.pad(rows.flatten(1).view(torch.uint8), (0, -units % 8)).view(torch.int64)
-    counts = [part.sum(0).view(torch.uint8).to(dtype) for part in words.split(255)]
-    share = (sum(counts[1:], counts[0]) / len(choice))[:units].reshape(unit)
-    return share.movedim(-1, 0) if channels_last else share
+    channels_last = choice.ndim == 5 and choice.stride(2) == 1
+    rows = choice.movedim(2, -1) if channels_last else choice
+    unit, units = rows.shape[2:], rows[0, 0].numel()
+    words = F.pad(rows.flatten(2).view(torch.uint8), (0, -units % 8)).view(torch.int64)
+    counts = [part.sum(1).view(torch.uint8).float() for part in words.split(255, dim=1)]
+    share: Tensor = (sum(counts[1:], counts[0]) / choice.shape[1])[:, :units].unflatten(1, unit)
+    return share.movedim(-1, 1) if channels_last else share
 
 
-def _draw(probability: Tensor, n: int, categorical: bool, generator: torch.Generator | None) -> Tensor:
+def _draw(probability: Tensor, n: int, generator: torch.Generator | None, *, categorical: bool) -> Tensor:
     unit = probability.shape[1:] if categorical else probability.shape
     uniform = torch.rand(n, *unit, generator=generator, device=probability.device, dtype=probability.dtype)
     if not categorical:

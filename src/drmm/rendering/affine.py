@@ -41,9 +41,7 @@ def correlate(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, *
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def draw(
-    z: Tensor, weight: Tensor, conv: nn.Conv2d, shape: tuple[int, ...], *, quick: bool = False
-) -> Tensor:
+def draw(z: Tensor, weight: Tensor, conv: nn.Conv2d, shape: tuple[int, ...], *, quick: bool = False) -> Tensor:
     """Transpose of a 2-d convolution: add each unit's template to the canvas at the unit's place.
 
     Args:
@@ -73,8 +71,7 @@ def feature_size(conv: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
         return size
     before, stride, dilation = _padding(conv), _pair(conv.stride), _pair(conv.dilation)
     height, width = (
-        (size[i] + 2 * before[i] - dilation[i] * (conv.kernel_size[i] - 1) - 1) // stride[i] + 1
-        for i in (0, 1)
+        (size[i] + 2 * before[i] - dilation[i] * (conv.kernel_size[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
     )
     return height, width
 
@@ -159,7 +156,8 @@ def _transposed(z: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
     planes = (weight.flatten(1).t() @ rows.t()).view(-1, n, height, width)
     canvas = z.new_zeros(n, height + tall, width + wide)
     for k, plane in enumerate(planes):
-        top, left = (step * d for step, d in zip(divmod(k, weight.shape[3]), dilation, strict=True))
+        row, column = divmod(k, weight.shape[3])
+        top, left = row * dilation[0], column * dilation[1]
         canvas[:, top : top + height, left : left + width] += plane
     return canvas[:, None, padding[0] : height + tall - padding[0], padding[1] : width + wide - padding[1]]
 
@@ -176,10 +174,20 @@ def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, conv: nn.Conv2
     exchange = weight.shape[1] >= 8 and min(other) >= 0 and sum(other) < sum(padding)
     if exchange:
         x, gradient, weight, padding = gradient, x, weight.transpose(0, 1), (other[0], other[1])
-    _, found, _ = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, [1, 1], padding, dilation, False, [0, 0], 1, [False, True, False]
-    )
-    return found.transpose(0, 1).flip(2, 3) if exchange else found  # type: ignore[no-any-return]
+    found: Tensor = torch.ops.aten.convolution_backward(
+        gradient,
+        x,
+        weight,
+        bias_sizes=None,
+        stride=[1, 1],
+        padding=padding,
+        dilation=dilation,
+        transposed=False,
+        output_padding=[0, 0],
+        groups=1,
+        output_mask=[False, True, False],
+    )[1]
+    return found.transpose(0, 1).flip(2, 3) if exchange else found
 
 
 def _pair(value: tuple[int, ...]) -> tuple[int, int]:
@@ -283,6 +291,6 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d, Rendering):
 def _transpose(average: nn.Module, z: Tensor, switches: Switches) -> Tensor:
     """Transpose of a linear module by its vector-Jacobian product, which is differentiable in z."""
     blank = z.new_zeros(z.shape[0], *switches.shape)
-    _, pull_back = torch.func.vjp(average, blank)
+    pull_back = torch.func.vjp(average, blank)[1]
     (canvas,) = pull_back(z)
     return canvas  # type: ignore[no-any-return]

@@ -35,9 +35,7 @@ class Level(Rendering):
         ValueError: if the norm does not fit the dictionary.
     """
 
-    def __init__(
-        self, dictionary: Conv2d, norm: BatchNorm2d | None = None, pool: MaxPool2d | None = None
-    ) -> None:
+    def __init__(self, dictionary: Conv2d, norm: BatchNorm2d | None = None, pool: MaxPool2d | None = None) -> None:
         super().__init__()
         if norm is not None and (norm.num_features != dictionary.out_channels or not norm.affine):
             raise ValueError(f"the norm needs {dictionary.out_channels} channels and affine=True, got {norm}")

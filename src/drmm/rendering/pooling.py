@@ -132,10 +132,10 @@ def _scatter(z: Tensor, place: Tensor, size: tuple[int, int], *, disjoint: bool)
     put = Tensor.scatter_ if disjoint else Tensor.scatter_add_
     if _is_channels_last(place):
         n, channels = z.shape[:2]
-        rows = put(z.new_zeros(n, height * width, channels), 1, _rows(place), _rows(z))
+        rows: Tensor = put(z.new_zeros(n, height * width, channels), 1, _rows(place), _rows(z))
         return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
-    flat = put(z.new_zeros(*z.shape[:-2], height * width), -1, place.flatten(-2), z.flatten(-2))
-    return flat.unflatten(-1, size)
+    flat: Tensor = put(z.new_zeros(*z.shape[:-2], height * width), -1, place.flatten(-2), z.flatten(-2))
+    return flat.view(*flat.shape[:-1], height, width)
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -1,0 +1,284 @@
+"""How fast a DRMM is against the same convnet written in plain PyTorch, on this machine.
+
+Rivals take turns, round after round, so that whatever else the machine does slows all of them alike. A ratio is
+the median over rounds of the ratio within a round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from drmm._version import __version__
+from drmm.model import DRMM
+from drmm.objective import Objective
+from drmm.presets import conv_small
+from drmm.rendering import Flatten, Level
+from drmm.threads import tune_allocator
+
+__all__ = ["RIVALS", "peak_memory", "plain_twin", "run_benchmark", "table", "write_report"]
+
+RIVALS = ("plain", "plain_channels_last", "drmm", "drmm_hard")
+_IMAGE = (1, 28, 28)
+_CLASSES = 10
+_PATIENCE = 12.0  # seconds for each measurement: on a busy machine there are fewer rounds, but at least 3
+_NAMES = {
+    "plain": "plain convnet",
+    "plain_channels_last": "plain convnet, channels-last",
+    "drmm": "DRMM",
+    "drmm_hard": "DRMM, hard constraint",
+}
+
+
+def plain_twin(model: DRMM) -> nn.Sequential:
+    """The convnet of a model of `Level`s, averages and one `Flatten`, with the same weights and no switches."""
+    layers: list[nn.Module] = []
+    for rendering in model.levels.renderings:
+        if isinstance(rendering, Level):
+            conv, norm, pool = rendering.dictionary, rendering.norm, rendering.pool
+            size, padding = cast("tuple[int, int]", conv.kernel_size), cast("tuple[int, int]", conv.padding)
+            plain = nn.Conv2d(
+                conv.in_channels, conv.out_channels, size, padding=padding, bias=conv.bias is not None
+            )
+            layers += [plain, *([] if norm is None else [nn.BatchNorm2d(norm.num_features)]), nn.ReLU()]
+            layers += [] if pool is None else [nn.MaxPool2d(pool.kernel_size, pool.stride)]
+        else:
+            layers.append(nn.Flatten() if isinstance(rendering, Flatten) else nn.AdaptiveAvgPool2d(1))
+    twin = nn.Sequential(*layers, nn.Linear(model.templates.in_features, model.templates.out_features))
+    ours = [*model.levels.state_dict().values(), *model.templates.state_dict().values()]
+    twin.load_state_dict(dict(zip(twin.state_dict(), ours, strict=True)))
+    return twin
+
+
+class _Rival:
+    """A network with its optimiser and a batch."""
+
+    def __init__(self, name: str, batch_size: int, width: int, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        constraint: Literal["hard", "soft"] = "hard" if name == "drmm_hard" else "soft"
+        model = conv_small(_CLASSES, _IMAGE, constraint=constraint, width=width)
+        self.x, self.y = torch.rand(batch_size, *_IMAGE), torch.randint(_CLASSES, (batch_size,))
+        self.objective = Objective()
+        self.network: nn.Module = model if name.startswith("drmm") else plain_twin(model)
+        if name == "plain_channels_last":
+            self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.x = self.x.contiguous(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(self.network.parameters())
+
+    def train(self) -> None:
+        """One step: all terms of the objective for a DRMM, cross-entropy for a convnet."""
+        self.network.train()
+        self.optimizer.zero_grad()
+        if isinstance(self.network, DRMM):
+            loss = self.objective(self.network, self.x, self.y)["loss"]
+        else:
+            loss = F.cross_entropy(self.network(self.x), self.y)
+        loss.backward()
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def predict(self) -> Tensor:
+        """Logits in evaluation mode."""
+        self.network.eval()
+        return self.network(self.x)  # type: ignore[no-any-return]
+
+
+def run_benchmark(
+    *,
+    threads: Sequence[int] = (1, 2),
+    batch_sizes: Sequence[int] = (64, 128),
+    repeats: int = 15,
+    width: int = 32,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Time `conv_small` and its plain twins; about a minute on two cores.
+
+    Args:
+        threads: how many threads torch may use.
+        batch_sizes: images a step.
+        repeats: rounds of each measurement, after two to warm up; fewer where they take too long.
+        width: of `conv_small`.
+        seed: of weights and images.
+        progress: told what is measured next.
+
+    Returns:
+        What `write_report` writes: times in seconds, throughputs in images a second, memory in bytes.
+    """
+    say = progress or (lambda _: None)
+    before = torch.get_num_threads()
+    tune_allocator()
+    runs = []
+    try:
+        for count in threads:
+            torch.set_num_threads(count)
+            for size in batch_sizes:
+                say(f"{count} thread{'s' * (count > 1)}, {size} images a batch")
+                runs.append({"threads": count, "batch_size": size, **_measure(size, repeats, width, seed)})
+        say("share of convolutions")
+        torch.set_num_threads(threads[0])
+        shares = {name: _convolution_share(_Rival(name, max(batch_sizes), width, seed)) for name in RIVALS}
+    finally:
+        torch.set_num_threads(before)
+    say("memory")
+    return {
+        "format": 1,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "settings": {"preset": "conv_small", "width": width, "image_shape": list(_IMAGE), "repeats": repeats},
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "platform": platform.platform()},
+        "versions": {"drmm": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "runs": runs,
+        "convolution_share": {"threads": threads[0], "batch_size": max(batch_sizes), **shares},
+        "memory": _memory(max(batch_sizes), width),
+    }
+
+
+def write_report(result: dict[str, Any], path: str | Path) -> None:
+    """Write the result as JSON, all of it or nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    os.replace(draft, path)  # noqa: PTH105  (named as what it is)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a Markdown table, one row for each rival and setting."""
+    lines = [
+        "| threads | batch | network | training step (ms) | ÷ plain | ÷ channels-last | predictions/s | × plain |",
+        "|--:|--:|:--|--:|--:|--:|--:|--:|",
+    ]
+    for run in result["runs"]:
+        for name in RIVALS:
+            step, ratio = run["train_seconds"][name], run["ratio"][name]
+            lines.append(
+                f"| {run['threads']} | {run['batch_size']} | {_NAMES[name]} | {step * 1e3:.1f} "
+                f"| {ratio['train_to_plain']:.2f} | {ratio['train_to_plain_channels_last']:.2f} "
+                f"| {run['predict_images_per_second'][name]:,.0f} | {ratio['predict_to_plain']:.2f} |"
+            )
+    share, memory = result["convolution_share"], result["memory"]
+    lines += ["", f"Share of a DRMM's training step inside convolutions: {share['drmm']:.0%}."]
+    if memory["drmm"] is not None:
+        lines.append(
+            f"Peak memory of a training step, {memory['batch_size']} images: {memory['drmm'] / 2**20:.0f} MiB, "
+            f"{memory['drmm'] / memory['plain']:.2f} times the plain convnet's."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def peak_memory(name: str, batch_size: int, width: int = 32) -> int | None:
+    """Bytes by which training steps raise this process's peak memory; call it in a fresh process.
+
+    What a step with two images takes (libraries, generated code, weights, the optimiser's state) does not count.
+    None where there is no /proc (macOS, Windows).
+    """
+    tune_allocator()
+    torch.set_num_threads(1)
+    _Rival(name, 2, width).train()
+    before = _status("VmRSS")
+    rival = _Rival(name, batch_size, width)
+    for _ in range(3):
+        rival.train()
+    after = _status("VmHWM")
+    return None if before is None or after is None else after - before
+
+
+def _measure(batch_size: int, repeats: int, width: int, seed: int) -> dict[str, Any]:
+    """Training steps, then predictions, of all rivals."""
+    rivals = {name: _Rival(name, batch_size, width, seed) for name in RIVALS}
+    train = _take_turns({name: rival.train for name, rival in rivals.items()}, repeats)
+    predict = _take_turns({name: rival.predict for name, rival in rivals.items()}, repeats)
+    return {
+        "train_seconds": {name: statistics.median(times) for name, times in train.items()},
+        "predict_images_per_second": {
+            name: batch_size / statistics.median(times) for name, times in predict.items()
+        },
+        "ratio": {
+            name: {
+                "train_to_plain": _ratio(train[name], train["plain"]),
+                "train_to_plain_channels_last": _ratio(train[name], train["plain_channels_last"]),
+                "predict_to_plain": _ratio(predict["plain"], predict[name]),
+                "predict_to_plain_channels_last": _ratio(predict["plain_channels_last"], predict[name]),
+            }
+            for name in RIVALS
+        },
+    }
+
+
+def _take_turns(actions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds that each action takes, in rounds; each round starts with another one."""
+    names = list(actions)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    deadline = time.perf_counter() + _PATIENCE
+    for i in range(-2, repeats):
+        if i >= 3 and time.perf_counter() > deadline:
+            break
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            start = time.perf_counter()
+            actions[name]()
+            if i >= 0:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def _ratio(times: list[float], others: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, others, strict=True))
+
+
+def _convolution_share(rival: _Rival, steps: int = 4) -> float:
+    """Share of a training step's operator time in convolutions, their gradients and transposes.
+
+    Matrix products count too: the picture is drawn by one, and the class templates' are too small to matter.
+    """
+    rival.train()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(steps):
+            rival.train()
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    inside = sum(t for key, t in times.items() if "conv" in key.lower() or key == "aten::mm")
+    return float(inside / sum(times.values()))
+
+
+def _memory(batch_size: int, width: int) -> dict[str, Any]:
+    """Peak memory of a training step of each rival, each in a process of its own."""
+
+    def ask(name: str) -> int | None:
+        code = f"from drmm.benchmark import peak_memory; print(peak_memory({name!r}, {batch_size}, {width}))"
+        answer = subprocess.run(  # noqa: S603  (our own code in our own interpreter)
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()[-1]
+        return None if answer == "None" else int(answer)
+
+    return {"batch_size": batch_size, **{name: ask(name) for name in RIVALS}}
+
+
+def _status(field: str) -> int | None:
+    """A size from /proc/self/status, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

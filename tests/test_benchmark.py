@@ -1,0 +1,53 @@
+import json
+
+import pytest
+import torch
+
+from drmm import benchmark
+from drmm.presets import conv_small
+from drmm.threads import tune_allocator
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_plain_twin_is_the_same_convnet(mode):
+    model = conv_small(width=4)
+    with torch.no_grad():
+        for level in list(model.levels)[:4]:
+            level.norm.weight.normal_()
+            level.norm.running_mean.normal_()
+    twin = benchmark.plain_twin(model).train(mode)
+    x = torch.rand(3, 1, 28, 28)
+    assert torch.allclose(twin(x), model.train(mode)(x), atol=1e-4)
+    assert not any(type(module).__module__.startswith("drmm") for module in twin.modules())
+
+
+def test_run_report_and_table(tmp_path):
+    threads, said = torch.get_num_threads(), []
+    result = benchmark.run_benchmark(threads=(1,), batch_sizes=(2,), repeats=3, width=2, progress=said.append)
+    assert torch.get_num_threads() == threads
+    assert said
+    (run,) = result["runs"]
+    assert set(run["train_seconds"]) == set(run["predict_images_per_second"]) == set(benchmark.RIVALS)
+    assert run["ratio"]["plain"]["train_to_plain"] == 1
+    assert all(0 < result["convolution_share"][name] < 1 for name in benchmark.RIVALS)
+    assert {"cpu", "cores"} <= set(result["machine"])
+    assert {"torch", "drmm", "python"} <= set(result["versions"])
+
+    path = tmp_path / "results" / "bench.json"
+    benchmark.write_report(result, path)
+    benchmark.write_report(result, path)
+    assert json.loads(path.read_text()) == result
+    assert [p.name for p in path.parent.iterdir()] == ["bench.json"]
+    rows = benchmark.table(result).splitlines()
+    assert rows[0].startswith("| threads |")
+    assert sum(row.startswith("| 1 | 2 |") for row in rows) == len(benchmark.RIVALS)
+
+
+def test_a_busy_machine_gets_fewer_rounds(monkeypatch):
+    monkeypatch.setattr(benchmark, "_PATIENCE", 0.0)
+    times = benchmark._take_turns({"a": lambda: None, "b": lambda: None}, repeats=100)
+    assert [len(t) for t in times.values()] == [3, 3]
+
+
+def test_tune_allocator_says_whether_it_did():
+    assert tune_allocator() in {True, False}
