@@ -40,7 +40,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the label draw, the weig
 def main() -> None:
     """Run the command line; an error is one line and exit code 2."""
     tune_allocator()
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         cli()
     except DrmmError as error:

@@ -6,7 +6,7 @@ Deep Convnets") and every certificate gap is 0. The pixel dictionary and all bia
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -47,6 +47,7 @@ def make_nonnegative(model: Model) -> Model:
         # The norm that follows the pixel dictionary scales it: its sign is free.
         if dictionaries > 1 and isinstance(module, Conv2d | Linear | BatchNorm1d | BatchNorm2d):
             parametrize.register_parametrization(module, "weight", NonNegative())
+            cast("nn.Module", module.parametrizations).train(module.training)
     return model
 
 

@@ -68,7 +68,11 @@ def _flatten(net: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
     """Every layer with its name, without the sequences around it."""
     if isinstance(net, Rendering) or not isinstance(net, nn.Sequential):
         return [(prefix, net)]
-    named = [(f"{prefix}.{name}".lstrip("."), child) for name, child in net.named_children()]
+    # named_children would leave out the second place of a layer that is used twice.
+    children = [
+        (name, child) for name, child in net.named_modules(remove_duplicate=False) if name and "." not in name
+    ]
+    named = [(f"{prefix}.{name}".lstrip("."), child) for name, child in children]
     return [layer for name, child in named for layer in _flatten(child, name)]
 
 
@@ -79,10 +83,23 @@ def _twin(name: str, layer: nn.Module) -> Rendering:
     kind = _TWINS.get(type(layer))
     if kind is None:
         raise TypeError(f"layer {name!r} ({type(layer).__name__}) has no rendering: write one, or replace it")
+    if option := _unsupported(layer):
+        raise TypeError(f"layer {name!r} ({type(layer).__name__}) has no rendering with {option}")
     twin = kind.__new__(kind)
     # One shared dictionary of parameters and one of buffers: a parameter replaced in the net is replaced here.
     twin.__dict__.update({**layer.__dict__, **_hookless()})
     return twin
+
+
+def _unsupported(layer: nn.Module) -> str:
+    """The option of a supported layer that has no transpose here, or nothing."""
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+        return f"padding_mode={layer.padding_mode!r}"
+    if isinstance(layer, nn.MaxPool2d) and layer.return_indices:
+        return "return_indices=True"
+    if isinstance(layer, nn.Flatten) and layer.start_dim != 1:
+        return f"start_dim={layer.start_dim}"
+    return ""
 
 
 def _hookless() -> dict[str, object]:

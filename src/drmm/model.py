@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from drmm.errors import InputError
 from drmm.exactness import bound
 from drmm.priors import SwitchPrior
-from drmm.rendering import Linear, Sequential, Switches
+from drmm.rendering import BatchNorm1d, BatchNorm2d, Linear, Sequential, Switches
 
 __all__ = ["DRMM", "Latents", "PathSum", "evaluation", "fit_amplitude", "per_image"]
 
@@ -151,9 +151,10 @@ class DRMM(nn.Module):
     def upper_bound(self, x: Tensor) -> Tensor:
         """The two-message bound on each class's joint MAP score, (N, C), true for any signs.
 
-        In training mode, where scales depend on the batch, there is no certificate: the bound is infinite.
+        Where scales depend on the batch (in training mode, or in a norm without running statistics) there is no
+        certificate: the bound is infinite.
         """
-        if any(module.training for module in self.levels.modules()):
+        if any(_depends_on_batch(module) for module in self.levels.modules()):
             return x.new_full((len(x), self.n_classes), math.inf)
         return bound(self.templates, *bound(self.levels, x, x))[1]
 
@@ -268,9 +269,14 @@ class DRMM(nn.Module):
 
     def _labels(self, label: Tensor | int, n: int) -> Tensor:
         labels = torch.as_tensor(label, device=self.templates.weight.device)
-        if labels.numel() not in {1, n} or labels.min() < 0 or labels.max() >= self.n_classes:
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        if not whole or labels.numel() not in {1, n} or labels.min() < 0 or labels.max() >= self.n_classes:
             raise InputError(f"label must be one or {n} class indices from 0 to {self.n_classes - 1}")
         return labels.long().reshape(-1).expand(n)
+
+
+def _depends_on_batch(module: nn.Module) -> bool:
+    return module.training or (isinstance(module, BatchNorm1d | BatchNorm2d) and module.running_var is None)
 
 
 def per_image(values: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from drmm.rendering.affine import Conv2d, correlate, draw, feature_size
+from drmm.rendering.affine import Conv2d
 from drmm.rendering.base import Rendering, Switches, Window
 from drmm.rendering.compose import Sequential
+from drmm.rendering.convolution import correlate, draw, feature_size
 from drmm.rendering.gates import ReLU
 from drmm.rendering.norm import BatchNorm2d
 from drmm.rendering.pooling import MaxPool2d, best_position, draw_at, window_of
