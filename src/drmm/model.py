@@ -90,6 +90,9 @@ class DRMM(nn.Module):
         templates: a `Linear` whose rows are the class templates μ_c and whose bias is each class's log-odds.
         image_shape: (C, H, W). Needed for priors over the switches, that is for `sample` and `log_joint`.
         class_prior: π, (C,); uniform by default.
+
+    Raises:
+        InputError: if `class_prior` is not a distribution over the templates.
     """
 
     def __init__(
@@ -106,6 +109,8 @@ class DRMM(nn.Module):
         self.image_shape = image_shape
         n_classes = templates.out_features
         prior = torch.full((n_classes,), 1 / n_classes) if class_prior is None else class_prior
+        if prior.shape != (n_classes,) or not bool((prior > 0).all()):
+            raise InputError(f"class_prior must be {n_classes} positive numbers")
         self.class_prior: Tensor
         self.noise: Tensor
         self.amplitude: Tensor

@@ -75,11 +75,13 @@ def balance(logits: Tensor, prior: Tensor) -> Tensor:
 
 
 def nonnegativity(templates: Sequence[Tensor]) -> Tensor:
-    """𝓛_NN = 1/N Σ_n Σ_ℓ ‖max(0, -z^ℓ)‖² / D_ℓ, over the intermediate templates ℓ ≥ 1.
+    """𝓛_NN = 1/N Σ_n Σ_ℓ ‖max(0, -z^ℓ)‖² / D_ℓ, over the templates that come down to switches.
 
     Args:
-        templates: z^(1), …, z^(L), each (N, ...).
+        templates: z^(1), …, z^(L), each (N, ...); 0 if there are none.
     """
+    if not templates:
+        return torch.zeros(())
     return torch.stack([_MeanSquareBelowZero.apply(z) for z in templates]).sum()
 
 
@@ -145,7 +147,8 @@ class Objective:
             # The slides' formula as it stands, with amplitude 1: an amplitude fitted to each image made the term
             # indifferent to the rendering's scale, and pictures were learned more slowly.
             terms["reconstruction"] = reconstruction(x, image)
-            terms["nonnegativity"] = nonnegativity(templates)
+            chosen = zip(templates, switches.parts, strict=True)
+            terms["nonnegativity"] = nonnegativity([z for z, part in chosen if any(True for _ in part.leaves())])
             model.track(x, image, switches)
         terms["loss"] = torch.stack([getattr(self, name) * term for name, term in terms.items()]).sum()
         return terms

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from drmm.constraints import make_nonnegative
+from drmm.constraints import make_nonnegative, start_sparse
 from drmm.errors import InputError
 from drmm.model import DRMM
 from drmm.rendering import (
@@ -113,7 +113,7 @@ def dense(n_classes: int, image_shape: Shape, *, constraint: Constraint = "soft"
         ReLU(),
     )
     model = DRMM(levels, Linear(width, n_classes), image_shape=image_shape)
-    return make_nonnegative(model) if constraint == "hard" else model
+    return make_nonnegative(start_sparse(model)) if constraint == "hard" else model
 
 
 PRESETS: dict[str, Callable[..., DRMM]] = {"conv_small": conv_small, "conv_large": conv_large, "dense": dense}
@@ -163,4 +163,4 @@ def _finish(
         )
     body = Sequential(*levels, AdaptiveAvgPool2d(1), Flatten())
     model = DRMM(body, templates, image_shape=image_shape)
-    return make_nonnegative(model) if constraint == "hard" else model
+    return make_nonnegative(start_sparse(model)) if constraint == "hard" else model

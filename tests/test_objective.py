@@ -1,0 +1,174 @@
+"""The objective's terms against the slides' formulas, written out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from drmm import Objective
+from drmm.objective import balance, cross_entropy, kl_divergence, nonnegativity, reconstruction
+from drmm.presets import conv_small
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0], [0.0, 5.0, 0.0]])
+PRIOR = torch.tensor([0.5, 0.3, 0.2])
+
+
+@pytest.fixture(autouse=True)
+def _double(float64):
+    """The slides' formulas to nine digits."""
+
+
+def posterior(row):
+    total = sum(math.exp(v) for v in row)
+    return [math.exp(v) / total for v in row]
+
+
+def test_cross_entropy_of_the_labelled_images():
+    y = torch.tensor([0, -1, 2, 1])
+    by_hand = -sum(math.log(posterior(LOGITS[n].tolist())[c]) for n, c in ((0, 0), (2, 2), (3, 1))) / 3
+    assert cross_entropy(LOGITS.double(), y).item() == pytest.approx(by_hand, abs=1e-9)
+
+
+def test_cross_entropy_without_labels_is_zero_and_has_a_gradient():
+    logits = LOGITS.double().requires_grad_()
+    loss = cross_entropy(logits, torch.full((4,), -1))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(logits.grad, torch.zeros(4, 3))
+
+
+def test_reconstruction_is_a_mean_over_pixels():
+    x, image = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 5)
+    by_hand = sum(float(((x[n] - image[n]) ** 2).sum()) for n in range(3)) / 3 / 40
+    assert reconstruction(x, image).item() == pytest.approx(by_hand)
+
+
+def test_kl_with_both_signs():
+    rows = [posterior(row) for row in LOGITS.tolist()]
+    by_hand = sum(q * math.log(q / p) for row in rows for q, p in zip(row, PRIOR.tolist(), strict=True)) / 4
+    printed = kl_divergence(LOGITS.double(), PRIOR.double(), "printed")
+    assert printed.item() == pytest.approx(by_hand, abs=1e-6)
+    torch.testing.assert_close(kl_divergence(LOGITS.double(), PRIOR.double()), -printed)
+
+
+def descend(term, steps=400):
+    logits = (LOGITS.double() / 2).requires_grad_()
+    optimizer = torch.optim.SGD([logits], lr=2.0)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        term(logits).backward()
+        optimizer.step()
+    return logits.detach().softmax(1)
+
+
+def test_the_printed_sign_makes_posteriors_uniform_the_codes_sign_makes_them_sure():
+    uniform = torch.full((3,), 1 / 3, dtype=torch.float64)
+    printed = descend(lambda logits: kl_divergence(logits, uniform, "printed"))
+    confident = descend(lambda logits: kl_divergence(logits, uniform, "confident"))
+    assert (printed - 1 / 3).abs().max() < 0.05
+    assert confident.amax(1)[[0, 2, 3]].min() > 0.95
+
+
+def test_balance_is_the_kl_of_the_mean_posterior():
+    rows = torch.tensor([posterior(row) for row in LOGITS.tolist()])
+    q = rows.mean(0).tolist()
+    by_hand = sum(v * math.log(v / p) for v, p in zip(q, PRIOR.tolist(), strict=True))
+    assert balance(LOGITS.double(), PRIOR.double()).item() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_balance_is_zero_at_the_prior_and_finite_for_a_collapsed_batch():
+    uniform = torch.full((3,), 1 / 3, dtype=torch.float64)
+    assert balance(100 * torch.eye(3).double(), uniform).item() == pytest.approx(0, abs=1e-9)
+    collapsed = (torch.tensor([[1e4, 0.0, 0.0]] * 4).double()).requires_grad_()
+    loss = balance(collapsed, uniform)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(3))
+    assert collapsed.grad.isfinite().all()
+
+
+def test_nonnegativity_of_every_template():
+    templates = [torch.randn(3, 2, 4, 4, requires_grad=True), torch.randn(3, 7, requires_grad=True)]
+    by_hand = sum((z.clamp(max=0) ** 2).sum() / z.numel() for z in templates)
+    loss = nonnegativity(templates)
+    torch.testing.assert_close(loss, by_hand)
+    for mine, theirs in zip(
+        torch.autograd.grad(3 * loss, templates), torch.autograd.grad(3 * by_hand, templates), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+    assert nonnegativity([t.abs() for t in templates]).item() == 0
+
+
+# --- the weighted sum ---
+
+
+@pytest.fixture
+def model():
+    return conv_small(4, (1, 12, 12), width=3).train()
+
+
+@pytest.fixture
+def batch():
+    return torch.rand(6, 1, 12, 12), torch.tensor([0, 1, -1, -1, 3, -1])
+
+
+def test_the_loss_is_the_weighted_sum_of_the_slow_twin(model, batch):
+    x, y = batch
+    objective = Objective(1.5, 0.7, 0.3, 0.2, 0.9, "printed")
+    terms = objective(model, x, y)
+    latents = model.infer(x, torch.where(y >= 0, y, model(x).argmax(1)))
+    templates = model.levels.render_levels(model.templates.weight[latents.label], latents.switches)
+    expected = {
+        "cross_entropy": cross_entropy(latents.logits, y),
+        "reconstruction": ((x - templates[0]) ** 2).mean(),
+        "kl": kl_divergence(latents.logits, model.class_prior, "printed"),
+        "balance": balance(latents.logits, model.class_prior),
+        "nonnegativity": sum(z.clamp(max=0).square().mean() for z in templates[1:5]),
+    }
+    assert set(terms) == {*expected, "loss"}
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value)
+    torch.testing.assert_close(terms["loss"], sum(getattr(objective, name) * v for name, v in expected.items()))
+
+
+def test_labelled_images_are_reconstructed_from_their_class(model, batch):
+    x = batch[0]
+    model.eval()
+    wrong = (model.infer(x).label + 1) % 4
+    told = Objective()(model, x, wrong)["reconstruction"]
+    free = Objective()(model, x, torch.full((6,), -1))["reconstruction"]
+    torch.testing.assert_close(told, ((x - model.render(model.infer(x, wrong))) ** 2).mean())
+    torch.testing.assert_close(free, ((x - model.render(model.infer(x))) ** 2).mean())
+
+
+def test_without_rendering_terms_nothing_is_rendered(model, batch, monkeypatch):
+    def forbidden(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(type(model.levels), "render_levels", forbidden)
+    monkeypatch.setattr(type(model.levels), "render", forbidden)
+    objective = Objective(reconstruction=0, nonnegativity=0)
+    assert not objective.renders
+    terms = objective(model, *batch)
+    assert set(terms) == {"cross_entropy", "kl", "balance", "loss"}
+    terms["loss"].backward()
+    with pytest.raises(AssertionError):
+        Objective()(model, *batch)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "reconstruction", "kl", "balance", "nonnegativity"])
+def test_a_weight_of_zero_leaves_a_term_out_of_the_loss(model, batch, name):
+    terms = Objective(**{name: 0})(model, *batch)
+    rest = sum(getattr(Objective(), other) * terms[other] for other in terms if other not in {name, "loss"})
+    torch.testing.assert_close(terms["loss"], rest)
+
+
+def test_rendering_updates_noise_amplitude_and_priors(model, batch):
+    Objective()(model, *batch)
+    assert int(model.prior.batches) == 1
+    assert model.noise != 1
+    assert model.amplitude != 1
+
+
+def test_every_parameter_learns(model, batch):
+    Objective()(model, *batch)["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
