@@ -90,8 +90,8 @@ def test_help_reads_like_a_table_of_contents() -> None:
             {
                 "--out", "--labels-per-class", "--data-dir", "--preset", "--constraint", "--width", "--size",
                 "--epochs", "--batch-size", "--labelled-per-batch", "--learning-rate", "--gradient-clip",
-                "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance", "--nn", "--kl-sign", "--seed",
-                "--accelerator", "--devices", "--precision", "--resume",
+                "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance", "--nn",
+                "--kl-sign", "--seed", "--accelerator", "--devices", "--precision", "--resume",
             },
         ),
         ("predict", {"--out"}),

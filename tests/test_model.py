@@ -221,8 +221,23 @@ def test_tracking_starts_at_the_first_batch_and_averages_after(model, x):
     torch.testing.assert_close(
         model.prior.probability(0, "a"), leaf.a.double().mean(0), rtol=1e-6, atol=1e-6, check_dtype=False
     )
-    model.track(x, 0 * picture, latents.switches, momentum=0.25)
-    torch.testing.assert_close(model.noise, residual + 0.25 * (x.square().mean() - residual))
+    model.track(x, 0 * picture, latents.switches)  # the second batch counts as much as the first
+    torch.testing.assert_close(model.noise, (residual + x.square().mean()) / 2)
+
+
+def test_settling_forgets_what_came_before(model, x):
+    model = conv_small(4, SHAPE, width=3).eval()
+    other = torch.rand_like(x)
+    model.settle([other, other])
+    model.settle([x[:2], x[2:]])
+    fresh = conv_small(4, SHAPE, width=3).eval()
+    fresh.load_state_dict({**model.state_dict(), **{k: v for k, v in fresh.state_dict().items() if "prior" in k}})
+    fresh.settle([x[:2], x[2:]])
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, fresh.state_dict()[name])
+    settled = model.noise.clone()
+    model.settle([other])
+    assert not torch.equal(model.noise, settled), "control: other images give another noise"
 
 
 def test_buffers_travel_with_the_model(model, x):

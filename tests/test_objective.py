@@ -7,7 +7,7 @@ import torch
 
 from drmm import Objective
 from drmm.objective import balance, cross_entropy, kl_divergence, nonnegativity, reconstruction
-from drmm.presets import conv_small
+from drmm.presets import conv_small, dense
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0], [0.0, 5.0, 0.0]])
 PRIOR = torch.tensor([0.5, 0.3, 0.2])
@@ -172,3 +172,17 @@ def test_rendering_updates_noise_amplitude_and_priors(model, batch):
 def test_every_parameter_learns(model, batch):
     Objective()(model, *batch)["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+
+
+def test_a_flattened_picture_is_no_template():
+    """The pixel dictionary may be signed: only what comes down to switches counts."""
+    model = dense(3, (1, 4, 4), width=5)
+    x, y = torch.rand(8, 1, 4, 4), torch.arange(8) % 3
+    value = Objective()(model, x, y)["nonnegativity"]
+    with torch.no_grad():
+        for norm in model.levels.renderings[2], model.levels.renderings[5]:
+            norm.weight.abs_()
+        model.levels.renderings[4].weight.abs_()
+        model.templates.weight.abs_()
+    assert value > 0
+    assert Objective()(model, x, y)["nonnegativity"] == 0

@@ -49,8 +49,10 @@ class Contender:
 _SUPERVISED = Objective(reconstruction=0, kl=0, balance=0, nonnegativity=0)
 CONTENDERS = (
     Contender("supervised", "the same convnet, 100 labels alone", _SUPERVISED, labels_only=True),
-    Contender("soft", "DRMM, soft constraint (NN penalty)", Objective()),
-    Contender("hard", "DRMM, hard constraint (provably exact)", Objective(nonnegativity=0), constraint="hard"),
+    Contender("soft", "DRMM", Objective.of("soft")),
+    Contender(
+        "hard", "DRMM, hard constraint: provably exact, without RC", Objective.of("hard"), constraint="hard"
+    ),
 )
 
 

@@ -101,11 +101,13 @@ def fit(
         int | None, typer.Option(min=1, help="Stop after so many epochs without progress.")
     ] = None,
     rc: Annotated[
-        float, typer.Option(min=0, help="Weight of the reconstruction term.")
-    ] = Objective.reconstruction,
+        float | None, typer.Option(min=0, help="Weight of the reconstruction term.", show_default="1; 0 if hard")
+    ] = None,
     kl: Annotated[float, typer.Option(min=0, help="Weight of the KL term.")] = Objective.kl,
     balance: Annotated[float, typer.Option(min=0, help="Weight of the batch-balance term.")] = Objective.balance,
-    nn: Annotated[float, typer.Option(min=0, help="Weight of the non-negativity term.")] = Objective.nonnegativity,
+    nn: Annotated[
+        float | None, typer.Option(min=0, help="Weight of the NN term.", show_default="0.5; 0 if hard")
+    ] = None,
     kl_sign: Annotated[
         Literal["confident", "printed"], typer.Option(help="The authors' code, or the slides' formula.")
     ] = Objective.kl_sign,
@@ -124,7 +126,9 @@ def fit(
         constraint=constraint,
         width=width,
         size=None if size is None else (size, size),
-        objective=Objective(reconstruction=rc, kl=kl, balance=balance, nonnegativity=nn, kl_sign=kl_sign),
+        objective=Objective.of(
+            constraint, reconstruction=rc, kl=kl, balance=balance, nonnegativity=nn, kl_sign=kl_sign
+        ),
         training=Training(
             epochs=epochs,
             batch_size=batch_size,

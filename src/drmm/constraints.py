@@ -18,7 +18,7 @@ from drmm.rendering import BatchNorm1d, BatchNorm2d, Conv2d, Level, Linear, Sequ
 __all__ = ["NonNegative", "make_nonnegative", "start_sparse"]
 
 _SPEED = 5.0  # κ: how much faster than signed weights the non-negative ones move
-_TAIL = 6  # power of a Gaussian that weights start from: the higher, the sparser
+_TAIL = 14  # power of a Gaussian that weights start from: the higher, the sparser
 
 Model = TypeVar("Model", bound=DRMM)
 

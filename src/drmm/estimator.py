@@ -51,10 +51,10 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         batch_size: images in a batch, labelled ones included.
         labelled_per_batch: how many of them have a label.
         learning_rate: peak of Adam's.
-        reconstruction: weight of 𝓛_RC.
+        reconstruction: weight of 𝓛_RC; None is 1, or 0 under the hard constraint.
         kl: weight of 𝓛_KL.
         balance: weight of the batch-balance term.
-        nonnegativity: weight of 𝓛_NN.
+        nonnegativity: weight of 𝓛_NN; None is 0.5, or 0 under the hard constraint.
         kl_sign: "confident" (the authors' code) or "printed" (the slides' formula).
         accelerator: "auto", "cpu", "gpu".
         precision: "32-true", "bf16-mixed".
@@ -81,10 +81,10 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         batch_size: int = 128,
         labelled_per_batch: int = 32,
         learning_rate: float = 3e-3,
-        reconstruction: float = 1.0,
+        reconstruction: float | None = None,
         kl: float = 0.5,
         balance: float = 0.5,
-        nonnegativity: float = 0.5,
+        nonnegativity: float | None = None,
         kl_sign: KLSign = "confident",
         accelerator: str = "auto",
         precision: str = "32-true",
@@ -144,7 +144,8 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
             accelerator=self.accelerator,
             precision=self.precision,
         )
-        objective = Objective(
+        objective = Objective.of(
+            self.constraint,
             reconstruction=self.reconstruction,
             kl=self.kl,
             balance=self.balance,

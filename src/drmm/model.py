@@ -7,10 +7,9 @@ I ~ N(μ_cg, σ² 1).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -240,22 +239,32 @@ class DRMM(nn.Module):
         return mean + self.noise.sqrt() * noise
 
     @torch.no_grad()
-    def track(self, x: Tensor, rendering: Tensor, switches: Switches, momentum: float = 0.02) -> None:
+    def track(self, x: Tensor, rendering: Tensor, switches: Switches) -> None:
         """One step of the closed-form M-step for σ², the amplitude and the priors over switches.
 
         Args:
             x: images (N, C, H, W).
             rendering: μ_ĉĝ of the same shape.
             switches: ĝ.
-            momentum: weight of this batch in the running averages.
         """
+        share = self._prior().update(switches)
         amplitude = fit_amplitude(x, rendering)
         residual = (x - per_image(amplitude) * rendering).square().mean()
-        prior = self._prior()
-        first = int(cast("Tensor", prior.batches)) == 0
-        self.noise.lerp_(residual, 1.0 if first else momentum)
-        self.amplitude.lerp_(amplitude.mean(), 1.0 if first else momentum)
-        prior.update(switches)
+        self.noise.lerp_(residual, share)
+        self.amplitude.lerp_(amplitude.mean(), share)
+
+    @torch.no_grad()
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Measure σ², the amplitude and the priors afresh, for weights that stay as they are.
+
+        Args:
+            batches: images (N, C, H, W), the model being in evaluation mode.
+        """
+        self._prior().forget()
+        for x in batches:
+            features, switches = self.levels.infer(x)
+            label = self.templates(features).argmax(1)
+            self.track(x, self.levels.render(self.templates.weight[label], switches), switches)
 
     @torch.no_grad()
     def blank_switches(self) -> Switches:

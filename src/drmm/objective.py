@@ -118,6 +118,16 @@ class Objective:
     nonnegativity: float = 0.5
     kl_sign: KLSign = "confident"
 
+    @classmethod
+    def of(cls, constraint: Literal["soft", "hard"], **weights: Any) -> Objective:
+        """The default for a constraint, with the given weights that are not None in its place.
+
+        Under the hard constraint there is nothing for 𝓛_NN to penalise, and 𝓛_RC is left out: it costs accuracy
+        there (see the README).
+        """
+        default = {"reconstruction": 0.0, "nonnegativity": 0.0} if constraint == "hard" else {}
+        return cls(**{**default, **{name: value for name, value in weights.items() if value is not None}})
+
     @property
     def renders(self) -> bool:
         """Whether any term needs the top-down pass."""

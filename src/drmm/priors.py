@@ -49,8 +49,12 @@ class SwitchPrior(nn.Module):
         return cast("Tensor", getattr(self, f"{name}{leaf}"))
 
     @torch.no_grad()
-    def update(self, switches: Switches) -> None:
-        """Move the running averages towards the frequencies in a batch."""
+    def update(self, switches: Switches) -> float:
+        """Move the running averages towards the frequencies in a batch.
+
+        Returns:
+            The weight that the batch got.
+        """
         batches = cast("Tensor", self.batches)
         batches += 1
         share = max(self.momentum, 1 / int(batches))
@@ -63,6 +67,11 @@ class SwitchPrior(nn.Module):
                 else:
                     frequency = _frequency(choice[None])[0]
                 probability.lerp_(frequency.to(probability.dtype), share)
+        return share
+
+    def forget(self) -> None:
+        """Start the averages anew: the next batch counts in full."""
+        cast("Tensor", self.batches).zero_()
 
     @torch.no_grad()
     def sample(self, n: int, like: Switches, generator: torch.Generator | None = None) -> Switches:

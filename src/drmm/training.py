@@ -108,4 +108,7 @@ def train(
     # The averaged weights see other statistics than the ones that were averaged along with them.
     batches = Batches(x, y, batch_size=config.batch_size, labelled=0, seed=config.seed, epoch=config.epochs)
     update_bn(islice(batches, _CALIBRATION_BATCHES), model)
-    return model.eval()
+    model.eval()
+    if model.prior is not None:
+        model.settle(images for images, _ in islice(batches, _CALIBRATION_BATCHES))
+    return model
