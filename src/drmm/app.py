@@ -30,7 +30,7 @@ from drmm.training import Training, train
 
 __all__ = ["CONTENDERS", "DEMO_EPOCHS", "Contender", "bench", "demo", "demo_table", "predict", "sample"]
 
-DEMO_EPOCHS = 12
+DEMO_EPOCHS = 15
 _CHUNK = 100  # images whose certificates are computed at once
 _LABELS_PER_CLASS = 10
 
@@ -50,9 +50,7 @@ _SUPERVISED = Objective(reconstruction=0, kl=0, balance=0, nonnegativity=0)
 CONTENDERS = (
     Contender("supervised", "the same convnet, 100 labels alone", _SUPERVISED, labels_only=True),
     Contender("soft", "DRMM", Objective.of("soft")),
-    Contender(
-        "hard", "DRMM, hard constraint: provably exact, without RC", Objective.of("hard"), constraint="hard"
-    ),
+    Contender("hard", "DRMM, hard constraint: inference provably exact", Objective.of("hard"), constraint="hard"),
 )
 
 

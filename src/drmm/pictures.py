@@ -60,7 +60,7 @@ def samples_sheet(images: Tensor, titles: Sequence[str], *, columns: int = 10) -
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
-        _show(axis, image, signed=False)
+        _show(axis, image)
         axis.set_title(title, fontsize=8)
     return figure
 
@@ -90,19 +90,21 @@ def _sheet(rows: Sequence[tuple[str, Tensor]], titles: Sequence[str]) -> Figure:
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for (name, images), line in zip(rows, axes, strict=True):
-        signed = name.startswith("active")
+        signed, stretched = name.startswith("active"), name.startswith(("class", "sample"))
         for axis, image in zip(line, images, strict=True):
-            _show(axis, image, signed=signed)
+            _show(axis, image, signed=signed, stretched=stretched)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     return figure
 
 
-def _show(axis: Axes, image: Tensor, *, signed: bool) -> None:
-    """One picture: grey or colour in [0, 1], or signed evidence in red and blue."""
+def _show(axis: Axes, image: Tensor, *, signed: bool = False, stretched: bool = False) -> None:
+    """One picture: grey or colour in [0, 1] (stretched: up to its largest value), or evidence in red and blue."""
     axis.set(xticks=[], yticks=[])
     pixels: npt.NDArray[np.float32] = image.permute(1, 2, 0).numpy()
+    if stretched:
+        pixels = pixels / (float(pixels.max()) or 1.0)
     if signed:
         evidence = pixels.sum(2)
         largest = float(np.abs(evidence).max()) or 1.0
