@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "drmm"
 # From what knows nothing to what knows everything; the modules of one line do not know each other.
 LAYERS = (
     ("_version", "errors", "threads", "batches", "rendering"),
-    ("labels", "priors", "exactness"),
+    ("labels", "priors", "exactness", "settings"),
     ("data", "model"),
     ("images", "constraints", "inference", "objective", "lift", "testing"),
     ("presets",),

@@ -21,7 +21,7 @@ def test_plain_twin_is_the_same_convnet(mode):
     assert not any(type(module).__module__.startswith("drmm") for module in twin.modules())
 
 
-def test_run_report_and_table(tmp_path):
+def test_run_and_table():
     threads, said = torch.get_num_threads(), []
     result = benchmark.run_benchmark(threads=(1,), batch_sizes=(2,), repeats=3, width=2, progress=said.append)
     assert torch.get_num_threads() == threads
@@ -33,11 +33,7 @@ def test_run_report_and_table(tmp_path):
     assert {"cpu", "cores"} <= set(result["machine"])
     assert {"torch", "drmm", "python"} <= set(result["versions"])
 
-    path = tmp_path / "results" / "bench.json"
-    benchmark.write_report(result, path)
-    benchmark.write_report(result, path)
-    assert json.loads(path.read_text()) == result
-    assert [p.name for p in path.parent.iterdir()] == ["bench.json"]
+    assert json.loads(json.dumps(result)) == result
     rows = benchmark.table(result).splitlines()
     assert rows[0].startswith("| threads |")
     assert sum(row.startswith("| 1 | 2 |") for row in rows) == len(benchmark.RIVALS)

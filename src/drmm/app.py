@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from drmm.benchmark import run_benchmark, table, write_report
+from drmm.benchmark import run_benchmark, table
 from drmm.data import load, mask_labels, stratified_labels
 from drmm.errors import InputError
 from drmm.images import load_image_files
@@ -161,8 +161,10 @@ def bench(path: Path, *, quick: bool, console: Console) -> None:
         quick: few repeats and one batch size.
         console: where the table goes.
     """
-    result = run_benchmark(batch_sizes=(64,), repeats=5) if quick else run_benchmark()
-    write_report(result, path)
+    options: dict[str, Any] = {"batch_sizes": (64,), "repeats": 5} if quick else {}
+    with console.status("measuring") as status:
+        result = run_benchmark(**options, progress=lambda what: status.update(f"measuring: {what}"))
+    write_json(path, result)
     console.print(table(result), highlight=False, soft_wrap=True)
 
 
@@ -170,11 +172,11 @@ def _compete(contender: Contender, x: Tensor, y: Tensor, *, epochs: int, seed: i
     """Train one contender; all make about the same number of steps."""
     training = Training(epochs=epochs, seed=seed)
     if contender.labels_only:
-        steps = epochs * round(len(x) / (training.batch_size - training.labelled_per_batch))
+        # Repeated, so that it makes as many steps an epoch as the others.
+        times = round(len(x) / (training.batch_size - training.labelled_per_batch))
         known = y >= 0
-        x, y = x[known], y[known]
-        # One batch holds all that is labelled: an epoch for every step.
-        training = replace(training, epochs=steps, batch_size=len(x))
+        training = replace(training, batch_size=int(known.sum()))
+        x, y = x[known].repeat(times, 1, 1, 1), y[known].repeat(times)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = _recipe(contender, [str(c) for c in range(10)]).build()

@@ -6,7 +6,6 @@ the median over rounds of the ratio within a round.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -27,9 +26,10 @@ from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.presets import conv_small
 from drmm.rendering import Flatten, Level
+from drmm.rendering.convolution import as_channels_last
 from drmm.threads import tune_allocator
 
-__all__ = ["RIVALS", "peak_memory", "plain_twin", "run_benchmark", "table", "write_report"]
+__all__ = ["RIVALS", "peak_memory", "plain_twin", "run_benchmark", "table"]
 
 RIVALS = ("plain", "plain_channels_last", "drmm", "drmm_hard")
 _IMAGE = (1, 28, 28)
@@ -75,7 +75,7 @@ class _Rival:
         self.network: nn.Module = model if name.startswith("drmm") else plain_twin(model)
         if name == "plain_channels_last":
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.x = self.x.contiguous(memory_format=torch.channels_last)
+            self.x = as_channels_last(self.x)
         self.optimizer = torch.optim.Adam(self.network.parameters())
 
     def train(self) -> None:
@@ -116,7 +116,7 @@ def run_benchmark(
         progress: told what is measured next.
 
     Returns:
-        What `write_report` writes: times in seconds, throughputs in images a second, memory in bytes.
+        Times in seconds, throughputs in images a second, memory in bytes.
     """
     say = progress or (lambda _: None)
     before = torch.get_num_threads()
@@ -145,15 +145,6 @@ def run_benchmark(
         "convolution_share": {"threads": threads[0], "batch_size": max(batch_sizes), **shares},
         "memory": _memory(max(batch_sizes), width),
     }
-
-
-def write_report(result: dict[str, Any], path: str | Path) -> None:
-    """Write the result as JSON, all of it or nothing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)  # noqa: PTH105  (named as what it is)
 
 
 def table(result: dict[str, Any]) -> str:

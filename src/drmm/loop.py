@@ -30,8 +30,8 @@ from drmm.batches import Batches
 from drmm.errors import InputError, RunError
 from drmm.model import DRMM
 from drmm.objective import Objective
+from drmm.settings import Training
 from drmm.storage import replacing
-from drmm.training import Training
 
 __all__ = ["checkpoint_of", "run_loop"]
 

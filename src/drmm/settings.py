@@ -1,0 +1,46 @@
+"""How to learn, as one frozen record that a run's folder keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from drmm.errors import InputError
+
+__all__ = ["Training"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to learn.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images in a batch, labelled ones included.
+        labelled_per_batch: how many of them have a label.
+        learning_rate: of Adam, at its peak; a short warm-up comes before and a cosine to 0 after.
+        weight_average: decay of the exponential average of the weights, which is what training returns.
+        gradient_clip: largest norm of the gradient; 0 does not clip.
+        patience: stop after so many epochs without a lower validation error; None never stops early.
+        seed: of the order of images and of all that draws.
+        accelerator: "auto", "cpu", "gpu", … (`pytorch_lightning`).
+        devices: how many; more than one trains by DDP.
+        precision: "32-true", "bf16-mixed", … (`pytorch_lightning`).
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    labelled_per_batch: int = 32
+    learning_rate: float = 3e-3
+    weight_average: float = 0.99
+    gradient_clip: float = 1.0
+    patience: int | None = None
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
+            raise InputError("epochs must be at least 1, batch_size at least 2 and learning_rate positive")
+        if not 0 <= self.weight_average < 1:
+            raise InputError(f"weight_average must lie in [0, 1), not {self.weight_average}")
