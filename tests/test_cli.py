@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -142,6 +143,20 @@ def test_a_finished_run_resumes_to_itself(run: Path, run_drmm) -> None:
 
 def test_resuming_with_other_options_is_refused(run: Path, run_drmm) -> None:
     refused(run_drmm(*FIT, "--out", run, "--resume", "--seed", 3), "seed", "same options")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_model(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the checkpoint is the first that does not fit."""
+    code = "import resource, sys; from drmm.cli import main; "
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); main()"
+    out = tmp_path / "run"
+    words = [sys.executable, "-W", "ignore", "-c", code, *FIT, "--out", str(out)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: cannot write")
+    assert "Traceback" not in done.stderr
+    assert not (out / "model.safetensors").exists()
+    assert [path.name for path in out.rglob("*") if "last" in path.name] == []
 
 
 def test_nothing_to_resume(tmp_path: Path, run_drmm) -> None:

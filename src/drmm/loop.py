@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import warnings
@@ -31,7 +32,7 @@ from drmm.errors import InputError, RunError
 from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.settings import Training
-from drmm.storage import replacing
+from drmm.storage import write_bytes
 
 __all__ = ["checkpoint_of", "run_loop"]
 
@@ -213,10 +214,11 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints that are whole whenever the process dies."""
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside, then move."""
+        """Write beside, then move. Through memory: torch's own writer hides what the disk says."""
         del storage_options
-        with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getvalue())
 
 
 @contextmanager
