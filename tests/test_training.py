@@ -1,5 +1,6 @@
 """Learning: batches, resuming after SIGKILL, folders that fill up, losses that blow up."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import drmm
 from drmm.batches import Batches
 from drmm.errors import InputError, RunError
 from drmm.loop import checkpoint_of
+from drmm.runs import error_percent
 from drmm.storage import Recipe, load_model, save_model
 from drmm.training import Training, train
 
@@ -65,11 +67,23 @@ def test_every_term_is_logged(tmp_path: Path) -> None:
     assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
 
 
+def test_the_error_that_is_watched_is_the_error_that_comes_out(tmp_path: Path) -> None:
+    """Averaged weights are judged with their own statistics, during training as after it."""
+    x, y = images(48)
+    truth = torch.arange(48) % 3
+    config = Training(epochs=3, batch_size=24, labelled_per_batch=6, learning_rate=0.01)
+    model = train(small_model(), x, y, config=config, folder=tmp_path, validation=(x, truth), progress=False)
+    with (tmp_path / "logs" / "metrics.csv").open() as file:
+        watched = [float(row["val/error"]) for row in csv.DictReader(file) if row["val/error"]]
+    assert watched[-1] == pytest.approx(error_percent(model, x, truth), abs=1e-3)
+
+
 SCRIPT = """
 import sys, time, torch, warnings
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_training import images, small_model
+from drmm.runs import error_percent
 from drmm.storage import Recipe, save_model
 from drmm.training import Training, train
 import drmm.loop

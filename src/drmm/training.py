@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import update_bn
 
 from drmm.batches import Batches
 from drmm.model import DRMM
@@ -16,7 +15,7 @@ from drmm.settings import Training
 
 __all__ = ["Training", "train"]
 
-_CALIBRATION_BATCHES = 40
+_SETTLING_BATCHES = 40  # that priors, noise and amplitude are measured on
 
 
 def train(
@@ -50,7 +49,7 @@ def train(
     """
     config = config or Training()
     # Lightning takes seconds to import, and only training needs it.
-    from drmm.loop import run_loop  # noqa: PLC0415
+    from drmm.loop import calibrate, run_loop  # noqa: PLC0415
 
     # The M-step for π, with one image of every class added so that no class becomes impossible.
     counts = torch.bincount(y[y >= 0], minlength=model.n_classes) + 1
@@ -67,10 +66,9 @@ def train(
         progress=progress,
     )
     model.cpu()
-    # The averaged weights see other statistics than the ones that were averaged along with them.
-    batches = Batches(x, y, batch_size=config.batch_size, labelled=0, seed=config.seed, epoch=config.epochs)
-    update_bn(islice(batches, _CALIBRATION_BATCHES), model)
+    calibrate(model, x, config)
     model.eval()
     if model.prior is not None:
-        model.settle(images for images, _ in islice(batches, _CALIBRATION_BATCHES))
+        batches = Batches(x, y, batch_size=config.batch_size, labelled=0, seed=config.seed, epoch=config.epochs)
+        model.settle(images for images, _ in islice(batches, _SETTLING_BATCHES))
     return model
