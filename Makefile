@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench readme clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo
@@ -12,16 +12,19 @@ test: .venv/dev.stamp  ## Every law and every test.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q $(ARGS)
 
 lint: .venv/dev.stamp  ## Style and types.
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests scripts
+	$(BIN)/ruff format --check src tests scripts
 	$(BIN)/mypy
 
 format: .venv/dev.stamp
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests scripts
+	$(BIN)/ruff format src tests scripts
 
 bench: .venv/demo.stamp  ## Speed and memory against the plain convnet.
 	$(BIN)/drmm bench --json results/bench.json
+
+readme: .venv/dev.stamp  ## Copy the figures of results/*.json into the README.
+	$(BIN)/python scripts/fill_readme.py
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "drmm needs Python 3.11 or newer: make demo PYTHON=python3.12" >&2; exit 2; }

@@ -43,7 +43,7 @@ def overview(model: DRMM, x: Tensor, y: Tensor, classes: Sequence[str], *, seed:
         ("input", images),
         ("reconstruction", per_image(latents.amplitude) * renderings),
         ("class template\n(mean rendering)", torch.stack([_template(model, x[y == c], c) for c in range(shown)])),
-        ("active-path map\n(sums to the score)", model.sum_over_paths(images, latents).pixels),
+        ("active-path map\n(evidence by pixel)", model.sum_over_paths(images, latents).pixels),
         ("sample\n(independent switches)", per_image(dreams.amplitude) * model.render(dreams)),
     ]
     titles = [_title(classes[c], classes[int(latents.label[i])]) for i, c in enumerate(range(shown))]
