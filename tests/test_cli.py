@@ -170,6 +170,8 @@ def test_nothing_to_resume(tmp_path: Path, run_drmm) -> None:
         (["fit", "digits", "--labels-per-class", "5000"], "5000"),
         ([*FIT, "--preset", "transformer"], "preset"),
         ([*FIT, "--learning-rate", "-1"], "learning_rate"),
+        ([*FIT, "--accelerator", "abacus"], "abacus"),
+        ([*FIT, "--precision", "7-bit"], "7-bit"),
     ],
 )
 def test_a_mistake_leaves_no_run_behind(words: list[str], message: str, tmp_path: Path, run_drmm) -> None:

@@ -134,6 +134,16 @@ def test_resuming_another_architecture_is_one_clear_line(tmp_path: Path) -> None
         train(other, x, y, config=Training(epochs=2), folder=tmp_path, resume=True, progress=False)
 
 
+@pytest.mark.parametrize("size", [0, 10, 5000, -1])
+def test_resuming_from_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, size: int) -> None:
+    x, y = images()
+    train(small_model(), x, y, config=Training(epochs=1), folder=tmp_path, progress=False)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(RunError, match="damaged"):
+        train(small_model(), x, y, config=Training(epochs=2), folder=tmp_path, resume=True, progress=False)
+
+
 def test_a_loss_that_is_not_finite_stops_training() -> None:
     x, y = images()
     model = small_model()

@@ -12,6 +12,7 @@ from copy import deepcopy
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,6 +26,7 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
@@ -67,6 +69,8 @@ def run_loop(
     """Train a model in place; arguments and errors as in `drmm.training.train`."""
     learner = _Learner(model, objective, config, x, y)
     checkpoint = checkpoint_of(folder) if resume and folder is not None else None
+    if checkpoint is not None:
+        _check_checkpoint(checkpoint, learner)
     loaders = None if validation is None else DataLoader(TensorDataset(*validation), batch_size=500)
     with _quiet(), torch.random.fork_rng():
         average = _average(config.weight_average)
@@ -77,12 +81,10 @@ def run_loop(
             raise RunError(
                 f"cannot write {folder}: {error.strerror or error}; free space or use another place"
             ) from error
-        except RuntimeError as error:
-            if checkpoint is None or "state_dict" not in str(error):
-                raise
-            raise RunError(f"{checkpoint} is from another architecture: train into a new folder") from error
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        except SystemExit:
+            if trainer.interrupted:  # Lightning leaves the process where a library should not
+                raise KeyboardInterrupt from None
+            raise
         # Lightning skips this where a resumed run had already made its last step.
         average.on_train_end(trainer, learner)
 
@@ -103,6 +105,16 @@ def checkpoint_of(folder: Path) -> Path | None:
     """The newest training state in a run's folder, if there is one."""
     path = folder / "checkpoints" / "last.ckpt"
     return path if path.is_file() else None
+
+
+def _check_checkpoint(path: Path, learner: _Learner) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        shapes = {name: tensor.shape for name, tensor in state.items()}
+    except (RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, AttributeError, OSError) as error:
+        raise RunError(f"{path} is damaged: remove the run's folder and train again") from error
+    if shapes != {name: tensor.shape for name, tensor in learner.state_dict().items()}:
+        raise RunError(f"{path} is from another architecture: train into a new folder")
 
 
 class _Learner(pl.LightningModule):
@@ -202,23 +214,27 @@ def _trainer(
     if config.patience is not None:
         monitor = "val/error" if validated else "train/loss"
         callbacks.append(EarlyStopping(monitor, patience=config.patience, check_on_train_epoch_end=True))
-    return pl.Trainer(
-        max_epochs=config.epochs,
-        accelerator=config.accelerator,
-        devices=config.devices,
-        precision=config.precision,  # type: ignore[arg-type]
-        callbacks=callbacks,
-        logger=_loggers(folder),
-        plugins=[_AtomicCheckpoints()],
-        gradient_clip_val=config.gradient_clip or None,
-        reload_dataloaders_every_n_epochs=1,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        enable_checkpointing=folder is not None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        default_root_dir=folder,
-    )
+    try:
+        return pl.Trainer(
+            max_epochs=config.epochs,
+            accelerator=config.accelerator,
+            devices=config.devices,
+            precision=config.precision,  # type: ignore[arg-type]
+            callbacks=callbacks,
+            logger=_loggers(folder),
+            plugins=[_AtomicCheckpoints()],
+            gradient_clip_val=config.gradient_clip or None,
+            reload_dataloaders_every_n_epochs=1,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            enable_checkpointing=folder is not None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"this machine cannot train so: {reason}") from error
 
 
 def _loggers(folder: Path | None) -> list[Logger] | bool:

@@ -10,6 +10,7 @@ import csv
 import io
 import os
 import platform
+import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from drmm._version import __version__
 from drmm.data import Dataset, holdout, load, mask_labels, stratified_labels
-from drmm.errors import RunError
+from drmm.errors import InputError, RunError
 from drmm.labels import check_labels
 from drmm.model import DRMM
 from drmm.objective import Objective
@@ -102,17 +103,22 @@ def fit_run(
         write_json(folder / "run.json", {"command": command, "spec": asdict(spec), "versions": versions()})
         write_bytes(folder / "labels.csv", _label_table(parts, data).encode())
     start = time.perf_counter()
-    train(
-        model,
-        parts.images,
-        parts.labels,
-        objective=spec.objective,
-        config=spec.training,
-        validation=parts.validation,
-        folder=folder,
-        resume=resume,
-        progress=progress,
-    )
+    try:
+        train(
+            model,
+            parts.images,
+            parts.labels,
+            objective=spec.objective,
+            config=spec.training,
+            validation=parts.validation,
+            folder=folder,
+            resume=resume,
+            progress=progress,
+        )
+    except InputError:
+        if leader and not resume and not any(folder.glob("checkpoints/*.ckpt")):
+            shutil.rmtree(folder)  # nothing was learned: a second try finds its place free
+        raise
     if not leader:
         return {}
     save_model(model, recipe, folder)
