@@ -33,7 +33,11 @@ from drmm.rendering import (
     Sequential,
 )
 
-__all__ = ["bound"]
+__all__ = ["NoBoundError", "bound"]
+
+
+class NoBoundError(TypeError):
+    """A rendering whose smallest and largest values nobody has written down."""
 
 
 @singledispatch
@@ -48,10 +52,10 @@ def bound(rendering: Rendering, lower: Tensor, upper: Tensor) -> tuple[Tensor, T
         upper: same shape.
 
     Raises:
-        TypeError: if no bound is registered for this type.
+        NoBoundError: if no bound is registered for this type.
     """
     del lower, upper
-    raise TypeError(f"no bound for {type(rendering).__name__}: register one with drmm.exactness.bound.register")
+    raise NoBoundError(f"no bound for {type(rendering).__name__}: register one with drmm.exactness.bound.register")
 
 
 @bound.register

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from drmm.errors import InputError
-from drmm.exactness import bound
+from drmm.exactness import NoBoundError, bound
 from drmm.priors import SwitchPrior
 from drmm.rendering import BatchNorm1d, BatchNorm2d, Linear, Sequential, Switches
 
@@ -142,25 +142,32 @@ class DRMM(nn.Module):
             generator: source of randomness for renderings that draw (dropout in training mode).
         """
         with _randomness(generator):
-            features, switches = self.levels.infer(x)
-        logits = self.templates(features)
-        chosen = logits.argmax(1) if label is None else self._labels(label, len(x))
-        score = logits.gather(1, chosen[:, None]).squeeze(1)
-        ceiling = self.upper_bound(x)
-        ceiling = ceiling.amax(1) if label is None else ceiling.gather(1, chosen[:, None]).squeeze(1)
+            chosen, logits, switches = self._max_sum(x, label)
         rendering = self.levels.render(self.templates.weight[chosen], switches)
-        return Latents(chosen, score, logits, ceiling, fit_amplitude(x, rendering), switches)
+        ceiling = self.upper_bound(x)
+        return Latents(
+            label=chosen,
+            score=logits.gather(1, chosen[:, None]).squeeze(1),
+            logits=logits,
+            upper_bound=ceiling.amax(1) if label is None else ceiling.gather(1, chosen[:, None]).squeeze(1),
+            amplitude=fit_amplitude(x, rendering),
+            switches=switches,
+        )
 
     @torch.no_grad()
     def upper_bound(self, x: Tensor) -> Tensor:
         """The two-message bound on each class's joint MAP score, (N, C), true for any signs.
 
-        Where scales depend on the batch (in training mode, or in a norm without running statistics) there is no
-        certificate: the bound is infinite.
+        Where scales depend on the batch (in training mode, or in a norm without running statistics), or a
+        rendering has no registered bound, there is no certificate: the bound is infinite.
         """
+        nothing_known = x.new_full((len(x), self.n_classes), math.inf)
         if any(_depends_on_batch(module) for module in self.levels.modules()):
-            return x.new_full((len(x), self.n_classes), math.inf)
-        return bound(self.templates, *bound(self.levels, x, x))[1]
+            return nothing_known
+        try:
+            return bound(self.templates, *bound(self.levels, x, x))[1]
+        except NoBoundError:
+            return nothing_known
 
     def render(self, latents: Latents) -> Tensor:
         """μ_ĉĝ, (N, C, H, W): the class template drawn through the switches."""
@@ -168,8 +175,9 @@ class DRMM(nn.Module):
 
     def reconstruct(self, x: Tensor, label: Tensor | int | None = None) -> Tensor:
         """α μ_ĉĝ, (N, C, H, W): the best explanation of each image, as bright as it should be."""
-        latents = self.infer(x, label)
-        return per_image(latents.amplitude) * self.render(latents)
+        chosen, _, switches = self._max_sum(x, label)
+        rendering = self.levels.render(self.templates.weight[chosen], switches)
+        return per_image(fit_amplitude(x, rendering)) * rendering
 
     def sum_over_paths(self, x: Tensor, latents: Latents) -> PathSum:
         """The score as a sum over active paths (slide "The Sum-over-Paths Formulation").
@@ -275,6 +283,12 @@ class DRMM(nn.Module):
         blank = torch.zeros(1, *self.image_shape, device=weight.device, dtype=weight.dtype)
         with evaluation(self.levels):
             return self.levels.infer(blank)[1]
+
+    def _max_sum(self, x: Tensor, label: Tensor | int | None) -> tuple[Tensor, Tensor, Switches]:
+        """One bottom-up pass: ĉ (or the label that is given), logits, and ĝ."""
+        features, switches = self.levels.infer(x)
+        logits = self.templates(features)
+        return logits.argmax(1) if label is None else self._labels(label, len(x)), logits, switches
 
     def _prior(self) -> SwitchPrior:
         if self.prior is None:

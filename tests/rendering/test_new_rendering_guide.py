@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from drmm import DRMM
-from drmm.exactness import bound
+from drmm.exactness import NoBoundError, bound
 from drmm.rendering import Conv2d, Flatten, Level, Linear, Rendering, Sequential, Switches
 from drmm.testing import enumerate_configurations
 
@@ -44,7 +44,7 @@ def test_the_oracle_takes_a_rendering_of_ones_own(guide):
     torch.testing.assert_close(model.upper_bound(x), model(x).detach())
 
 
-def test_without_a_bound_the_error_names_the_rendering():
+def test_without_a_bound_nothing_is_certified():
     class Mirror(Rendering):
         def infer(self, x):
             return x.flip(-1), Switches(tuple(x.shape[1:]))
@@ -53,6 +53,9 @@ def test_without_a_bound_the_error_names_the_rendering():
             return z.flip(-1)
 
     model = DRMM(Sequential(Mirror(), Flatten()), Linear(16, 3)).eval()
-    with pytest.raises(TypeError, match="no bound for Mirror"):
-        model.infer(torch.randn(2, 1, 4, 4))
+    x = torch.randn(2, 1, 4, 4)
+    assert model.infer(x).upper_bound.isposinf().all()
+    assert not model.infer(x).certified().any()
+    with pytest.raises(NoBoundError, match="no bound for Mirror"):
+        bound(Mirror(), x, x)
     assert bound(Flatten(), torch.zeros(1, 2, 2), torch.ones(1, 2, 2))[1].shape == (1, 4)
