@@ -7,6 +7,7 @@ U is what the bottom-up pass computes, and the bound is tight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
 
@@ -32,6 +33,7 @@ from drmm.rendering import (
     Rendering,
     Sequential,
 )
+from drmm.rendering.convolution import correlate
 
 __all__ = ["NoBoundError", "bound"]
 
@@ -67,23 +69,24 @@ def _(rendering: Sequential, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tens
 
 @bound.register
 def _(rendering: Conv2d, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    return _correlate(rendering, rendering.weight, rendering.bias, lower, upper)
+    geometry: Any = (rendering.stride, rendering.padding, rendering.dilation, rendering.groups)
+
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, *geometry)
+
+    return _linear(convolve, rendering.weight, rendering.bias, lower, upper)
 
 
 @bound.register
 def _(rendering: Linear, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    positive, negative = rendering.weight.clamp(min=0), rendering.weight.clamp(max=0)
-    return (
-        F.linear(lower, positive, rendering.bias) + F.linear(upper, negative),
-        F.linear(upper, positive, rendering.bias) + F.linear(lower, negative),
-    )
+    return _linear(F.linear, rendering.weight, rendering.bias, lower, upper)
 
 
 @bound.register(BatchNorm1d)
 @bound.register(BatchNorm2d)
 def _(rendering: BatchNorm1d | BatchNorm2d, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    one, other = rendering(lower), rendering(upper)
-    return torch.minimum(one, other), torch.maximum(one, other)
+    one, other = _each(rendering, lower, upper)
+    return (one, one) if one is other else (torch.minimum(one, other), torch.maximum(one, other))
 
 
 @bound.register(AvgPool2d)
@@ -92,7 +95,7 @@ def _(rendering: BatchNorm1d | BatchNorm2d, lower: Tensor, upper: Tensor) -> tup
 @bound.register(Identity)
 @bound.register(Dropout)
 def _(rendering: Rendering, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    return rendering(lower), rendering(upper)  # increasing in every input
+    return _each(rendering, lower, upper)  # increasing in every input
 
 
 @bound.register
@@ -120,22 +123,37 @@ def _(rendering: MaxPool2d, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tenso
 
 @bound.register
 def _(rendering: Level, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    weight, bias = rendering.folded()
-    lower, upper = _correlate(rendering.dictionary, weight, bias, lower, upper)
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return correlate(x, weight, bias, rendering.dictionary)
+
+    lower, upper = _linear(convolve, *rendering.folded(), lower, upper)
     if rendering.pool is not None:
         lower, upper = bound(rendering.pool, lower, upper)
     return lower.clamp(max=0), upper.clamp(min=0)
 
 
-def _correlate(
-    conv: Conv2d, weight: Tensor, bias: Tensor | None, lower: Tensor, upper: Tensor
+def _linear(
+    apply: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    lower: Tensor,
+    upper: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    geometry: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    """Σ w⁺L + w⁻U and Σ w⁺U + w⁻L; where the two are one known x, as at the pixels, just Σ w x."""
+    if lower is upper:
+        known = apply(lower, weight, bias)
+        return known, known
     positive, negative = weight.clamp(min=0), weight.clamp(max=0)
     return (
-        F.conv2d(lower, positive, bias, *geometry) + F.conv2d(upper, negative, None, *geometry),
-        F.conv2d(upper, positive, bias, *geometry) + F.conv2d(lower, negative, None, *geometry),
+        apply(lower, positive, bias) + apply(upper, negative, None),
+        apply(upper, positive, bias) + apply(lower, negative, None),
     )
+
+
+def _each(rendering: Rendering, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """The rendering of both, computed once where they are one."""
+    first = rendering(lower)
+    return first, first if lower is upper else rendering(upper)
 
 
 def _extremes(values: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -100,6 +100,16 @@ def test_biases_and_the_pixel_dictionary_keep_their_signs():
     assert all(not parametrize.is_parametrized(module, "bias") for module in model.modules())
 
 
+def test_the_certificate_is_computed_without_rounding():
+    """Score and bound add up the same numbers in the same order: the gap is 0, not just small."""
+    model, _ = NETS["conv_small"]("hard")
+    x = torch.randn(16, 1, 28, 28)
+    learn(model, x)
+    gap = model.float().eval().infer(x.float()).gap
+    assert gap.dtype == torch.float32
+    assert (gap == 0).all()
+
+
 def test_constraining_keeps_the_mode():
     model = make_nonnegative(NETS["conv_small"]("soft")[0].eval())
     assert not any(module.training for module in model.modules())
