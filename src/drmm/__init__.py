@@ -8,6 +8,7 @@ from drmm.inference import sign_traceback
 from drmm.lift import lift
 from drmm.model import DRMM, Latents
 from drmm.objective import Objective
+from drmm.storage import load_model, save_model
 
 __all__ = [
     "DRMM",
@@ -17,6 +18,8 @@ __all__ = [
     "__version__",
     "as_images",
     "lift",
+    "load_model",
     "presets",
+    "save_model",
     "sign_traceback",
 ]

@@ -16,6 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
+from drmm.batches import pixels
 from drmm.benchmark import run_benchmark, table
 from drmm.data import load, mask_labels, stratified_labels
 from drmm.errors import InputError
@@ -82,7 +83,7 @@ def demo(out: Path, *, epochs: int, seed: int, console: Console) -> dict[str, An
             "seconds": round(seconds, 1),
         }
     model, _ = load_model(out / "soft")
-    save_figure(overview(model, x_test.float() / 255, y_test, data.classes, seed=seed), out / "demo.png")
+    save_figure(overview(model, pixels(x_test), y_test, data.classes, seed=seed), out / "demo.png")
     results = {"dataset": data.name, "images": len(x), "labels": len(labelled), "seed": seed, "epochs": epochs}
     results |= {"models": rows, "versions": versions()}
     write_json(out / "results.json", results)
@@ -200,8 +201,8 @@ def _compete(contender: Contender, x: Tensor, y: Tensor, *, epochs: int, seed: i
 @torch.no_grad()
 def _certified_percent(model: DRMM, levels: Tensor) -> float:
     """Share of images for which inference was provably the joint MAP, in percent."""
-    chunks = (part.float() / 255 for part in levels.split(_CHUNK))
-    return round(100 * float(torch.cat([model.infer(x).certified() for x in chunks]).double().mean()), 2)
+    certified = [model.infer(pixels(part)).certified() for part in levels.split(_CHUNK)]
+    return round(100 * float(torch.cat(certified).double().mean()), 2)
 
 
 def _recipe(contender: Contender, classes: Sequence[str]) -> Recipe:

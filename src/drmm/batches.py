@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "pixels"]
+
+
+def pixels(x: Tensor) -> Tensor:
+    """Images as the models see them: uint8 levels as floats in [0, 1], floats as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 class Batches(IterableDataset[tuple[Tensor, Tensor]]):
@@ -55,8 +60,7 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         """Pairs of images, float (B, C, H, W) in [0, 1], and labels (B,)."""
         for index in self.indices:
             chosen = torch.from_numpy(index)
-            x = self.x[chosen]
-            yield (x.float() / 255 if x.dtype == torch.uint8 else x), self.y[chosen]
+            yield pixels(self.x[chosen]), self.y[chosen]
 
 
 def _plan(y: np.ndarray, batch_size: int, labelled: int, order: np.random.Generator) -> list[np.ndarray]:

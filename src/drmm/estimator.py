@@ -21,7 +21,7 @@ from drmm.errors import InputError
 from drmm.images import as_images
 from drmm.labels import check_labels
 from drmm.objective import KLSign, Objective
-from drmm.presets import Constraint, Shape
+from drmm.presets import Constraint, Shape, resolve
 from drmm.storage import Recipe
 from drmm.training import Training, train
 
@@ -125,7 +125,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         self.classes_, codes = check_labels(y, len(x))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.recipe_ = Recipe(
-            preset=self._preset(),
+            preset=resolve(self.preset, self.image_shape_),
             image_shape=self.image_shape_,
             classes=tuple(str(name) for name in self.classes_),
             constraint=self.constraint,
@@ -219,11 +219,6 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
                 raise InputError(f"label {label!r} is not among the classes {list(self.classes_)}")
             codes = torch.full((n_samples,), int(found[0]))
         return self._layout(self.model_.sample(n_samples, codes, generator)), self.classes_[codes.numpy()]
-
-    def _preset(self) -> str:
-        if self.preset != "auto":
-            return self.preset
-        return "conv_small" if min(self.image_shape_[1:]) >= 8 else "dense"
 
     def _images(self, X: object, *, fitting: bool = False) -> Tensor:
         """X as the model sees it, checked; remembers the layout when fitting."""

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
 
-from drmm.batches import Batches
+from drmm.batches import Batches, pixels
 from drmm.errors import InputError, RunError
 from drmm.model import DRMM
 from drmm.objective import Objective
@@ -170,7 +170,7 @@ class _Learner(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Error of the averaged weights, in percent."""
         x, y = batch
-        wrong = (self.model(x.float() / 255 if x.dtype == torch.uint8 else x).argmax(1) != y).float()
+        wrong = (self.model(pixels(x)).argmax(1) != y).float()
         self.log("val/error", 100 * wrong.mean(), prog_bar=True, batch_size=len(y), sync_dist=True)
 
     def configure_optimizers(self) -> Any:

@@ -27,7 +27,7 @@ from drmm.rendering import (
     Sequential,
 )
 
-__all__ = ["PRESETS", "Constraint", "Shape", "build", "conv_large", "conv_small", "dense"]
+__all__ = ["PRESETS", "Constraint", "Shape", "build", "conv_large", "conv_small", "dense", "resolve"]
 
 Constraint = Literal["soft", "hard"]
 Shape = tuple[int, int, int]
@@ -117,6 +117,13 @@ def dense(n_classes: int, image_shape: Shape, *, constraint: Constraint = "soft"
 
 
 PRESETS: dict[str, Callable[..., DRMM]] = {"conv_small": conv_small, "conv_large": conv_large, "dense": dense}
+
+
+def resolve(name: str, image_shape: Shape) -> str:
+    """The preset that "auto" stands for: conv_small from 8×8 pixels on, dense below; other names as they are."""
+    if name != "auto":
+        return name
+    return "conv_small" if min(image_shape[1:]) >= 8 else "dense"
 
 
 def build(

@@ -27,7 +27,7 @@ from drmm.errors import InputError, RunError
 from drmm.labels import check_labels
 from drmm.model import DRMM
 from drmm.objective import Objective
-from drmm.presets import Constraint
+from drmm.presets import Constraint, resolve
 from drmm.storage import Recipe, read_json, save_model, write_bytes, write_json
 from drmm.training import Training, train
 
@@ -103,22 +103,7 @@ def fit_run(
         write_json(folder / "run.json", {"command": command, "spec": asdict(spec), "versions": versions()})
         write_bytes(folder / "labels.csv", _label_table(parts, data).encode())
     start = time.perf_counter()
-    try:
-        train(
-            model,
-            parts.images,
-            parts.labels,
-            objective=spec.objective,
-            config=spec.training,
-            validation=parts.validation,
-            folder=folder,
-            resume=resume,
-            progress=progress,
-        )
-    except InputError:
-        if leader and not resume and not any(folder.glob("checkpoints/*.ckpt")):
-            shutil.rmtree(folder)  # nothing was learned: a second try finds its place free
-        raise
+    _learn(model, parts, spec, folder, resume=resume, progress=progress, keep=resume or not leader)
     if not leader:
         return {}
     save_model(model, recipe, folder)
@@ -137,6 +122,28 @@ def fit_run(
     }
     write_json(folder / "results.json", results)
     return results
+
+
+def _learn(
+    model: DRMM, parts: _Parts, spec: RunSpec, folder: Path, *, resume: bool, progress: bool, keep: bool
+) -> None:
+    """Train; where nothing could be learned, remove the folder unless it is to be kept."""
+    try:
+        train(
+            model,
+            parts.images,
+            parts.labels,
+            objective=spec.objective,
+            config=spec.training,
+            validation=parts.validation,
+            folder=folder,
+            resume=resume,
+            progress=progress,
+        )
+    except InputError:
+        if not keep and not any(folder.glob("checkpoints/*.ckpt")):
+            shutil.rmtree(folder)  # a second try finds its place free
+        raise
 
 
 def versions() -> dict[str, str]:
@@ -235,7 +242,5 @@ def _label_table(parts: _Parts, data: Dataset) -> str:
 
 def _recipe(spec: RunSpec, data: Dataset) -> Recipe:
     channels, height, width = data.x_train.shape[1:]
-    preset = spec.preset
-    if preset == "auto":
-        preset = "conv_small" if min(height, width) >= 8 else "dense"
-    return Recipe(preset, (channels, height, width), tuple(data.classes), spec.constraint, spec.width)
+    shape = (channels, height, width)
+    return Recipe(resolve(spec.preset, shape), shape, tuple(data.classes), spec.constraint, spec.width)

@@ -53,23 +53,25 @@ class Recipe:
         )
 
 
-def save_model(model: DRMM, recipe: Recipe, folder: Path) -> None:
+def save_model(model: DRMM, recipe: Recipe, folder: str | Path) -> None:
     """Write a model into a folder, which is made if needed; each file appears whole or not at all.
 
     Raises:
         RunError: if the files cannot be written (a full disk, no permission).
     """
+    folder = Path(folder)
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     write_bytes(folder / _WEIGHTS, save(weights, metadata={"format": "pt", "drmm": __version__}))
     write_json(folder / _CONFIG, {"drmm": __version__, **asdict(recipe)})
 
 
-def load_model(folder: Path) -> tuple[DRMM, Recipe]:
+def load_model(folder: str | Path) -> tuple[DRMM, Recipe]:
     """Read a model, in evaluation mode, and its recipe. Nothing is unpickled.
 
     Raises:
         RunError: if a file is missing or damaged, or the weights belong to another architecture.
     """
+    folder = Path(folder)
     config = read_json(folder / _CONFIG)
     try:
         recipe = Recipe(
