@@ -27,7 +27,7 @@ class NonNegative(nn.Module):
     """The parametrisation w = (κ v)²: it reaches 0 and leaves it again, and large weights move in larger steps.
 
     Adam moves every v by about the learning rate, so that w changes by a share of itself: of the ways that were
-    tried (|v|, softplus, exp, projection), this learned fastest.
+    tried (|v|, softplus, exp, a clamp with a straight-through gradient), this learned fastest.
     """
 
     def forward(self, value: Tensor) -> Tensor:
