@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,21 +10,21 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from drmm.batches import pixels
 from drmm.benchmark import run_benchmark, table
 from drmm.data import load, mask_labels, stratified_labels
+from drmm.data.progress import track
 from drmm.errors import InputError
 from drmm.images import load_image_files
-from drmm.model import DRMM, per_image
+from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.pictures import overview, samples_sheet, save_figure
 from drmm.presets import Constraint
 from drmm.runs import error_percent, versions
-from drmm.storage import Recipe, load_model, save_model, write_bytes, write_json
+from drmm.storage import Recipe, load_model, save_model, write_csv, write_json
 from drmm.training import Training, train
 
 __all__ = ["CONTENDERS", "DEMO_EPOCHS", "Contender", "bench", "demo", "demo_table", "predict", "sample"]
@@ -115,15 +113,9 @@ def predict(run: Path, images: Sequence[Path], out: Path) -> int:
     """
     model, recipe = load_model(run)
     x, names = load_image_files(images, recipe.image_shape)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["image", "label", "confidence", "log_joint", "gap", "certified"])
-    chunks = range(0, len(x), _CHUNK)
-    for start in track(chunks, "predicting", transient=True, disable=len(chunks) < 2):
-        part = slice(start, start + _CHUNK)
-        for name, row in zip(names[part], _rows(model, recipe, x[part]), strict=True):
-            writer.writerow([name, *row])
-    write_bytes(out, file.getvalue().encode())
+    rows = [row for part in track(x.split(_CHUNK), "predicting") for row in _rows(model, recipe, part)]
+    labelled = [[name, *row] for name, row in zip(names, rows, strict=True)]
+    write_csv(out, ["image", "label", "confidence", "log_joint", "gap", "certified"], labelled)
     return len(names)
 
 
@@ -152,8 +144,7 @@ def sample(run: Path, out: Path, *, n: int, label: str | None, noise: bool, seed
     if noise:
         images = model.sample(n, codes, generator)
     else:
-        latents = model.sample_latents(n, codes, generator)
-        images = per_image(latents.amplitude) * model.render(latents)
+        images = model.picture(model.sample_latents(n, codes, generator))
     save_figure(samples_sheet(images, [recipe.classes[c] for c in codes.tolist()]), out)
 
 
@@ -190,9 +181,7 @@ def _compete(contender: Contender, x: Tensor, y: Tensor, *, epochs: int, seed: i
         known = y >= 0
         training = replace(training, batch_size=int(known.sum()))
         x, y = x[known].repeat(times, 1, 1, 1), y[known].repeat(times)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = _recipe(contender, [str(c) for c in range(10)]).build()
+    model = _recipe(contender, [str(c) for c in range(10)]).build(seed)
     start = time.perf_counter()
     train(model, x, y, objective=contender.objective, config=training)
     return model, time.perf_counter() - start

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-__all__ = ["Batches", "pixels"]
+__all__ = ["Batches", "pixels", "unlabelled"]
 
 
 def pixels(x: Tensor) -> Tensor:
@@ -61,6 +62,21 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         for index in self.indices:
             chosen = torch.from_numpy(index)
             yield pixels(self.x[chosen]), self.y[chosen]
+
+
+def unlabelled(x: Tensor, *, batch_size: int, seed: int, epoch: int, most: int) -> Iterator[Tensor]:
+    """Some batches of an epoch, images alone: what statistics are measured on.
+
+    Args:
+        x: images, as for `Batches`.
+        batch_size: images in a batch.
+        seed: of the run.
+        epoch: whose order to take.
+        most: how many batches.
+    """
+    hidden = torch.full((len(x),), -1)
+    batches = Batches(x, hidden, batch_size=batch_size, labelled=0, seed=seed, epoch=epoch)
+    return (images for images, _ in islice(batches, most))
 
 
 def _plan(y: np.ndarray, batch_size: int, labelled: int, order: np.random.Generator) -> list[np.ndarray]:

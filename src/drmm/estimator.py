@@ -40,7 +40,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
     without `image_shape` is taken as vectors: they are standardised and the preset is "dense".
 
     Args:
-        preset: "auto", "conv_small" (images from 4×4), "conv_large" (from 6×6, slow on a CPU) or "dense". "auto"
+        preset: "auto", "conv_small" (images from 8×8), "conv_large" (from 12×12, slow on a CPU) or "dense". "auto"
             takes conv_small for images of 8×8 or more, and dense otherwise.
         constraint: "soft" (a penalty on negative templates) or "hard" (none exist: inference is provably exact).
         width: templates of the first level; None is the preset's own.
@@ -131,9 +131,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
             constraint=self.constraint,
             width=self.width,
         )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = self.recipe_.build()
+        model = self.recipe_.build(seed)
         steps = math.ceil(len(x) / max(1, self.batch_size - self.labelled_per_batch))
         training = Training(
             epochs=max(self.epochs, math.ceil(self.min_steps / steps)),

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,7 +30,7 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
 
-from drmm.batches import Batches, pixels
+from drmm.batches import Batches, pixels, unlabelled
 from drmm.errors import InputError, RunError
 from drmm.model import DRMM
 from drmm.objective import Objective
@@ -96,9 +95,8 @@ def calibrate(model: DRMM, x: Tensor, config: Training, device: torch.device | N
     little about a large mean, that difference decides: a net that is right on 97% of the images can look as if it
     had collapsed to 40%.
     """
-    unlabelled = torch.full((len(x),), -1)
-    batches = Batches(x, unlabelled, batch_size=config.batch_size, labelled=0, seed=config.seed, epoch=0)
-    update_bn(islice(batches, _CALIBRATION_BATCHES), model, device)
+    batches = unlabelled(x, batch_size=config.batch_size, seed=config.seed, epoch=0, most=_CALIBRATION_BATCHES)
+    update_bn(batches, model, device)
 
 
 def checkpoint_of(folder: Path) -> Path | None:
@@ -124,7 +122,6 @@ class _Learner(pl.LightningModule):
         super().__init__()
         self.model = model
         self._objective, self._config = objective, config
-        # In a list, so that the weight average does not copy the images.
         self._data = (x, y)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Learner:

@@ -173,6 +173,10 @@ class DRMM(nn.Module):
         """μ_ĉĝ, (N, C, H, W): the class template drawn through the switches."""
         return self.levels.render(self.templates.weight[latents.label], latents.switches)
 
+    def picture(self, latents: Latents) -> Tensor:
+        """α μ_cg, (N, C, H, W): the rendering, as bright as the latents say."""
+        return per_image(latents.amplitude) * self.render(latents)
+
     def reconstruct(self, x: Tensor, label: Tensor | int | None = None) -> Tensor:
         """α μ_ĉĝ, (N, C, H, W): the best explanation of each image, as bright as it should be."""
         chosen, _, switches = self._max_sum(x, label)
@@ -197,7 +201,7 @@ class DRMM(nn.Module):
         Raises:
             InputError: if the model does not know its image shape.
         """
-        residual = (x - per_image(latents.amplitude) * self.render(latents)).flatten(1)
+        residual = (x - self.picture(latents)).flatten(1)
         pixels = residual.shape[1]
         gaussian = -0.5 * (residual.square().sum(1) / self.noise + pixels * (2 * math.pi * self.noise).log())
         return gaussian + self.class_prior.log()[latents.label] + self._prior().log_prob(latents.switches)
@@ -241,8 +245,7 @@ class DRMM(nn.Module):
         Raises:
             InputError: if the model does not know its image shape.
         """
-        latents = self.sample_latents(n, label, generator)
-        mean = per_image(latents.amplitude) * self.render(latents)
+        mean = self.picture(self.sample_latents(n, label, generator))
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return mean + self.noise.sqrt() * noise
 
@@ -270,8 +273,7 @@ class DRMM(nn.Module):
         """
         self._prior().forget()
         for x in batches:
-            features, switches = self.levels.infer(x)
-            label = self.templates(features).argmax(1)
+            label, _, switches = self._max_sum(x, None)
             self.track(x, self.levels.render(self.templates.weight[label], switches), switches)
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from drmm.model import DRMM, per_image
+from drmm.model import DRMM
 from drmm.storage import replacing
 
 __all__ = ["overview", "samples_sheet", "save_figure"]
@@ -36,15 +36,14 @@ def overview(model: DRMM, x: Tensor, y: Tensor, classes: Sequence[str], *, seed:
     chosen = torch.stack([torch.nonzero(y == c)[0, 0] for c in range(shown)])
     images = x[chosen]
     latents = model.infer(images)
-    renderings = model.render(latents)
     generator = torch.Generator().manual_seed(seed)
     dreams = model.sample_latents(shown, torch.arange(shown), generator)
     rows = [
         ("input", images),
-        ("reconstruction", per_image(latents.amplitude) * renderings),
+        ("reconstruction", model.picture(latents)),
         ("class template\n(mean rendering)", torch.stack([_template(model, x[y == c], c) for c in range(shown)])),
         ("active-path map\n(evidence by pixel)", model.sum_over_paths(images, latents).pixels),
-        ("sample\n(independent switches)", per_image(dreams.amplitude) * model.render(dreams)),
+        ("sample\n(independent switches)", model.picture(dreams)),
     ]
     titles = [_title(classes[c], classes[int(latents.label[i])]) for i, c in enumerate(range(shown))]
     return _sheet(rows, titles)
@@ -77,8 +76,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def _template(model: DRMM, x: Tensor, label: int) -> Tensor:
     """The class template as its images draw it: the mean of α μ_cĝ over some of them."""
-    latents = model.infer(x[:_PER_TEMPLATE], label)
-    return (per_image(latents.amplitude) * model.render(latents)).mean(0)
+    return model.reconstruct(x[:_PER_TEMPLATE], label).mean(0)
 
 
 def _title(true: str, found: str) -> str:

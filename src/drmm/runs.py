@@ -6,8 +6,6 @@ The folder holds `run.json` (everything that was asked for), `labels.csv` (which
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import platform
 import shutil
@@ -22,13 +20,14 @@ import torch
 from torch import Tensor
 
 from drmm._version import __version__
+from drmm.batches import pixels
 from drmm.data import Dataset, holdout, load, mask_labels, stratified_labels
 from drmm.errors import InputError, RunError
 from drmm.labels import check_labels
 from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.presets import Constraint, resolve
-from drmm.storage import Recipe, read_json, save_model, write_bytes, write_json
+from drmm.storage import Recipe, read_json, save_model, write_csv, write_json
 from drmm.training import Training, train
 
 __all__ = ["RunSpec", "error_percent", "fit_run", "predict_logits", "versions"]
@@ -96,12 +95,11 @@ def fit_run(
     data = load(spec.data, data_dir=data_dir, size=spec.size)
     parts = _parts(data, spec)
     recipe = _recipe(spec, data)
-    with torch.random.fork_rng():
-        torch.manual_seed(spec.training.seed)
-        model = recipe.build()
+    model = recipe.build(spec.training.seed)
     if leader and not resume:
         write_json(folder / "run.json", {"command": command, "spec": asdict(spec), "versions": versions()})
-        write_bytes(folder / "labels.csv", _label_table(parts, data).encode())
+        split = [(int(i), data.classes[data.y_train[i]]) for i in parts.known]
+        write_csv(folder / "labels.csv", ["index", "label"], split)
     start = time.perf_counter()
     _learn(model, parts, spec, folder, resume=resume, progress=progress, keep=resume or not leader)
     if not leader:
@@ -159,9 +157,7 @@ def versions() -> dict[str, str]:
 @torch.no_grad()
 def predict_logits(model: DRMM, x: Tensor) -> Tensor:
     """Logits (N, C) of images, chunk by chunk; uint8 images are scaled to [0, 1]."""
-    return torch.cat(
-        [model(part.float() / 255 if part.dtype == torch.uint8 else part) for part in x.split(_CHUNK)]
-    )
+    return torch.cat([model(pixels(part)) for part in x.split(_CHUNK)])
 
 
 def error_percent(model: DRMM, x: Tensor, y: Tensor) -> float:
@@ -229,15 +225,6 @@ def _parts(data: Dataset, spec: RunSpec) -> _Parts:
         labels = mask_labels(labels, stratified_labels(labels, spec.labels_per_class, seed=seed))
     check_labels(labels, len(labels), classes=list(range(len(data.classes))))
     return _Parts(torch.from_numpy(images), torch.from_numpy(labels), kept[labels >= 0], validation)
-
-
-def _label_table(parts: _Parts, data: Dataset) -> str:
-    """The label split as CSV: which training images had a label, and which."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["index", "label"])
-    writer.writerows([int(i), data.classes[data.y_train[i]]] for i in parts.known)
-    return file.getvalue()
 
 
 def _recipe(spec: RunSpec, data: Dataset) -> Recipe:

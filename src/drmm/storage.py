@@ -5,15 +5,18 @@ A model is a folder with `model.json` (how to build it) and `model.safetensors` 
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -23,7 +26,7 @@ from drmm.errors import RunError
 from drmm.model import DRMM
 from drmm.presets import Constraint, Shape, build
 
-__all__ = ["Recipe", "load_model", "read_json", "save_model", "write_bytes", "write_json"]
+__all__ = ["Recipe", "load_model", "read_json", "save_model", "write_bytes", "write_csv", "write_json"]
 
 _CONFIG, _WEIGHTS = "model.json", "model.safetensors"
 
@@ -46,8 +49,12 @@ class Recipe:
     constraint: Constraint = "soft"
     width: int | None = None
 
-    def build(self) -> DRMM:
-        """A model with fresh weights."""
+    def build(self, seed: int | None = None) -> DRMM:
+        """A model with fresh weights, drawn from the seed or else from torch's own randomness."""
+        if seed is not None:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                return self.build()
         return build(
             self.preset, len(self.classes), self.image_shape, constraint=self.constraint, width=self.width
         )
@@ -138,6 +145,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         RunError: if it cannot be written.
     """
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    write_bytes(path, file.getvalue().encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from drmm.batches import Batches
+from drmm.batches import unlabelled
 from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.settings import Training
@@ -69,6 +68,6 @@ def train(
     calibrate(model, x, config)
     model.eval()
     if model.prior is not None:
-        batches = Batches(x, y, batch_size=config.batch_size, labelled=0, seed=config.seed, epoch=config.epochs)
-        model.settle(images for images, _ in islice(batches, _SETTLING_BATCHES))
+        order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": config.epochs}
+        model.settle(unlabelled(x, **order, most=_SETTLING_BATCHES))
     return model

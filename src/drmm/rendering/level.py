@@ -13,7 +13,7 @@ from drmm.rendering.base import Rendering, Switches, Window
 from drmm.rendering.compose import Sequential
 from drmm.rendering.convolution import correlate, draw, feature_size
 from drmm.rendering.gates import ReLU
-from drmm.rendering.norm import BatchNorm2d
+from drmm.rendering.norm import BatchNorm2d, running_scale, uses_batch
 from drmm.rendering.pooling import MaxPool2d, best_position, draw_at, window_of
 
 __all__ = ["Level"]
@@ -50,7 +50,7 @@ class Level(Rendering):
 
     def forward(self, x: Tensor) -> Tensor:
         """The features alone: (N, C_in, H, W) to (N, C_out, H', W')."""
-        if _uses_batch(self.norm):
+        if self.norm is not None and uses_batch(self.norm):
             return self.infer(x)[0]
         u = correlate(x, *self.folded(), self.dictionary)
         u = u if self.pool is None else self.pool(u)
@@ -67,7 +67,7 @@ class Level(Rendering):
         Raises:
             ValueError: if `sign` is given while the norm uses the statistics of the batch.
         """
-        if self.norm is not None and _uses_batch(self.norm):
+        if self.norm is not None and uses_batch(self.norm):
             if sign is not None:
                 raise ValueError("the sign traceback needs fixed statistics: call model.eval() first")
             return self._infer_batch(x, self.norm)
@@ -78,7 +78,7 @@ class Level(Rendering):
             t = t if t is None or where_lowest is None else torch.where(sign > 0, t, where_lowest)
             y = torch.where(sign > 0, y, -lowest)
         a = y > 0 if sign is None else y * sign > 0
-        gain = None if self.norm is None else _running_scale(self.norm)
+        gain = None if self.norm is None else running_scale(self.norm)
         return y * a, self._switches(x, a, t, gain)
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
@@ -92,7 +92,9 @@ class Level(Rendering):
         weight = self.dictionary.weight
         if self.norm is not None and switches.gain is not None:
             weight = _per_template(self.norm.weight * switches.gain) * weight
-        return draw(z, weight, self.dictionary, switches.shape, quick=_uses_batch(self.norm))
+        return draw(
+            z, weight, self.dictionary, switches.shape, quick=self.norm is not None and uses_batch(self.norm)
+        )
 
     def _infer_batch(self, x: Tensor, norm: BatchNorm2d) -> tuple[Tensor, Switches]:
         """Training: normalise with the batch's own statistics."""
@@ -117,7 +119,7 @@ class Level(Rendering):
         weight, bias = self.dictionary.weight, self.dictionary.bias
         if self.norm is None or self.norm.running_mean is None:
             return weight, bias
-        gain = self.norm.weight * _running_scale(self.norm)
+        gain = self.norm.weight * running_scale(self.norm)
         offset = self.norm.running_mean if bias is None else self.norm.running_mean - bias
         return weight * _per_template(gain), self.norm.bias - offset * gain
 
@@ -167,16 +169,6 @@ class _NormReLU(torch.autograd.Function):
             chosen = draw_at(chosen, t, ctx.window, (u.shape[2], u.shape[3]))
         d_u = chosen.addcmul_(u, _per_channel(slope)).add_(_per_channel(offset))
         return d_u, None, None, d_gamma, d_beta, None, None, None
-
-
-def _uses_batch(norm: BatchNorm2d | None) -> bool:
-    return norm is not None and (norm.training or norm.running_var is None)
-
-
-def _running_scale(norm: BatchNorm2d) -> Tensor:
-    if norm.running_var is None:
-        raise ValueError("this norm keeps no running statistics")
-    return torch.rsqrt(norm.running_var + norm.eps)
 
 
 @torch.no_grad()
