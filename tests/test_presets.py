@@ -1,12 +1,16 @@
 """The published architectures, size by size."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
-from drmm.errors import InputError
+from drmm.errors import InputError, RunError
 from drmm.presets import PRESETS, build, conv_large, conv_small, dense
 from drmm.rendering import Level
+from drmm.storage import Recipe, load_model, save_model
 
 
 def table(model, image_shape):
@@ -68,7 +72,7 @@ def test_dense_takes_any_size():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("constraint", ["soft", "hard"])
+@pytest.mark.parametrize("constraint", ["soft", "hard", "weight_norm"])
 def test_by_name(name, constraint):
     model = build(name, 3, (1, 12, 12), constraint=constraint, width=2).eval()
     x = torch.randn(2, 1, 12, 12)
@@ -93,8 +97,91 @@ def test_the_default_width_is_the_presets_own():
     assert build("conv_small", 10, (1, 28, 28)).templates.weight.shape == (10, 128)
 
 
+# --- depth ---
+
+
+DEPTHS = [("conv_small", 4), ("conv_large", 9), ("dense", 2)]
+
+
+@pytest.mark.parametrize(("name", "own"), DEPTHS)
+def test_the_default_depth_is_the_presets_own(name, own):
+    default, explicit, shallower = (build(name, 3, (1, 12, 12), width=2, depth=d) for d in (None, own, own - 1))
+    assert [p.shape for p in default.parameters()] == [p.shape for p in explicit.parameters()]
+    assert len(list(shallower.parameters())) == len(list(default.parameters())) - {"dense": 4}.get(name, 3)
+
+
+def dictionaries(model):
+    return [m.weight.shape for m in model.levels.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+@pytest.mark.parametrize(("name", "own"), DEPTHS)
+@pytest.mark.parametrize("constraint", ["soft", "hard", "weight_norm"])
+def test_the_lowest_levels_stay(name, own, constraint):
+    whole = dictionaries(build(name, 3, (1, 12, 12), width=2))
+    for depth in range(1, own + 1):
+        model = build(name, 3, (1, 12, 12), width=2, depth=depth, constraint=constraint).eval()
+        found = dictionaries(model)
+        assert found == whole[:depth]
+        assert model.templates.in_features == found[-1][0]
+        x = torch.randn(2, 1, 12, 12)
+        assert model(x).shape == (2, 3)
+        assert model.reconstruct(x).shape == x.shape
+        assert model.sample(2).isfinite().all()
+
+
+def test_a_dense_net_may_be_as_deep_as_you_like():
+    model = dense(3, (1, 2, 2), width=5, depth=6).eval()
+    assert dictionaries(model) == [(5, 4)] + [(5, 5)] * 5
+    assert model(torch.zeros(1, 1, 2, 2)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("name", "own"), DEPTHS)
+def test_depths_that_do_not_exist(name, own):
+    for depth in (0, -1, *([] if name == "dense" else [own + 1])):
+        with pytest.raises(InputError, match="depth"):
+            build(name, 3, (1, 12, 12), width=2, depth=depth)
+
+
+def test_the_identity_on_top_of_conv_large_needs_all_levels():
+    assert torch.equal(build("conv_large", 3, (1, 12, 12), width=2).templates.weight, torch.eye(3))
+    shallower = build("conv_large", 3, (1, 12, 12), width=2, depth=8)
+    assert shallower.templates.weight.shape == (3, 4)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_weight_normalised_templates_are_amplitude_times_direction(name):
+    model = build(name, 3, (1, 12, 12), width=2, constraint="weight_norm")
+    modules = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert all(parametrize.is_parametrized(module, "weight") for module in modules)
+    for module in modules:
+        amplitude = module.parametrizations.weight.original0
+        torch.testing.assert_close(module.weight.flatten(1).norm(dim=1), amplitude.flatten())
+    control = build(name, 3, (1, 12, 12), width=2)
+    assert not any(parametrize.is_parametrized(module) for module in control.modules())
+
+
+def test_a_recipe_keeps_the_depth(tmp_path):
+    recipe = Recipe("conv_small", (1, 12, 12), ("a", "b"), "weight_norm", width=2, depth=3)
+    model = recipe.build(seed=0).eval()
+    save_model(model, recipe, tmp_path)
+    again, read = load_model(tmp_path)
+    assert read == recipe
+    assert torch.equal(model(x := torch.rand(2, 1, 12, 12)), again(x))
+    config = json.loads((tmp_path / "model.json").read_text())
+    del config["depth"]  # as written before there was a choice
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="another architecture"):
+        load_model(tmp_path)
+    whole = Recipe("conv_small", (1, 12, 12), ("a", "b"), width=2)
+    save_model(whole.build(seed=0), whole, tmp_path)
+    config = json.loads((tmp_path / "model.json").read_text())
+    del config["depth"]
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    assert load_model(tmp_path)[1] == whole
+
+
 def test_unknown_names():
     with pytest.raises(InputError, match="choose from conv_small, conv_large, dense"):
         build("resnet", 3, (1, 12, 12))
-    with pytest.raises(InputError, match="'soft' or 'hard'"):
+    with pytest.raises(InputError, match="choose from soft, hard, weight_norm"):
         build("conv_small", 3, (1, 12, 12), constraint="firm")

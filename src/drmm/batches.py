@@ -83,7 +83,7 @@ def _plan(y: np.ndarray, batch_size: int, labelled: int, order: np.random.Genera
     """Indices of the images in each batch."""
     known = np.flatnonzero(y >= 0)
     everything = order.permutation(len(y))
-    if len(known) == len(y) or not labelled:
+    if len(known) in {0, len(y)} or not labelled:
         per_batch, extra = batch_size, 0
     else:
         extra = min(labelled, batch_size - 1)

@@ -27,7 +27,6 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor
-from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
 
 from drmm.batches import Batches, pixels, unlabelled
@@ -88,15 +87,10 @@ def run_loop(
         average.on_train_end(trainer, learner)
 
 
-def calibrate(model: DRMM, x: Tensor, config: Training, device: torch.device | None = None) -> None:
-    """Measure the norms' running statistics for the weights as they are, without labels, on some batches.
-
-    Averaged weights see other statistics than those that were averaged along with them. Where a channel varies
-    little about a large mean, that difference decides: a net that is right on 97% of the images can look as if it
-    had collapsed to 40%.
-    """
-    batches = unlabelled(x, batch_size=config.batch_size, seed=config.seed, epoch=0, most=_CALIBRATION_BATCHES)
-    update_bn(batches, model, device)
+def calibrate(model: DRMM, x: Tensor, config: Training) -> None:
+    """Measure the norms' statistics on some batches of the run."""
+    order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": 0}
+    model.calibrate(unlabelled(x, **order, most=_CALIBRATION_BATCHES))
 
 
 def checkpoint_of(folder: Path) -> Path | None:
@@ -162,7 +156,7 @@ class _Learner(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Measure the statistics of the averaged weights, which are in place now."""
-        calibrate(self.model, self._data[0], self._config, self.device)
+        calibrate(self.model, self._data[0], self._config)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Error of the averaged weights, in percent."""

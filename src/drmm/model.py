@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from drmm.errors import InputError
 from drmm.exactness import NoBoundError, bound
@@ -55,6 +56,13 @@ class Latents:
         """Scores and labels of the k best classes, (N, k) each, best first."""
         scores, labels = self.logits.topk(k)
         return scores, labels
+
+    @classmethod
+    def without_score(cls, label: Tensor, amplitude: Tensor, switches: Switches, n_classes: int) -> Latents:
+        """Latents that no max-sum pass has found: drawn, or read back."""
+        unknown = torch.full_like(amplitude, math.nan)
+        logits = unknown[:, None].expand(-1, n_classes)
+        return cls(label, unknown, logits, unknown, amplitude, switches)
 
     def select(self, index: Tensor | slice) -> Latents:
         """The latents of some images."""
@@ -142,7 +150,7 @@ class DRMM(nn.Module):
             generator: source of randomness for renderings that draw (dropout in training mode).
         """
         with _randomness(generator):
-            chosen, logits, switches = self._max_sum(x, label)
+            chosen, logits, switches = self.max_sum(x, label)
         rendering = self.levels.render(self.templates.weight[chosen], switches)
         ceiling = self.upper_bound(x)
         return Latents(
@@ -179,7 +187,7 @@ class DRMM(nn.Module):
 
     def reconstruct(self, x: Tensor, label: Tensor | int | None = None) -> Tensor:
         """α μ_ĉĝ, (N, C, H, W): the best explanation of each image, as bright as it should be."""
-        chosen, _, switches = self._max_sum(x, label)
+        chosen, _, switches = self.max_sum(x, label)
         rendering = self.levels.render(self.templates.weight[chosen], switches)
         return per_image(fit_amplitude(x, rendering)) * rendering
 
@@ -201,10 +209,18 @@ class DRMM(nn.Module):
         Raises:
             InputError: if the model does not know its image shape.
         """
-        residual = (x - self.picture(latents)).flatten(1)
-        pixels = residual.shape[1]
-        gaussian = -0.5 * (residual.square().sum(1) / self.noise + pixels * (2 * math.pi * self.noise).log())
-        return gaussian + self.class_prior.log()[latents.label] + self._prior().log_prob(latents.switches)
+        classes = self.class_prior.log()[latents.label]
+        return self.log_likelihood(x, latents) + classes + self._prior().log_prob(latents.switches)
+
+    def log_likelihood(self, x: Tensor, latents: Latents) -> Tensor:
+        """Log p(I | c, g) = log N(I; α μ_cg, σ²) of each image, (N,), in nats."""
+        return self.log_density(x, self.picture(latents))
+
+    def log_density(self, x: Tensor, picture: Tensor) -> Tensor:
+        """Log N(I; picture, σ²) of each image, (N,), in nats."""
+        residual = (x - picture).flatten(1)
+        normaliser = residual.shape[1] * (2 * math.pi * self.noise).log()
+        return -0.5 * (residual.square().sum(1) / self.noise + normaliser)
 
     @torch.no_grad()
     def sample_latents(
@@ -221,15 +237,7 @@ class DRMM(nn.Module):
         else:
             chosen = self._labels(label, n)
         switches = prior.sample(n, self.blank_switches(), generator)
-        unknown = torch.full((n,), math.nan, device=self.noise.device)
-        return Latents(
-            label=chosen,
-            score=unknown,
-            logits=unknown[:, None].expand(n, self.n_classes),
-            upper_bound=unknown,
-            amplitude=self.amplitude.expand(n),
-            switches=switches,
-        )
+        return Latents.without_score(chosen, self.amplitude.expand(n), switches, self.n_classes)
 
     @torch.no_grad()
     def sample(
@@ -273,8 +281,20 @@ class DRMM(nn.Module):
         """
         self._prior().forget()
         for x in batches:
-            label, _, switches = self._max_sum(x, None)
+            label, _, switches = self.max_sum(x, None)
             self.track(x, self.levels.render(self.templates.weight[label], switches), switches)
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Measure the norms' running statistics afresh, for weights that stay as they are.
+
+        Averaged weights see other statistics than those that were averaged along with them. Where a channel varies
+        little about a large mean, that difference decides: a net that is right on 97% of the images can look as if
+        it had collapsed to 40%.
+
+        Args:
+            batches: images (N, C, H, W).
+        """
+        update_bn(batches, self, self.templates.weight.device)
 
     @torch.no_grad()
     def blank_switches(self) -> Switches:
@@ -286,8 +306,8 @@ class DRMM(nn.Module):
         with evaluation(self.levels):
             return self.levels.infer(blank)[1]
 
-    def _max_sum(self, x: Tensor, label: Tensor | int | None) -> tuple[Tensor, Tensor, Switches]:
-        """One bottom-up pass: ĉ (or the label that is given), logits, and ĝ."""
+    def max_sum(self, x: Tensor, label: Tensor | int | None) -> tuple[Tensor, Tensor, Switches]:
+        """One bottom-up pass: ĉ (N,) (or the label that is given), logits (N, C), and ĝ; arguments as `infer`."""
         features, switches = self.levels.infer(x)
         logits = self.templates(features)
         return logits.argmax(1) if label is None else self._labels(label, len(x)), logits, switches

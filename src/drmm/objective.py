@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from drmm.model import DRMM
+from drmm.settings import Learning
 
 __all__ = [
     "KLSign",
@@ -120,13 +121,18 @@ class Objective:
     kl_sign: KLSign = "confident"
 
     @classmethod
-    def of(cls, constraint: Literal["soft", "hard"], **weights: Any) -> Objective:
-        """The default for a constraint, with the given weights that are not None in its place.
+    def of(cls, constraint: str = "soft", learning: Learning = "sgd", **weights: Any) -> Objective:
+        """The default for a constraint and a learning rule, with the given weights that are not None in its place.
 
         Under the hard constraint there is nothing for 𝓛_NN to penalise, and 𝓛_RC is left out: it costs accuracy
-        there (see the README).
+        there (see the README). "eg" is the complete-data log-joint alone, whose gradient at the E-step's switches
+        is the G-step: 𝓛_RC for the picture, 𝓛_H for the labels.
         """
-        default = {"reconstruction": 0.0, "nonnegativity": 0.0} if constraint == "hard" else {}
+        default: dict[str, float] = {}
+        if constraint == "hard":
+            default = {"reconstruction": 0.0, "nonnegativity": 0.0}
+        if learning == "eg":
+            default = {"kl": 0.0, "balance": 0.0, "nonnegativity": 0.0}
         return cls(**{**default, **{name: value for name, value in weights.items() if value is not None}})
 
     @property

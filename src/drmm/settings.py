@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from drmm.errors import InputError
 
-__all__ = ["Training"]
+__all__ = ["Initialisation", "Learning", "Training"]
+
+Learning = Literal["sgd", "eg", "em"]
+Initialisation = Literal["default", "data", "orthonormal", "glorot"]
 
 
 @dataclass(frozen=True)
@@ -14,12 +18,16 @@ class Training:
     """How to learn.
 
     Attributes:
-        epochs: passes over the images.
+        learning: "sgd" descends the discriminative relaxation by backprop; "eg" takes gradient steps on the
+            complete-data log-joint (E-step and G-step); "em" regresses every dictionary, without derivatives.
+        initialisation: what `drmm.initialise` starts from; None is "data" for "em" and "default" otherwise.
+        epochs: passes over the images; iterations of EM.
         batch_size: images in a batch, labelled ones included.
         labelled_per_batch: how many of them have a label.
         learning_rate: of Adam, at its peak; a short warm-up comes before and a cosine to 0 after.
         weight_average: decay of the exponential average of the weights, which is what training returns.
         gradient_clip: largest norm of the gradient; 0 does not clip.
+        tolerance: EM stops when its objective gains less than this share of itself.
         patience: stop after so many epochs without a lower validation error; None never stops early.
         seed: of the order of images and of all that draws.
         accelerator: "auto", "cpu", "gpu", … (`pytorch_lightning`).
@@ -27,12 +35,15 @@ class Training:
         precision: "32-true", "bf16-mixed", … (`pytorch_lightning`).
     """
 
+    learning: Learning = "sgd"
+    initialisation: Initialisation | None = None
     epochs: int = 20
     batch_size: int = 128
     labelled_per_batch: int = 32
     learning_rate: float = 3e-3
     weight_average: float = 0.99
     gradient_clip: float = 1.0
+    tolerance: float = 1e-3
     patience: int | None = None
     seed: int = 0
     accelerator: str = "auto"
@@ -40,6 +51,11 @@ class Training:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
+        if self.learning not in get_args(Learning):
+            raise InputError(f"no learning {self.learning!r}: choose from {', '.join(get_args(Learning))}")
+        if self.initialisation not in {None, *get_args(Initialisation)}:
+            known = ", ".join(get_args(Initialisation))
+            raise InputError(f"no initialisation {self.initialisation!r}: choose from {known}")
         if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
             raise InputError("epochs must be at least 1, batch_size at least 2 and learning_rate positive")
         if not 0 <= self.weight_average < 1:

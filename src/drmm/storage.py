@@ -39,8 +39,9 @@ class Recipe:
         preset: name of the architecture.
         image_shape: (C, H, W).
         classes: names of the classes, in the order of the logits.
-        constraint: "soft" or "hard".
+        constraint: "soft", "hard" or "weight_norm".
         width: of the preset; None is its own default.
+        depth: likewise.
     """
 
     preset: str
@@ -48,6 +49,7 @@ class Recipe:
     classes: tuple[str, ...]
     constraint: Constraint = "soft"
     width: int | None = None
+    depth: int | None = None
 
     def build(self, seed: int | None = None) -> DRMM:
         """A model with fresh weights, drawn from the seed or else from torch's own randomness."""
@@ -55,9 +57,8 @@ class Recipe:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 return self.build()
-        return build(
-            self.preset, len(self.classes), self.image_shape, constraint=self.constraint, width=self.width
-        )
+        options = {"constraint": self.constraint, "width": self.width, "depth": self.depth}
+        return build(self.preset, len(self.classes), self.image_shape, **options)  # type: ignore[arg-type]
 
 
 def save_model(model: DRMM, recipe: Recipe, folder: str | Path) -> None:
@@ -87,6 +88,7 @@ def load_model(folder: str | Path) -> tuple[DRMM, Recipe]:
             classes=tuple(config["classes"]),
             constraint=config["constraint"],
             width=config["width"],
+            depth=config.get("depth"),  # models written before there was a choice have none
         )
         model = recipe.build()
     except (KeyError, TypeError, ValueError) as error:

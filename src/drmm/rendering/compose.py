@@ -33,6 +33,14 @@ class Sequential(nn.Sequential, Rendering):
         """The levels, pixels first."""
         return tuple(cast("Rendering", module) for module in self)
 
+    @property
+    def atoms(self) -> tuple[Rendering, ...]:
+        """The levels, pixels first, nested sequences taken apart."""
+        found: list[Rendering] = []
+        for level in self.renderings:
+            found.extend(level.atoms if isinstance(level, Sequential) else (level,))
+        return tuple(found)
+
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """(N, ...) through every level, bottom-up."""
         shape, parts = tuple(x.shape[1:]), []

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["as_channels_last", "correlate", "draw", "feature_size"]
+__all__ = ["as_channels_last", "correlate", "draw", "feature_size", "padding_of"]
 
 
 def correlate(x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, *, quick: bool = False) -> Tensor:
@@ -40,7 +40,7 @@ def draw(z: Tensor, weight: Tensor, conv: nn.Conv2d, shape: tuple[int, ...], *, 
     """
     if quick and _is_plain(conv, z):
         return _Draw.apply(z, weight, conv)  # type: ignore[no-any-return]
-    stride, dilation, before = _pair(conv.stride), _pair(conv.dilation), _padding(conv)
+    stride, dilation, before = _pair(conv.stride), _pair(conv.dilation), padding_of(conv)
     drawn = [
         (z.shape[2 + i] - 1) * stride[i] + dilation[i] * (weight.shape[2 + i] - 1) + 1 - 2 * before[i]
         for i in (0, 1)
@@ -56,7 +56,7 @@ def feature_size(conv: nn.Conv2d, size: tuple[int, int]) -> tuple[int, int]:
     """(H', W') of the features that a dictionary finds on a canvas of (H, W)."""
     if conv.padding == "same":
         return size
-    before, stride, dilation = _padding(conv), _pair(conv.stride), _pair(conv.dilation)
+    before, stride, dilation = padding_of(conv), _pair(conv.stride), _pair(conv.dilation)
     height, width = (
         (size[i] + 2 * before[i] - dilation[i] * (conv.kernel_size[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
     )
@@ -134,7 +134,7 @@ def _transposed(z: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
     On a canvas of one channel, `conv_transpose2d` would leave most of its vector lanes empty: one matrix product
     into a plane for each pixel of the templates, added up where the pixel falls, takes half the time.
     """
-    padding, dilation = _padding(conv), conv.dilation
+    padding, dilation = padding_of(conv), conv.dilation
     if weight.shape[1] > 1:
         return F.conv_transpose2d(z, weight, None, 1, padding, 0, 1, dilation)
     n, _, height, width = z.shape
@@ -156,7 +156,7 @@ def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, conv: nn.Conv2
     come out turned by half a circle, and what was a wide padding is a narrow one.
     """
     dilation = conv.dilation
-    padding = _padding(conv)
+    padding = padding_of(conv)
     other = tuple(dilation[i] * (weight.shape[2 + i] - 1) - padding[i] for i in (0, 1))
     exchange = weight.shape[1] >= 8 and min(other) >= 0 and sum(other) < sum(padding)
     if exchange:
@@ -181,7 +181,7 @@ def _pair(value: tuple[int, ...]) -> tuple[int, int]:
     return value[0], value[1]
 
 
-def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+def padding_of(conv: nn.Conv2d) -> tuple[int, int]:
     """Padding before the first row and column, as torch applies it."""
     if conv.padding_mode != "zeros":
         raise ValueError(f"padding_mode {conv.padding_mode!r} has no rendering here: use zero padding")

@@ -83,18 +83,25 @@ class Level(Rendering):
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Top-down: switch, place, draw; (N, C_out, H', W') to (N, C_in, H, W)."""
+        quick = self.norm is not None and uses_batch(self.norm)
+        return draw(self.place(z, switches), self.drawing(switches), self.dictionary, switches.shape, quick=quick)
+
+    def place(self, z: Tensor, switches: Switches) -> Tensor:
+        """M_a and T_t alone: what comes down to the dictionary, (N, C_out, H', W') to the dictionary's size."""
         if switches.a is None:
             raise ValueError("these switches hold no a: pass the ones that this level's infer returned")
         z = z * switches.a
-        if switches.t is not None and switches.window is not None:
-            canvas = feature_size(self.dictionary, (switches.shape[1], switches.shape[2]))
-            z = draw_at(z, switches.t, switches.window, canvas)
+        if switches.t is None or switches.window is None:
+            return z
+        canvas = feature_size(self.dictionary, (switches.shape[1], switches.shape[2]))
+        return draw_at(z, switches.t, switches.window, canvas)
+
+    def drawing(self, switches: Switches) -> Tensor:
+        """Γ as `render` draws with it: each template times the norm's frozen scale, shape of the dictionary."""
         weight = self.dictionary.weight
-        if self.norm is not None and switches.gain is not None:
-            weight = _per_template(self.norm.weight * switches.gain) * weight
-        return draw(
-            z, weight, self.dictionary, switches.shape, quick=self.norm is not None and uses_batch(self.norm)
-        )
+        if self.norm is None or switches.gain is None:
+            return weight
+        return _per_template(self.norm.weight * switches.gain) * weight
 
     def _infer_batch(self, x: Tensor, norm: BatchNorm2d) -> tuple[Tensor, Switches]:
         """Training: normalise with the batch's own statistics."""
