@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format bench readme clean
+# Folder with the files of the data sets, for experiments.
+DATA ?= $(DRMM_DATA)
+
+.PHONY: demo test lint format bench learning shifted readme clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo
@@ -23,7 +26,13 @@ format: .venv/dev.stamp
 bench: .venv/demo.stamp  ## Speed and memory against the plain convnet.
 	$(BIN)/drmm bench --json results/bench.json
 
-readme: .venv/dev.stamp  ## Copy the figures of results/*.json into the README.
+learning: .venv/demo.stamp  ## Backprop, EG and EM side by side, and clusters: DATA=folder with MNIST, half an hour.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/learning.py $(if $(DATA),--data-dir $(DATA))
+
+shifted: .venv/demo.stamp  ## Digits that shift: rendering mixtures beside Gaussian mixtures, ten minutes.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/shifted_digits.py
+
+readme: .venv/dev.stamp  ## Copy the figures of results/*.json into README and docs.
 	$(BIN)/python scripts/fill_readme.py
 
 .venv/python.stamp:

@@ -13,14 +13,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "drmm"
 # From what knows nothing to what knows everything; the modules of one line do not know each other.
 LAYERS = (
     ("_version", "errors", "threads", "batches", "rendering"),
-    ("labels", "priors", "exactness", "settings"),
+    ("labels", "priors", "exactness", "settings", "clusters"),
     ("data", "model"),
-    ("images", "constraints", "inference", "objective", "lift", "testing"),
-    ("presets",),
+    ("images", "constraints", "inference", "objective", "lift", "testing", "rmm"),
+    ("presets", "initialisation", "layout"),
     ("storage",),
-    ("training", "pictures"),
+    ("em", "pictures"),
+    ("training", "mixture", "selection"),
     ("loop", "estimator", "runs", "benchmark"),
-    ("app", "demo"),
+    ("app", "demo", "options"),
     ("cli",),
 )
 

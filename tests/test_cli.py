@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from drmm import app, cli
+from drmm.em import loop
 from drmm.storage import load_model
 
 FIT = ["fit", "digits", "--labels-per-class", "5", "--epochs", "2", "--width", "4", "--batch-size", "256"]
@@ -90,10 +91,11 @@ def test_help_reads_like_a_table_of_contents() -> None:
         (
             "fit",
             {
-                "--out", "--labels-per-class", "--data-dir", "--preset", "--constraint", "--width", "--size",
-                "--epochs", "--batch-size", "--labelled-per-batch", "--learning-rate", "--gradient-clip",
-                "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance", "--nn",
-                "--kl-sign", "--seed", "--accelerator", "--devices", "--precision", "--resume",
+                "--out", "--labels-per-class", "--clusters", "--data-dir", "--preset", "--learning",
+                "--initialisation", "--constraint", "--width", "--depth", "--select", "--criterion", "--size",
+                "--epochs", "--tolerance", "--batch-size", "--labelled-per-batch", "--learning-rate",
+                "--gradient-clip", "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance",
+                "--nn", "--kl-sign", "--seed", "--accelerator", "--devices", "--precision", "--resume",
             },
         ),
         ("predict", {"--out"}),
@@ -146,6 +148,140 @@ def test_resuming_with_other_options_is_refused(run: Path, run_drmm) -> None:
     refused(run_drmm(*FIT, "--out", run, "--resume", "--seed", 3), "seed", "same options")
 
 
+# --- EM, clusters, structures ---
+
+EM = ["fit", "digits", "--learning", "em", "--epochs", "2", "--width", "4", "--labels-per-class", "5"]
+
+
+@pytest.fixture(scope="module")
+def em_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "em"
+    result = CliRunner().invoke(cli.cli, [*EM, "--tolerance", "0", "--out", str(folder)])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_em_run_explains_itself(em_run: Path) -> None:
+    assert files(em_run) == {
+        "run.json", "labels.csv", "logs/em.csv", "em/em.safetensors", "model.json", "model.safetensors",
+        "results.json",
+    }  # fmt: skip
+    results = json.loads((em_run / "results.json").read_text())
+    assert results["learning"] == "em"
+    assert results["labels"] == 50
+    assert 0 <= results["test_error"] < 60
+    assert results["cluster_accuracy"] is None
+    rows = read_csv(em_run / "logs" / "em.csv")
+    assert list(rows[0]) == ["iteration", "objective", "seconds"]
+    objective = [float(row["objective"]) for row in rows]
+    assert len(objective) == 2
+    assert objective[1] > objective[0]
+
+
+def test_an_em_run_resumes_to_itself(em_run: Path, run_drmm) -> None:
+    before, seen = load_file(em_run / "model.safetensors"), files(em_run)
+    code, _, err = run_drmm(*EM, "--tolerance", 0, "--out", em_run, "--resume")
+    assert code == 0, err
+    after = load_file(em_run / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert files(em_run) == seen
+    refused(run_drmm(*EM, "--tolerance", 0.5, "--out", em_run, "--resume"), "tolerance", "same options")
+
+
+def test_an_em_run_interrupted_after_an_iteration_goes_on(
+    em_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_drmm
+) -> None:
+    """Ctrl-C when the first state has been written."""
+    out, write = tmp_path / "run", loop.write_bytes
+
+    def interrupted(path: Path, content: bytes) -> None:
+        write(path, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "write_bytes", interrupted)
+    code, _, err = run_drmm(*EM, "--tolerance", 0, "--out", out)
+    assert code == 130
+    assert "--resume" in err
+    assert any(name.startswith("em/latents/1-") for name in files(out))
+    monkeypatch.setattr(loop, "write_bytes", write)
+    code, _, err = run_drmm(*EM, "--tolerance", 0, "--out", out, "--resume")
+    assert code == 0, err
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (em_run, out))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert files(out) == files(em_run)
+
+
+def test_a_damaged_em_run_is_one_line(em_run: Path, tmp_path: Path, run_drmm) -> None:
+    out = shutil.copytree(em_run, tmp_path / "run")
+    path = out / "em" / "em.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    refused(run_drmm(*EM, "--tolerance", 0, "--out", out, "--resume"), "em.safetensors", "damaged")
+
+
+def test_models_learned_by_em_predict_and_draw(em_run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    code, _, err = run_drmm("predict", em_run, pictures, "--out", tmp_path / "predictions.csv")
+    assert code == 0, err
+    assert len(read_csv(tmp_path / "predictions.csv")) == 5
+    code, _, err = run_drmm("sample", em_run, "--out", tmp_path / "samples.png", "--n", 10)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("learning", ["em", "eg"])
+def test_no_labels_at_all_are_clusters(learning: str, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "run"
+    words = ["fit", "digits", "--labels-per-class", 0, "--clusters", 12, "--epochs", 2, "--width", 4]
+    code, text, err = run_drmm(*words, "--learning", learning, "--preset", "dense", "--out", out)
+    assert code == 0, err
+    results = json.loads((out / "results.json").read_text())
+    assert results["labels"] == 0
+    assert results["test_error"] is None
+    assert 20 < results["cluster_accuracy"] <= 100  # all in one cluster: 10
+    assert f"cluster accuracy {results['cluster_accuracy']} %" in " ".join(text.split())
+    assert load_model(out)[1].classes == tuple(f"cluster {i}" for i in range(12))
+    assert (out / "labels.csv").read_text() == "index,label\n"
+    assert not (out / "em" / "latents").exists()
+
+
+def test_as_many_clusters_as_classes_by_default(tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "run"
+    code, _, err = run_drmm(*EM[:-1], 0, "--depth", 1, "--out", out)
+    assert code == 0, err
+    model, recipe = load_model(out)
+    assert recipe.classes == tuple(f"cluster {i}" for i in range(10))
+    assert recipe.depth == 1
+    assert model.templates.in_features == 4
+
+
+def test_a_folder_without_any_class_needs_a_number_of_clusters(tmp_path: Path, run_drmm) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "run"
+    (photos / "unlabelled").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (12, 12)).astype(np.uint8)).save(photos / "unlabelled" / f"{i}.png")
+    words = ["fit", photos, "--epochs", 1, "--width", 2, "--learning", "em", "--out", out]
+    refused(run_drmm(*words), "unlabelled", "label at least one image")
+    refused(run_drmm(*words, "--labels-per-class", 0), "0 clusters", "say how many")
+    assert not out.exists()
+    code, _, err = run_drmm(*words, "--clusters", 3)
+    assert code == 0, err
+    assert json.loads((out / "results.json").read_text())["cluster_accuracy"] is None
+
+
+@pytest.mark.parametrize("constraint", ["soft", "weight_norm"])
+@pytest.mark.parametrize("start", ["data", "orthonormal", "glorot", "default"])
+def test_every_start_and_constraint(start: str, constraint: str, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "run"
+    words = [*EM, "--epochs", 1, "--depth", 1, "--initialisation", start, "--constraint", constraint]
+    code, _, err = run_drmm(*words, "--out", out)
+    assert code == 0, err
+    assert json.loads((out / "run.json").read_text())["spec"]["training"]["initialisation"] == start
+    assert load_model(out)[1].constraint == constraint
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_model(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: the checkpoint is the first that does not fit."""
     code = "import resource, sys; from drmm.cli import main; "
@@ -173,6 +309,11 @@ def test_nothing_to_resume(tmp_path: Path, run_drmm) -> None:
         ([*FIT, "--learning-rate", "-1"], "learning_rate"),
         ([*FIT, "--accelerator", "abacus"], "abacus"),
         ([*FIT, "--precision", "7-bit"], "7-bit"),
+        ([*FIT, "--clusters", "12"], "clusters need images without labels"),
+        ([*FIT, "--depth", "7"], "choose from 1 to 4 levels"),
+        ([*EM, "--constraint", "hard"], "learn a hard model by 'sgd' or 'eg'"),
+        ([*FIT, "--constraint", "hard", "--initialisation", "glorot"], "templates of both signs"),
+        ([*EM[:-1], "0", "--clusters", "2000"], "cannot fall into 2000 clusters"),
     ],
 )
 def test_a_mistake_leaves_no_run_behind(words: list[str], message: str, tmp_path: Path, run_drmm) -> None:

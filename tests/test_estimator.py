@@ -1,4 +1,4 @@
-"""The scikit-learn face: conventions, layouts, ranges, pickles, pipelines."""
+"""The scikit-learn face: conventions, layouts, ranges, pickles, pipelines, learning rules, clusters."""
 
 import copy
 import pickle
@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from drmm import DRMMClassifier
+from drmm.clusters import cluster_accuracy, name_clusters
 from drmm.errors import InputError
 
 QUICK = {
@@ -180,7 +182,6 @@ def test_hard_models_are_certified_and_soft_ones_are_not() -> None:
         (lambda x, y: (x[:, :, :, None, None], y), "not a batch of images"),
         (lambda x, y: (x, y[:-1]), "60 images but 59 labels"),
         (lambda x, y: (x, np.where(y == 1, 1, -1)), "only one class"),
-        (lambda x, y: (x, np.full_like(y, -1)), "unlabelled"),
         (lambda x, y: (x, y.astype(str)), "strings"),
         (lambda x, y: (x[:, :3, :3], y), "receptive field"),
     ],
@@ -209,3 +210,137 @@ def test_flattened_images_without_a_shape_are_noticed() -> None:
     x, y = thirds()
     with pytest.warns(UserWarning, match="image_shape"):
         DRMMClassifier(**QUICK).fit(x.reshape(60, -1), hidden(y))
+
+
+# --- learning rules, starts, clusters ---
+
+
+def digits(n: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    bunch = load_digits()
+    return (bunch.images[:n] * 15.9).astype(np.uint8), bunch.target[:n]
+
+
+def cluster_score(model: DRMMClassifier, x: np.ndarray, y: np.ndarray) -> float:
+    """Share of images whose cluster is mostly of their class."""
+    found = model.predict(x)
+    return cluster_accuracy(found, y, name_clusters(found, y)) / 100
+
+
+RULES = {
+    "em": {"learning": "em", "epochs": 4},
+    "eg": {"learning": "eg", "epochs": 6, "learning_rate": 0.02},
+    "sgd": {"learning": "sgd", "epochs": 6, "learning_rate": 0.02},
+}
+
+
+@pytest.mark.filterwarnings("ignore:every image is labelled:UserWarning")
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_learns_digits(rule: str) -> None:
+    x, y = digits()
+    supervised = DRMMClassifier(**{**QUICK, **RULES[rule], "width": 8}).fit(x, y)
+    assert supervised.score(x, y) > 0.7
+    semi = DRMMClassifier(**{**QUICK, **RULES[rule], "width": 8}).fit(x, hidden(y, 50))
+    assert semi.score(x[50:], y[50:]) > 0.4
+    again = pickle.loads(pickle.dumps(semi))
+    np.testing.assert_array_equal(again.predict_proba(x), semi.predict_proba(x))
+    twin = clone(semi).fit(x, hidden(y, 50))
+    np.testing.assert_array_equal(twin.predict_proba(x), semi.predict_proba(x))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_without_any_label_the_classes_are_clusters(rule: str) -> None:
+    x, y = digits()
+    options = {**QUICK, **RULES[rule], "width": 8, "n_clusters": 12, "min_steps": 120}
+    model = DRMMClassifier(**options).fit(x, np.full_like(y, -1))
+    np.testing.assert_array_equal(model.classes_, np.arange(12))
+    assert model.predict_proba(x).shape == (200, 12)
+    assert len(np.unique(model.predict(x))) > 3
+    rng = np.random.default_rng(0)
+    chance = np.mean([cluster_score(model, x, rng.permutation(y)) for _ in range(10)])
+    assert cluster_score(model, x, y) > chance + 0.1
+    images, labels = model.sample(3)
+    assert images.shape == (3, 8, 8)
+    assert set(labels) <= set(range(12))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(x), model.predict(x))
+
+
+def test_the_default_is_ten_clusters() -> None:
+    x, y = thirds()
+    model = DRMMClassifier(**{**QUICK, "learning": "em"}).fit(x, np.full(60, -1))
+    np.testing.assert_array_equal(model.classes_, np.arange(10))
+    with pytest.raises(InputError, match="n_clusters must be at least 2"):
+        DRMMClassifier(**QUICK, n_clusters=1).fit(x, np.full(60, -1))
+    with pytest.raises(InputError, match="clusters: ask for fewer"):
+        DRMMClassifier(**{**QUICK, "learning": "em", "n_clusters": 70}).fit(x, np.full(60, -1))
+    labelled = DRMMClassifier(**QUICK, n_clusters=7).fit(x, hidden(y))
+    assert len(labelled.classes_) == 3  # where there are labels, they decide
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_clusters_first_and_a_few_labels_later(rule: str) -> None:
+    x, y = digits(300)
+    model = DRMMClassifier(**{**QUICK, **RULES[rule], "width": 8, "warm_start": True})
+    model.fit(x, np.full_like(y, -1))
+    before = copy.deepcopy(model.model_)
+    model.fit(x, hidden(y, 100))
+    assert list(model.classes_) == list(range(10))
+    assert model.score(x[100:], y[100:]) > 0.3  # chance is 0.1
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), model.model_.parameters(), strict=True))
+
+
+def test_a_warm_start_begins_with_the_former_levels() -> None:
+    x, y = thirds()
+    options = {**QUICK, "learning": "em", "epochs": 1, "warm_start": True}
+    model = DRMMClassifier(**options, n_clusters=4).fit(x, np.full(60, -1))
+    before = [level.dictionary.weight.detach().clone() for level in model.model_.levels[:4]]
+    model.fit(x, hidden(y))  # one E-step: no dictionary is fitted
+    assert all(torch.equal(a, b.dictionary.weight) for a, b in zip(before, model.model_.levels[:4], strict=True))
+    assert list(model.classes_) == [0, 1, 2]
+    cold = model.set_params(warm_start=False, random_state=3).fit(x, hidden(y))
+    assert not torch.equal(before[0], cold.model_.levels[0].dictionary.weight)  # the control
+
+
+@pytest.mark.parametrize("change", [{"width": 5}, {"depth": 2}, {"preset": "dense"}])
+def test_a_warm_start_needs_the_same_levels(change: dict[str, object]) -> None:
+    x, y = thirds()
+    model = DRMMClassifier(**QUICK, warm_start=True).fit(x, hidden(y))
+    with pytest.raises(InputError, match="warm_start needs the same images, preset, width and depth"):
+        model.set_params(**change).fit(x, hidden(y))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning": "backprop"}, "no learning 'backprop'"),
+        ({"initialisation": "zeros"}, "no initialisation 'zeros'"),
+        ({"constraint": "firm"}, "choose from soft, hard, weight_norm"),
+        ({"depth": 9}, "choose from 1 to 4 levels"),
+        ({"learning": "em", "constraint": "hard"}, "learn a hard model by 'sgd' or 'eg'"),
+        ({"constraint": "hard", "initialisation": "orthonormal"}, "templates of both signs"),
+    ],
+)
+def test_options_that_do_not_exist_get_one_clear_line(options: dict[str, object], message: str) -> None:
+    x, y = thirds()
+    with pytest.raises(InputError, match=message) as caught:
+        DRMMClassifier(**{**QUICK, **options}).fit(x, hidden(y))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("constraint", ["soft", "weight_norm"])
+def test_every_depth_and_constraint_learns_by_em(depth: int, constraint: str) -> None:
+    x, y = thirds()
+    options = {**QUICK, "learning": "em", "depth": depth, "constraint": constraint}
+    model = DRMMClassifier(**options).fit(x, hidden(y))
+    assert len(model.model_.levels) == depth + 2  # and the mean over places, flattened
+    assert model.predict_proba(x).shape == (60, 3)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(x), model.predict_proba(x))
+
+
+def test_the_tolerance_stops_em() -> None:
+    x, y = thirds()
+    options = {**QUICK, "learning": "em", "epochs": 6}
+    models = [DRMMClassifier(**options, tolerance=t).fit(x, hidden(y)).model_ for t in (1e9, 1e9, 0)]
+    weights = [model.levels[0].dictionary.weight for model in models]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])

@@ -1,4 +1,4 @@
-"""Learning: batches, resuming after SIGKILL, folders that fill up, losses that blow up."""
+"""Learning by every rule: batches, resuming after SIGKILL, folders that fill up, losses that blow up."""
 
 import csv
 import os
@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 
 import drmm
 from drmm.batches import Batches
+from drmm.em import relax
 from drmm.errors import InputError, RunError
+from drmm.initialisation import initialise
 from drmm.loop import checkpoint_of
 from drmm.runs import error_percent
 from drmm.storage import Recipe, load_model, save_model
@@ -47,6 +49,194 @@ def test_training_learns_what_a_few_labels_show() -> None:
     wrong = (model(x).argmax(1) != torch.arange(48) % 3).float().mean()
     assert wrong < 0.1
     assert not model.training
+
+
+# --- other rules than backprop ---
+
+
+QUICK = {"epochs": 8, "batch_size": 24, "labelled_per_batch": 6}
+
+
+def learned(learning: str, y: torch.Tensor, width: int = 4, **options: object) -> tuple[drmm.DRMM, float]:
+    """A model of the 48 images, and the share of them that it gets right."""
+    x, _ = images(48)
+    torch.manual_seed(0)
+    model = drmm.presets.conv_small(3, (1, 12, 12), width=width)
+    config = Training(**{"learning": learning, **QUICK, **options})  # type: ignore[arg-type]
+    train(model, x, y, config=config, progress=False)
+    return model, float((model(x).argmax(1) == torch.arange(48) % 3).float().mean())
+
+
+@pytest.mark.parametrize("labelled", [9, 48])
+@pytest.mark.parametrize("learning", ["em", "eg"])
+def test_every_rule_learns_with_few_labels_and_with_all(learning: str, labelled: int) -> None:
+    y = torch.where(torch.arange(48) < labelled, torch.arange(48) % 3, -1)
+    options = {} if learning == "em" else {"epochs": 40, "learning_rate": 0.01}
+    model, right = learned(learning, y, **options)
+    assert right > 0.8
+    assert not model.training
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert model.sample(2).isfinite().all()
+
+
+@pytest.mark.parametrize("learning", ["em", "eg"])
+def test_without_labels_the_classes_are_clusters_of_the_features(learning: str) -> None:
+    x, _ = images(48)
+    hidden = torch.full((48,), -1)
+    model, _ = learned(learning, hidden)
+    logits = model(x).detach()
+    assert len(logits.argmax(1).unique()) == 3
+    torch.testing.assert_close(relax(model, x, hidden)(x).softmax(1), logits.softmax(1), rtol=0, atol=1e-3)
+    control, _ = learned("sgd", hidden)
+    before = control(x).detach()
+    assert (relax(control, x, hidden)(x).softmax(1) - before.softmax(1)).abs().max() > 0.05
+
+
+def test_em_measures_noise_amplitude_and_priors_of_the_model_that_comes_out() -> None:
+    x, y = images(48)
+    model, _ = learned("em", y)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.settle(iter([x]))
+    for name in ("noise", "amplitude", "prior.a0"):
+        torch.testing.assert_close(before[name], model.state_dict()[name], rtol=0.2, atol=0.05)
+    assert before["noise"] < 1
+
+
+def test_em_writes_its_trace_and_removes_the_latents(tmp_path: Path) -> None:
+    x, y = images()
+    config = Training(learning="em", epochs=3, tolerance=0)
+    train(small_model(), x, y, config=config, folder=tmp_path, progress=False)
+    with (tmp_path / "logs" / "em.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["iteration", "objective", "seconds"]
+    assert [row["iteration"] for row in rows] == ["0", "1", "2"]
+    objective = [float(row["objective"]) for row in rows]
+    assert objective == sorted(objective)
+    assert objective[-1] > objective[0]
+    assert [path.name for path in (tmp_path / "em").iterdir()] == ["em.safetensors"]
+
+
+def test_a_finished_em_run_resumes_to_itself(tmp_path: Path) -> None:
+    x, y = images()
+    config = Training(learning="em", epochs=3)
+    one = train(small_model(), x, y, config=config, folder=tmp_path, progress=False)
+    trace = (tmp_path / "logs" / "em.csv").read_bytes()
+    other = train(small_model(1), x, y, config=config, folder=tmp_path, resume=True, progress=False)
+    assert all(torch.equal(one.state_dict()[name], value) for name, value in other.state_dict().items())
+    assert (tmp_path / "logs" / "em.csv").read_bytes() == trace
+
+
+@pytest.mark.parametrize("moment", range(7))
+def test_an_em_run_stopped_and_resumed_equals_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Stopped at each of its writes: before there is any checkpoint too, when it starts from images again."""
+    x, y = images()
+    config = Training(learning="em", epochs=3, tolerance=0)
+    reference = train(small_model(), x, y, config=config, progress=False).state_dict()
+    written, write = [0], drmm.em.loop.write_bytes
+
+    def deadly(path: Path, content: bytes) -> None:
+        if written[0] == moment:
+            raise KeyboardInterrupt
+        written[0] += 1
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        for module in (drmm.em.loop, drmm.em.beliefs, drmm.storage):
+            patch.setattr(module, "write_bytes", deadly)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_model(), x, y, config=config, folder=tmp_path, progress=False)
+    resumed = train(small_model(), x, y, config=config, folder=tmp_path, resume=True, progress=False)
+    assert all(torch.equal(reference[name], value) for name, value in resumed.state_dict().items())
+
+
+@pytest.mark.parametrize("how", ["data", "orthonormal", "glorot"])
+@pytest.mark.parametrize("learning", ["sgd", "em"])
+def test_learning_starts_where_it_is_told(learning: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = images()
+    started = []
+
+    def spy(model: drmm.DRMM, name: str, **given: object) -> drmm.DRMM:
+        started.append((name, given["seed"]))
+        return initialise(model, name, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("drmm.training.initialise", spy)
+    config = {"learning": learning, "epochs": 1, "seed": 5}
+    train(small_model(), x, y, config=Training(**config, initialisation=how), progress=False)  # type: ignore[arg-type]
+    train(small_model(), x, y, config=Training(**config), progress=False)  # type: ignore[arg-type]
+    assert started == [(how, 5), ("data", 5)][: 2 if learning == "em" else 1]
+
+
+def test_the_initialisation_matters() -> None:
+    x, y = images()
+    weights = [
+        train(small_model(), x, y, config=Training(epochs=1, initialisation=how), progress=False).templates.weight
+        for how in (None, "default", "data", "orthonormal")
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert len({tuple(w.flatten().tolist()) for w in weights[1:]}) == 3
+
+
+def test_weight_normalised_models_learn_by_every_rule() -> None:
+    x, y = images(48)
+    for learning in ("sgd", "eg", "em"):
+        model = drmm.presets.conv_small(3, (1, 12, 12), width=2, constraint="weight_norm")
+        before = model.levels[0].dictionary.weight.detach().clone()
+        train(model, x, y, config=Training(learning=learning, epochs=2), progress=False)
+        assert model(x).isfinite().all()
+        assert not torch.equal(model.levels[0].dictionary.weight, before)
+
+
+def test_hard_models_learn_by_eg_and_not_by_em() -> None:
+    x, y = images()
+    model = drmm.presets.conv_small(3, (1, 12, 12), width=2, constraint="hard")
+    train(model, x, y, config=Training(learning="eg", epochs=1), progress=False)
+    assert model.infer(x).certified().all()
+    with pytest.raises(InputError, match="learn a hard model by 'sgd' or 'eg'"):
+        train(model, x, y, config=Training(learning="em", epochs=1), progress=False)
+
+
+@pytest.mark.parametrize("learning", ["sgd", "eg", "em"])
+def test_double_precision_images_are_welcome(learning: str) -> None:
+    x, y = images()
+    config = Training(learning=learning, epochs=1)  # type: ignore[arg-type]
+    validation = (x.double(), torch.arange(24) % 3)
+    one = train(small_model(), x.double(), y, config=config, validation=validation, progress=False).state_dict()
+    other = train(small_model(), x, y, config=config, progress=False).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_em_needs_a_label_of_every_class_or_of_none(tmp_path: Path) -> None:
+    x, y = images()
+    config = Training(learning="em", epochs=1)
+    with pytest.raises(InputError, match="class 1 has no label"):
+        train(small_model(), x, torch.where(y == 1, -1, y), config=config, folder=tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []  # nothing was learned in vain
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning": "backprop"}, "no learning 'backprop': choose from sgd, eg, em"),
+        ({"initialisation": "zeros"}, "no initialisation 'zeros': choose from default, data, orthonormal, glorot"),
+    ],
+)
+def test_unknown_names_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Training(**options)  # type: ignore[arg-type]
+
+
+def test_em_resuming_another_architecture_is_one_clear_line(tmp_path: Path) -> None:
+    x, y = images()
+    config = Training(learning="em", epochs=2)
+    train(small_model(), x, y, config=config, folder=tmp_path, progress=False)
+    other = drmm.presets.conv_small(3, (1, 12, 12), width=3)
+    with pytest.raises(RunError, match="another architecture"):
+        train(other, x, y, config=config, folder=tmp_path, resume=True, progress=False)
+
+
+# --- the gradient rules' loop ---
 
 
 def test_every_term_is_logged(tmp_path: Path) -> None:

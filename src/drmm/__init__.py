@@ -5,7 +5,9 @@ from drmm._version import __version__
 from drmm.estimator import DRMMClassifier
 from drmm.images import as_images
 from drmm.inference import sign_traceback
+from drmm.initialisation import initialise
 from drmm.lift import lift
+from drmm.mixture import RenderingMixture
 from drmm.model import DRMM, Latents
 from drmm.objective import Objective
 from drmm.storage import load_model, save_model
@@ -15,8 +17,10 @@ __all__ = [
     "DRMMClassifier",
     "Latents",
     "Objective",
+    "RenderingMixture",
     "__version__",
     "as_images",
+    "initialise",
     "lift",
     "load_model",
     "presets",

@@ -6,7 +6,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,7 +16,43 @@ from drmm import app
 from drmm._version import __version__
 from drmm.errors import DrmmError
 from drmm.objective import Objective
+from drmm.options import (
+    Accelerator,
+    Balance,
+    BatchSize,
+    Clusters,
+    Constraint,
+    CriterionOption,
+    Data,
+    DataDir,
+    Depth,
+    Devices,
+    Epochs,
+    GradientClip,
+    Initialisation,
+    KLSignOption,
+    KLWeight,
+    LabelledPerBatch,
+    LabelsPerClass,
+    Learning,
+    LearningRate,
+    Nonnegativity,
+    Out,
+    Patience,
+    Precision,
+    Preset,
+    Reconstruction,
+    Resume,
+    Seed,
+    Select,
+    Size,
+    Tolerance,
+    Validation,
+    WeightAverage,
+    Width,
+)
 from drmm.runs import RunSpec, fit_run
+from drmm.selection import Criterion, Grid
 from drmm.threads import tune_allocator
 from drmm.training import Training
 
@@ -30,12 +66,6 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Folder with the data sets' files.", envvar="DRMM_DATA", show_default="the user's cache"),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the label draw, the weights and the batches.")]
-
 
 def main() -> None:
     """Run the command line; an error is one line and exit code 2."""
@@ -46,9 +76,10 @@ def main() -> None:
     except DrmmError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; a run goes on with the same command and --resume")
-        sys.exit(130)
+    except SystemExit as leave:
+        if leave.code == 130:  # what typer makes of Ctrl-C
+            Console(stderr=True).print("interrupted; a run goes on with the same command and --resume")
+        raise
 
 
 @cli.callback(invoke_without_command=True)
@@ -72,50 +103,39 @@ def demo(
 
 @cli.command()
 def fit(
-    data: Annotated[
-        str, typer.Argument(help="digits, mnist-5k, mnist, fashion-mnist, svhn, cifar10, or a folder of images.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the run; a new one.")],
-    labels_per_class: Annotated[int | None, typer.Option(min=1, help="Labels to keep; all by default.")] = None,
+    data: Data,
+    out: Out,
+    labels_per_class: LabelsPerClass = None,
+    clusters: Clusters = None,
     data_dir: DataDir = None,
-    preset: Annotated[str, typer.Option(help="auto, conv_small, conv_large or dense.")] = "auto",
-    constraint: Annotated[
-        Literal["soft", "hard"], typer.Option(help="hard: non-negative templates, provably exact inference.")
-    ] = "soft",
-    width: Annotated[int | None, typer.Option(min=1, help="Templates of the first level.")] = None,
-    size: Annotated[int | None, typer.Option(min=4, help="Resize a folder's images to SIZE x SIZE.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = Training.epochs,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images in a batch.")] = Training.batch_size,
-    labelled_per_batch: Annotated[
-        int, typer.Option(min=0, help="How many of them have a label.")
-    ] = Training.labelled_per_batch,
-    learning_rate: Annotated[float, typer.Option(help="Adam's, at its peak.")] = Training.learning_rate,
-    gradient_clip: Annotated[
-        float, typer.Option(min=0, help="Largest gradient norm; 0 does not clip.")
-    ] = Training.gradient_clip,
-    weight_average: Annotated[
-        float, typer.Option(min=0, max=1, help="Decay of the weights' average.")
-    ] = Training.weight_average,
-    validation: Annotated[int, typer.Option(min=0, help="Labelled images held out to watch the error.")] = 0,
-    patience: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many epochs without progress.")
-    ] = None,
-    rc: Annotated[
-        float | None, typer.Option(min=0, help="Weight of the reconstruction term.", show_default="1; 0 if hard")
-    ] = None,
-    kl: Annotated[float, typer.Option(min=0, help="Weight of the KL term.")] = Objective.kl,
-    balance: Annotated[float, typer.Option(min=0, help="Weight of the batch-balance term.")] = Objective.balance,
-    nn: Annotated[
-        float | None, typer.Option(min=0, help="Weight of the NN term.", show_default="0.5; 0 if hard")
-    ] = None,
-    kl_sign: Annotated[
-        Literal["confident", "printed"], typer.Option(help="The authors' code, or the slides' formula.")
-    ] = Objective.kl_sign,
+    preset: Preset = "auto",
+    learning: Learning = Training.learning,
+    initialisation: Initialisation = None,
+    constraint: Constraint = "soft",
+    width: Width = None,
+    depth: Depth = None,
+    select: Select = None,
+    criterion: CriterionOption = None,
+    size: Size = None,
+    epochs: Epochs = Training.epochs,
+    tolerance: Tolerance = Training.tolerance,
+    batch_size: BatchSize = Training.batch_size,
+    labelled_per_batch: LabelledPerBatch = Training.labelled_per_batch,
+    learning_rate: LearningRate = Training.learning_rate,
+    gradient_clip: GradientClip = Training.gradient_clip,
+    weight_average: WeightAverage = Training.weight_average,
+    validation: Validation = 0,
+    patience: Patience = None,
+    rc: Reconstruction = None,
+    kl: KLWeight = None,
+    balance: Balance = None,
+    nn: Nonnegativity = None,
+    kl_sign: KLSignOption = Objective.kl_sign,
     seed: Seed = 0,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = Training.accelerator,
-    devices: Annotated[int, typer.Option(min=1, help="How many; more than one uses DDP.")] = Training.devices,
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = Training.precision,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")] = False,
+    accelerator: Accelerator = Training.accelerator,
+    devices: Devices = Training.devices,
+    precision: Precision = Training.precision,
+    resume: Resume = False,
 ) -> None:
     """Train a model into a run folder, and report its test error."""
     spec = RunSpec(
@@ -125,12 +145,17 @@ def fit(
         preset=preset,
         constraint=constraint,
         width=width,
+        depth=depth,
+        clusters=clusters,
         size=None if size is None else (size, size),
         objective=Objective.of(
-            constraint, reconstruction=rc, kl=kl, balance=balance, nonnegativity=nn, kl_sign=kl_sign
+            constraint, learning, reconstruction=rc, kl=kl, balance=balance, nonnegativity=nn, kl_sign=kl_sign
         ),
         training=Training(
+            learning=learning,
+            initialisation=initialisation,
             epochs=epochs,
+            tolerance=tolerance,
             batch_size=batch_size,
             labelled_per_batch=labelled_per_batch,
             learning_rate=learning_rate,
@@ -142,19 +167,12 @@ def fit(
             devices=devices,
             precision=precision,
         ),
+        select=Grid.parse(select) if select else None,
+        criterion=criterion,
     )
     results = fit_run(spec, out, data_dir=data_dir, resume=resume, command=_command())
-    if not results:
-        return
-    table = Table(show_header=False, box=None)
-    for key in ("dataset", "images", "labels", "validation_error", "test_error", "seconds"):
-        if results[key] is not None:
-            table.add_row(key.replace("_", " "), f"{results[key]}{' %' if key.endswith('error') else ''}")
-    console = Console()
-    console.print(table)
-    console.print(
-        f"written to {out}; next: drmm predict {out} IMAGES, drmm sample {out}", highlight=False, soft_wrap=True
-    )
+    if results:
+        _report(results, out)
 
 
 @cli.command()
@@ -189,6 +207,42 @@ def bench(
 ) -> None:
     """Measure speed and memory against the plain convnet: interleaved runs, medians, ratios."""
     app.bench(json, quick=quick, console=Console())
+
+
+def _selection_table(criterion: Criterion, candidates: list[dict[str, Any]]) -> Table:
+    """In what the candidates differ, the winner marked; `selection.csv` has the rest."""
+    told = [name for name in candidates[0] if name not in {"seconds", "winner"} and not name.endswith("_se")]
+    names = [name for name in told if name == criterion or len({row[name] for row in candidates}) > 1]
+    table = Table(title=f"selected by {criterion}", box=None)
+    for name in names:
+        table.add_column(name, justify="left" if name == "preset" else "right")
+    for row in candidates:
+        cells = [_cell(row[name], row.get(f"{criterion}_se") if name == criterion else None) for name in names]
+        table.add_row(*cells, "←" if row["winner"] else "", style="bold" if row["winner"] else None)
+    return table
+
+
+def _cell(value: object, error: float | None) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:,.1f}" if isinstance(value, float) else str(value)
+    return text if error is None else f"{text} ± {error:.1f}"
+
+
+def _report(results: dict[str, Any], out: Path) -> None:
+    table = Table(show_header=False, box=None)
+    for key in ("dataset", "images", "labels", "validation_error", "test_error", "cluster_accuracy", "seconds"):
+        if results[key] is not None:
+            table.add_row(
+                key.replace("_", " "), f"{results[key]}{' %' if key.endswith(('error', 'accuracy')) else ''}"
+            )
+    console = Console()
+    if results["selection"]:
+        console.print(_selection_table(**results["selection"]))
+    console.print(table)
+    console.print(
+        f"written to {out}; next: drmm predict {out} IMAGES, drmm sample {out}", highlight=False, soft_wrap=True
+    )
 
 
 def _command() -> str:

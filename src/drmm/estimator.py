@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -12,16 +11,19 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load as weights_from_bytes
 from safetensors.torch import save as weights_to_bytes
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import ClassifierMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from drmm.constraints import set_weight
 from drmm.errors import InputError
-from drmm.images import as_images
-from drmm.labels import check_labels
+from drmm.labels import UNLABELLED, check_labels, is_unlabelled
+from drmm.layout import ImageEstimator
+from drmm.model import DRMM
 from drmm.objective import KLSign, Objective
-from drmm.presets import Constraint, Shape, resolve
+from drmm.presets import Constraint, resolve
+from drmm.settings import Initialisation, Learning
 from drmm.storage import Recipe
 from drmm.training import Training, train
 
@@ -33,7 +35,7 @@ _CHUNK = 500  # images per forward pass when predicting
 _DRAWS = 16  # switches per picture in inverse_transform
 
 
-class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type: ignore[misc]
     """Few-label image classifier, and generative model of its images.
 
     X is (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or float, or 2-D with `image_shape`. Two-dimensional X
@@ -42,19 +44,28 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
     Args:
         preset: "auto", "conv_small" (images from 8×8), "conv_large" (from 12×12, slow on a CPU) or "dense". "auto"
             takes conv_small for images of 8×8 or more, and dense otherwise.
-        constraint: "soft" (a penalty on negative templates) or "hard" (none exist: inference is provably exact).
+        learning: "sgd" (backprop), "eg" (E-step and G-step on the complete-data log-joint) or "em" (without
+            derivatives: every dictionary by regression).
+        initialisation: "default", "data", "orthonormal" or "glorot"; None is "data" for "em", else "default".
+        constraint: "soft" (a penalty on negative templates), "hard" (none exist: inference is provably exact) or
+            "weight_norm" (soft, with templates as amplitude times direction).
         width: templates of the first level; None is the preset's own.
+        depth: levels, from the pixels up; None is the preset's own.
+        n_clusters: how many clusters, where y is -1 throughout.
+        warm_start: begin with the levels of the former `fit`, on images of the same shape, whatever its classes:
+            find clusters without labels first, then fit again with a few.
         image_shape: (H, W), (C, H, W) or (H, W, C) of one image, to unflatten 2-D X with.
         pixel_range: values of black and white in X; uint8 is always 0 to 255.
-        epochs: passes over the images; at least `min_steps` steps are made.
+        epochs: passes over the images; at least `min_steps` steps are made. Iterations of EM.
         min_steps: steps of the optimiser at the least, however few the images.
+        tolerance: EM stops when its objective gains less than this share of itself.
         batch_size: images in a batch, labelled ones included.
         labelled_per_batch: how many of them have a label.
         learning_rate: peak of Adam's.
         reconstruction: weight of 𝓛_RC; None is 1, or 0 under the hard constraint.
-        kl: weight of 𝓛_KL.
-        balance: weight of the batch-balance term.
-        nonnegativity: weight of 𝓛_NN; None is 0.5, or 0 under the hard constraint.
+        kl: weight of 𝓛_KL; None is 0.5, or 0 for "eg".
+        balance: weight of the batch-balance term; None is 0.5, or 0 for "eg".
+        nonnegativity: weight of 𝓛_NN; None is 0.5, or 0 under the hard constraint and for "eg".
         kl_sign: "confident" (the authors' code) or "printed" (the slides' formula).
         accelerator: "auto", "cpu", "gpu".
         precision: "32-true", "bf16-mixed".
@@ -62,28 +73,36 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         verbose: 1 shows a progress bar.
 
     Attributes:
-        classes_: class labels (K,), without -1.
+        classes_: class labels (K,), without -1; numbers of the clusters where there were no labels.
         model_: the trained `drmm.DRMM`, in evaluation mode.
         image_shape_: (C, H, W) that the model works on.
         n_features_in_: numbers in one image.
     """
 
+    _fewest = 2
+
     def __init__(
         self,
         preset: str = "auto",
         *,
+        learning: Learning = "sgd",
+        initialisation: Initialisation | None = None,
         constraint: Constraint = "soft",
         width: int | None = None,
+        depth: int | None = None,
+        n_clusters: int = 10,
+        warm_start: bool = False,
         image_shape: tuple[int, ...] | None = None,
         pixel_range: tuple[float, float] = (0.0, 1.0),
         epochs: int = 20,
         min_steps: int = 200,
+        tolerance: float = 1e-3,
         batch_size: int = 128,
         labelled_per_batch: int = 32,
         learning_rate: float = 3e-3,
         reconstruction: float | None = None,
-        kl: float = 0.5,
-        balance: float = 0.5,
+        kl: float | None = None,
+        balance: float | None = None,
         nonnegativity: float | None = None,
         kl_sign: KLSign = "confident",
         accelerator: str = "auto",
@@ -92,12 +111,18 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         verbose: int = 0,
     ) -> None:
         self.preset = preset
+        self.learning = learning
+        self.initialisation = initialisation
         self.constraint = constraint
         self.width = width
+        self.depth = depth
+        self.n_clusters = n_clusters
+        self.warm_start = warm_start
         self.image_shape = image_shape
         self.pixel_range = pixel_range
         self.epochs = epochs
         self.min_steps = min_steps
+        self.tolerance = tolerance
         self.batch_size = batch_size
         self.labelled_per_batch = labelled_per_batch
         self.learning_rate = learning_rate
@@ -111,8 +136,11 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         self.random_state = random_state
         self.verbose = verbose
 
+    model_: DRMM
+    recipe_: Recipe
+
     def fit(self, X: object, y: object) -> Self:
-        """Learn from images of which few have a label.
+        """Learn from images of which few have a label, or none: then the classes are clusters.
 
         Args:
             X: images.
@@ -121,20 +149,55 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         Raises:
             InputError: images or labels that cannot be used; the message says what to do.
         """
+        before: tuple[DRMM, Recipe] | None = None
+        if self.warm_start and hasattr(self, "model_"):
+            before = self.model_, self.recipe_
         x = self._images(X, fitting=True)
-        self.classes_, codes = check_labels(y, len(x))
+        self.classes_, codes, names = self._classes(y, len(x))
+        labels = torch.from_numpy(codes)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.recipe_ = Recipe(
             preset=resolve(self.preset, self.image_shape_),
             image_shape=self.image_shape_,
-            classes=tuple(str(name) for name in self.classes_),
+            classes=names,
             constraint=self.constraint,
             width=self.width,
+            depth=self.depth,
         )
+        training = self._training(len(x), seed, "default" if before is not None else self.initialisation)
         model = self.recipe_.build(seed)
-        steps = math.ceil(len(x) / max(1, self.batch_size - self.labelled_per_batch))
-        training = Training(
-            epochs=max(self.epochs, math.ceil(self.min_steps / steps)),
+        if before is not None:
+            _go_on(model, before[0], x, None if before[1].classes == names else labels)
+        objective = Objective.of(
+            self.constraint,
+            self.learning,
+            reconstruction=self.reconstruction,
+            kl=self.kl,
+            balance=self.balance,
+            nonnegativity=self.nonnegativity,
+            kl_sign=self.kl_sign,
+        )
+        self.model_ = train(model, x, labels, objective=objective, config=training, progress=self.verbose > 0)
+        return self
+
+    def _classes(self, y: object, n_images: int) -> tuple[Array, Array, tuple[str, ...]]:
+        """Classes, codes and names; numbers of clusters where no image has a label."""
+        if not is_unlabelled(y, n_images):
+            classes, codes = check_labels(y, n_images)
+            return classes, codes, tuple(str(name) for name in classes)
+        if self.n_clusters < 2:
+            raise InputError(f"n_clusters must be at least 2, not {self.n_clusters}")
+        clusters = np.arange(self.n_clusters)
+        return clusters, np.full(n_images, UNLABELLED), tuple(f"cluster {i}" for i in clusters)
+
+    def _training(self, n_images: int, seed: int, initialisation: Initialisation | None) -> Training:
+        steps = math.ceil(n_images / max(1, self.batch_size - self.labelled_per_batch))
+        enough = 1 if self.learning == "em" else math.ceil(self.min_steps / steps)
+        return Training(
+            learning=self.learning,
+            initialisation=initialisation,
+            epochs=max(self.epochs, enough),
+            tolerance=self.tolerance,
             batch_size=self.batch_size,
             labelled_per_batch=self.labelled_per_batch,
             learning_rate=self.learning_rate,
@@ -142,17 +205,6 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
             accelerator=self.accelerator,
             precision=self.precision,
         )
-        objective = Objective.of(
-            self.constraint,
-            reconstruction=self.reconstruction,
-            kl=self.kl,
-            balance=self.balance,
-            nonnegativity=self.nonnegativity,
-            kl_sign=self.kl_sign,
-        )
-        labels = torch.from_numpy(codes)
-        self.model_ = train(model, x, labels, objective=objective, config=training, progress=self.verbose > 0)
-        return self
 
     def predict(self, X: object) -> Array:
         """Labels (N,) of images: always one of `classes_`, never -1."""
@@ -218,59 +270,14 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
             codes = torch.full((n_samples,), int(found[0]))
         return self._layout(self.model_.sample(n_samples, codes, generator)), self.classes_[codes.numpy()]
 
-    def _images(self, X: object, *, fitting: bool = False) -> Tensor:
-        """X as the model sees it, checked; remembers the layout when fitting."""
-        if self._is_vectors(X):
-            return self._vectors(X, fitting=fitting)
-        x = as_images(X, image_shape=self.image_shape, pixel_range=self.pixel_range)
-        shape: Shape = (x.shape[1], x.shape[2], x.shape[3])
-        if fitting:
-            self.image_shape_, self.n_features_in_ = shape, math.prod(shape)
-            self.layout_ = tuple(X.shape[1:] if hasattr(X, "shape") else np.asarray(X).shape[1:])
-        elif shape != self.image_shape_:
-            raise InputError(f"images are {shape}, but the model was fitted on {self.image_shape_} (C, H, W)")
-        return x
-
-    def _is_vectors(self, X: object) -> bool:
-        return self.image_shape is None and getattr(X, "ndim", 2) <= 2
-
-    def _vectors(self, X: object, *, fitting: bool) -> Tensor:
-        """Standardised vectors as (N, 1, 1, D)."""
-        values = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_min_samples=2 if fitting else 1)
-        side = math.isqrt(values.shape[1])
-        if fitting:
-            if side >= 8 and side * side == values.shape[1]:
-                warnings.warn(
-                    f"X is taken as vectors of {side * side} numbers: if they are {side}x{side} images, pass "
-                    f"image_shape=({side}, {side})",
-                    UserWarning,
-                    stacklevel=3,
-                )
-            self.image_shape_, self.layout_ = (1, 1, values.shape[1]), values.shape[1:]
-            self.mean_, self.scale_ = values.mean(0), values.std(0)
-            self.scale_[self.scale_ == 0] = 1.0
-        standard = ((values - self.mean_) / self.scale_).astype(np.float32)
-        return torch.from_numpy(standard)[:, None, None, :]
-
-    def _layout(self, images: Tensor) -> Array:
-        """Images (N, C, H, W) in [0, 1] as X was given: its axes, its range."""
-        if hasattr(self, "mean_"):
-            return np.asarray(images.flatten(1).double().numpy() * self.scale_ + self.mean_)
-        low, high = self.pixel_range
-        scaled = (low + (high - low) * images).numpy()
-        channels_last = (*self.image_shape_[1:], self.image_shape_[0])
-        if self.layout_ == channels_last and self.layout_ != self.image_shape_:
-            scaled = scaled.transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(scaled.reshape(len(scaled), *self.layout_))
-
     @torch.no_grad()
     def _run(self, X: object, what: str) -> Array:
         """Features or logits of all images, chunk by chunk."""
         check_is_fitted(self)
         images, model = self._images(X), self.model_
-        if self._is_vectors(X):
-            # Small enough for double precision, in which the last bits do not depend on the batch's size.
-            images, model = images.double(), copy.deepcopy(model).double()
+        if images.dtype == torch.float64:
+            # Vectors: in double precision the last bits do not depend on the batch's size.
+            model = copy.deepcopy(model).double()
         parts = []
         for x in images.split(_CHUNK):
             features = model.levels(x)
@@ -280,7 +287,6 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn may expect."""
         tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
@@ -301,3 +307,34 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, BaseEstimator):  # type:
         if weights is not None:
             self.model_ = self.recipe_.build().eval()
             self.model_.load_state_dict(weights_from_bytes(weights))
+
+
+@torch.no_grad()
+def _go_on(model: DRMM, before: DRMM, x: Tensor, labels: Tensor | None) -> None:
+    """Take over the levels of a former model, and its class templates.
+
+    Args:
+        model: fresh.
+        before: what to go on from, in evaluation mode.
+        x: images.
+        labels: where the classes are other ones now: a class starts with the mean of the templates that explained
+            its labelled images. A class without a label starts afresh.
+    """
+    mine, theirs = model.levels.state_dict(), before.levels.state_dict()
+    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
+        raise InputError("warm_start needs the same images, preset, width and depth as before: set it to False")
+    model.levels.load_state_dict(theirs)
+    if labels is None:
+        model.templates.load_state_dict(before.templates.state_dict())
+        return
+    known = labels >= 0
+    if not bool(known.any()):
+        return
+    explained, y = before(x[known]).argmax(1), labels[known]
+    fresh = model.templates.weight.clone()
+    weight = fresh.clone()
+    for c in y.unique().tolist():
+        weight[c] = before.templates.weight[explained[y == c]].mean(0)
+    # What classes have in common tells none apart, and learning by gradient wants templates of the usual length.
+    weight -= weight.mean(0)
+    set_weight(model.templates, weight * (fresh.norm() / weight.norm().clamp(min=1e-12)))

@@ -1,6 +1,6 @@
 """The boundary through which all labels pass: −1 means unlabelled, everything else is a class."""
 
-__all__ = ["UNLABELLED", "check_labels"]
+__all__ = ["UNLABELLED", "check_labels", "is_unlabelled"]
 
 import warnings
 from collections.abc import Sequence
@@ -57,6 +57,14 @@ def check_labels(
     encoded = np.full(n_images, UNLABELLED, np.int64)
     encoded[~unlabelled] = codes
     return found, encoded
+
+
+def is_unlabelled(y: object, n_images: int) -> bool:
+    """Whether y says -1 of each of `n_images` images."""
+    labels = np.asarray(y)
+    if labels.shape != (n_images,) or labels.dtype.kind not in "iufO" or not n_images:
+        return False
+    return bool(np.all([not isinstance(label, str) and label == UNLABELLED for label in labels]))
 
 
 def _vector(y: object) -> Array:

@@ -2,6 +2,7 @@
 
 The folder holds `run.json` (everything that was asked for), `labels.csv` (which images had a label),
 `checkpoints/`, `logs/` (CSV and TensorBoard), `model.json` and `model.safetensors`, and at last `results.json`.
+Where a structure was selected there are also `selection/` (each candidate's scores) and `selection.csv`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import os
 import platform
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,14 @@ from torch import Tensor
 
 from drmm._version import __version__
 from drmm.batches import pixels
+from drmm.clusters import cluster_accuracy, name_clusters
 from drmm.data import Dataset, holdout, load, mask_labels, stratified_labels
 from drmm.errors import InputError, RunError
-from drmm.labels import check_labels
+from drmm.labels import UNLABELLED, check_labels
 from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.presets import Constraint, resolve
+from drmm.selection import Criterion, Grid, check_selection, select
 from drmm.storage import Recipe, read_json, save_model, write_csv, write_json
 from drmm.training import Training, train
 
@@ -41,14 +46,18 @@ class RunSpec:
 
     Attributes:
         data: name of a data set, or a folder of images.
-        labels_per_class: how many labels to keep; None keeps all there are.
+        labels_per_class: how many labels to keep; None keeps all there are, and 0 none: images fall into clusters.
         validation: labelled training images held out to watch the error during training.
         preset: "auto" or a preset's name.
-        constraint: "soft" or "hard".
+        constraint: "soft", "hard" or "weight_norm".
         width: of the preset; None is its own default.
+        depth: likewise.
+        clusters: how many, where no image has a label; None is as many as there are classes.
         size: (H, W) to resize a folder's images to.
         objective: what to minimise.
         training: how.
+        select: settings to choose between before the winner is trained; None trains what the spec says.
+        criterion: what chooses (`drmm.selection`); None is its default.
     """
 
     data: str
@@ -57,9 +66,13 @@ class RunSpec:
     preset: str = "auto"
     constraint: Constraint = "soft"
     width: int | None = None
+    depth: int | None = None
+    clusters: int | None = None
     size: tuple[int, int] | None = None
     objective: Objective = field(default_factory=Objective)
     training: Training = field(default_factory=Training)
+    select: Grid | None = None
+    criterion: Criterion | None = None
 
 
 def fit_run(
@@ -94,14 +107,13 @@ def fit_run(
         _check_folder(spec, folder, resume=resume)
     data = load(spec.data, data_dir=data_dir, size=spec.size)
     parts = _parts(data, spec)
-    recipe = _recipe(spec, data)
-    model = recipe.build(spec.training.seed)
+    candidates = _candidates(spec, _recipe(spec, data), parts)
     if leader and not resume:
-        write_json(folder / "run.json", {"command": command, "spec": asdict(spec), "versions": versions()})
-        split = [(int(i), data.classes[data.y_train[i]]) for i in parts.known]
-        write_csv(folder / "labels.csv", ["index", "label"], split)
+        _write_plan(spec, data, parts, folder, command)
     start = time.perf_counter()
-    _learn(model, parts, spec, folder, resume=resume, progress=progress, keep=resume or not leader)
+    with _cleared_after_mistakes(folder, keep=resume or not leader):
+        recipe, selection = _select(candidates, parts, spec, folder, progress=progress)
+        model = _learn(recipe, parts, spec, folder=folder, resume=resume, progress=progress)
     if not leader:
         return {}
     save_model(model, recipe, folder)
@@ -110,36 +122,99 @@ def fit_run(
         "labels": len(parts.known),
         "images": len(parts.images),
         "seed": spec.training.seed,
+        "learning": spec.training.learning,
         "constraint": spec.constraint,
         "validation_error": None if parts.validation is None else error_percent(model, *parts.validation),
-        "test_error": _test_error(model, data),
+        "test_error": None if _is_clustering(spec, data) else _test_error(model, data),
+        "cluster_accuracy": _cluster_accuracy(model, data) if _is_clustering(spec, data) else None,
         "seconds": round(time.perf_counter() - start, 1),
         "resumed": resume,
         "command": command,
         "versions": versions(),
+        "selection": selection,
     }
     write_json(folder / "results.json", results)
     return results
 
 
+def _write_plan(spec: RunSpec, data: Dataset, parts: _Parts, folder: Path, command: str) -> None:
+    write_json(folder / "run.json", {"command": command, "spec": asdict(spec), "versions": versions()})
+    split = [(int(i), data.classes[data.y_train[i]]) for i in parts.known]
+    write_csv(folder / "labels.csv", ["index", "label"], split)
+
+
+def _candidates(spec: RunSpec, recipe: Recipe, parts: _Parts) -> tuple[Recipe, ...]:
+    """What to choose from, or the one recipe there is; each can be built."""
+    if spec.select is None:
+        if spec.criterion is not None:
+            raise InputError("a criterion needs something to choose between: add --select, as in width=8,16")
+        recipe.build(seed=0)
+        return (recipe,)
+    if spec.training.devices > 1:
+        raise InputError("structures are selected on one device: leave --devices out, or select first")
+    for name in ("width", "depth", "preset"):
+        if getattr(spec.select, name) and getattr(spec, name) not in {None, "auto"}:
+            raise InputError(f"{name} is both given and selected: leave --{name} out")
+    candidates = spec.select.candidates(recipe)
+    check_selection(candidates, parts.labels, spec.criterion, spec.training.seed)
+    return candidates
+
+
+def _select(
+    candidates: tuple[Recipe, ...], parts: _Parts, spec: RunSpec, folder: Path, *, progress: bool
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe to train, and how it was chosen."""
+    if spec.select is None:
+        return candidates[0], None
+    selection = select(
+        candidates,
+        lambda recipe, x, y: _learn(recipe, replace(parts, images=x, labels=y), spec, progress=progress),
+        parts.images,
+        parts.labels,
+        criterion=spec.criterion,
+        seed=spec.training.seed,
+        folder=folder / "selection",
+        progress=progress,
+    )
+    rows = selection.rows()
+    write_csv(folder / "selection.csv", list(rows[0]), [list(row.values()) for row in rows])
+    return selection.winner, {"criterion": selection.criterion, "candidates": rows}
+
+
 def _learn(
-    model: DRMM, parts: _Parts, spec: RunSpec, folder: Path, *, resume: bool, progress: bool, keep: bool
-) -> None:
-    """Train; where nothing could be learned, remove the folder unless it is to be kept."""
+    recipe: Recipe,
+    parts: _Parts,
+    spec: RunSpec,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: bool,
+) -> DRMM:
+    return train(
+        recipe.build(spec.training.seed),
+        parts.images,
+        parts.labels,
+        objective=spec.objective,
+        config=spec.training,
+        validation=parts.validation,
+        folder=folder,
+        # Where learning had not begun, it begins as ever.
+        resume=resume and folder is not None and _has_begun(folder),
+        progress=progress,
+    )
+
+
+def _has_begun(folder: Path) -> bool:
+    return any(folder.glob("checkpoints/*.ckpt")) or any(folder.glob("em/*.safetensors"))
+
+
+@contextmanager
+def _cleared_after_mistakes(folder: Path, *, keep: bool) -> Iterator[None]:
+    """Where nothing could be learned, remove the folder unless it is to be kept."""
     try:
-        train(
-            model,
-            parts.images,
-            parts.labels,
-            objective=spec.objective,
-            config=spec.training,
-            validation=parts.validation,
-            folder=folder,
-            resume=resume,
-            progress=progress,
-        )
+        yield
     except InputError:
-        if not keep and not any(folder.glob("checkpoints/*.ckpt")):
+        if not keep and not _has_begun(folder) and not any(folder.glob("selection/*.json")):
             shutil.rmtree(folder)  # a second try finds its place free
         raise
 
@@ -170,6 +245,16 @@ def _test_error(model: DRMM, data: Dataset) -> float | None:
     if not known.any():
         return None
     return error_percent(model, torch.from_numpy(data.x_test[known]), torch.from_numpy(data.y_test[known]))
+
+
+def _cluster_accuracy(model: DRMM, data: Dataset) -> float | None:
+    """On the test set, with clusters named by what most of their training images are; in percent."""
+    if not (data.y_test >= 0).any() or not (data.y_train >= 0).any():
+        return None
+    train, test = (
+        predict_logits(model, torch.from_numpy(x)).argmax(1).numpy() for x in (data.x_train, data.x_test)
+    )
+    return cluster_accuracy(test, data.y_test, name_clusters(train, data.y_train))
 
 
 def _check_folder(spec: RunSpec, folder: Path, *, resume: bool) -> None:
@@ -221,13 +306,29 @@ def _parts(data: Dataset, spec: RunSpec) -> _Parts:
         validation = (torch.from_numpy(images[held]), torch.from_numpy(labels[held]))
         kept = np.setdiff1d(kept, held)
         images, labels = images[kept], labels[kept]
-    if spec.labels_per_class is not None:
+    if spec.labels_per_class == 0:
+        labels = np.full_like(labels, UNLABELLED)
+    elif spec.labels_per_class is not None:
         labels = mask_labels(labels, stratified_labels(labels, spec.labels_per_class, seed=seed))
-    check_labels(labels, len(labels), classes=list(range(len(data.classes))))
+    clustering = _is_clustering(spec, data)
+    if spec.clusters is not None and not clustering:
+        raise InputError("clusters need images without labels: use labels_per_class 0, or leave clusters out")
+    if not clustering:
+        check_labels(labels, len(labels), classes=list(range(len(data.classes))))
     return _Parts(torch.from_numpy(images), torch.from_numpy(labels), kept[labels >= 0], validation)
+
+
+def _is_clustering(spec: RunSpec, data: Dataset) -> bool:
+    return spec.labels_per_class == 0 or (spec.clusters is not None and bool((data.y_train == UNLABELLED).all()))
 
 
 def _recipe(spec: RunSpec, data: Dataset) -> Recipe:
     channels, height, width = data.x_train.shape[1:]
     shape = (channels, height, width)
-    return Recipe(resolve(spec.preset, shape), shape, tuple(data.classes), spec.constraint, spec.width)
+    classes = tuple(data.classes)
+    if _is_clustering(spec, data):
+        n_clusters = len(classes) if spec.clusters is None else spec.clusters
+        if n_clusters < 2:
+            raise InputError(f"images cannot fall into {n_clusters} clusters: say how many there are, 2 or more")
+        classes = tuple(f"cluster {i}" for i in range(n_clusters))
+    return Recipe(resolve(spec.preset, shape), shape, classes, spec.constraint, spec.width, spec.depth)

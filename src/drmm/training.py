@@ -1,16 +1,22 @@
-"""Learning by gradient: the one function that trains a model."""
+"""Learning: the one function that trains a model, by whichever rule."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from drmm.batches import unlabelled
+from drmm.em import fit_em, relax
+from drmm.em.relaxation import check_classes
+from drmm.initialisation import initialise
 from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.settings import Training
+from drmm.storage import write_csv
 
 __all__ = ["Training", "train"]
 
@@ -29,24 +35,51 @@ def train(
     resume: bool = False,
     progress: bool = True,
 ) -> DRMM:
-    """Train a model in place and return it in evaluation mode, with averaged weights.
+    """Train a model in place and return it in evaluation mode.
+
+    "sgd" and "eg" return averaged weights. "em" fits the rendering model without derivatives, and then takes
+    the discriminative relaxation of the class templates in closed form.
 
     Args:
         model: on any device; it is moved as `config.accelerator` says, and comes back on the CPU.
         x: images (N, C, H, W), float in [0, 1] or uint8.
         y: class indices (N,), -1 where there is no label.
-        objective: what to minimise.
+        objective: what to minimise; "em" has its own.
         config: how.
-        validation: images and labels whose error is logged after each epoch.
+        validation: images and labels whose error is logged after each epoch of a gradient rule.
         folder: where logs and checkpoints go; None writes nothing.
         resume: go on from the checkpoint in `folder`, if there is one.
         progress: show a progress bar.
 
     Raises:
-        InputError: if the loss is not finite.
+        InputError: if the loss or the objective is not finite, or the model cannot be learned so.
         RunError: if the folder cannot be written, or its checkpoint is from another architecture.
     """
     config = config or Training()
+    x = _like(model, x)
+    start = config.initialisation or ("data" if config.learning == "em" else "default")
+    if start != "default":  # a resumed run too: it may have been stopped before its first checkpoint
+        initialise(model, start, x=x, y=y, seed=config.seed)
+    if config.learning == "em":
+        _train_by_em(model, x, y, config, folder=folder, resume=resume, progress=progress)
+        return model
+    _train_by_gradient(
+        model,
+        x,
+        y,
+        objective or Objective.of(learning=config.learning),
+        config,
+        validation=None if validation is None else (_like(model, validation[0]), validation[1]),
+        folder=folder,
+        resume=resume,
+        progress=progress,
+    )
+    return model
+
+
+def _train_by_gradient(
+    model: DRMM, x: Tensor, y: Tensor, objective: Objective, config: Training, **options: Any
+) -> None:
     # Lightning takes seconds to import, and only training needs it.
     from drmm.loop import calibrate, run_loop  # noqa: PLC0415
 
@@ -54,20 +87,49 @@ def train(
     counts = torch.bincount(y[y >= 0], minlength=model.n_classes) + 1
     model.class_prior.copy_(counts / counts.sum())
     run_loop(
-        model,
+        model.train(),
         x,
         y,
-        objective or Objective(),
+        objective,
         config,
-        validation=validation,
-        folder=folder,
-        resume=resume,
-        progress=progress,
+        **options,
     )
     model.cpu()
     calibrate(model, x, config)
-    model.eval()
+    _settle(model.eval(), x, config)
+    if config.learning == "eg" and not bool((y >= 0).any()):
+        _settle(relax(model, x, y), x, config)  # nothing in the complete data tells clusters apart
+
+
+def _like(model: DRMM, x: Tensor) -> Tensor:
+    """Images in the model's precision; levels stay uint8."""
+    return x if x.dtype == torch.uint8 else x.to(model.templates.weight.dtype)
+
+
+def _train_by_em(
+    model: DRMM, x: Tensor, y: Tensor, config: Training, *, folder: Path | None, resume: bool, progress: bool
+) -> None:
+    check_classes(model, y)
+    place = None if folder is None else folder / "em"
+    trace = fit_em(
+        model,
+        x,
+        y,
+        max_iter=config.epochs,
+        tolerance=config.tolerance,
+        folder=place,
+        resume=resume,
+        progress=progress,
+    )
+    _settle(model, x, config)
+    _settle(relax(model, x, y), x, config)
+    if folder is not None and place is not None:
+        rows = [[i, *values] for i, values in enumerate(zip(trace.objective, trace.seconds, strict=True))]
+        write_csv(folder / "logs" / "em.csv", ["iteration", "objective", "seconds"], rows)
+        shutil.rmtree(place / "latents", ignore_errors=True)  # a finished run needs them no more
+
+
+def _settle(model: DRMM, x: Tensor, config: Training) -> None:
     if model.prior is not None:
         order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": config.epochs}
         model.settle(unlabelled(x, **order, most=_SETTLING_BATCHES))
-    return model
