@@ -303,6 +303,18 @@ def test_the_chunks_make_no_difference(tmp_path, soft):
     torch.testing.assert_close(*traces)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_an_e_step_returns_the_objective(tmp_path, soft):
+    """Its last term is the image of every class that counts beforehand."""
+    torch.manual_seed(0)
+    model, x, y = begin(norm=False)
+    beliefs = e_step(model, x, y, soft=soft)
+    expected = (beliefs.objective.sum() + model.class_prior.log().sum()) / len(x)
+    torch.manual_seed(0)
+    learner, _ = learner_of(tmp_path, norm=False, soft=soft)
+    assert learner.e_step() == pytest.approx(expected.item())
+
+
 def test_one_generation_of_latents_is_kept_beside_the_new_one(tmp_path):
     learner, _ = learner_of(tmp_path)
     seen = []

@@ -5,12 +5,12 @@ Slide "Theorem: Inference in RMM yields One Layer of Convnet": for given loading
     ĉ(I) = argmax_c max_t max_a ⟨Λ(c,t)(a ⊙ z), I⟩ = Choose(MaxPool(ReLU(Conv(I)))).
 
 Checked against drawing every configuration, border included: what is drawn beyond the canvas is lost, as the zero
-padding of the convolution has it. With one element a class, torch's own layers compute the same numbers; with more,
-the elements share one position, so that their maps are added before the pooling.
+padding of the convolution has it. With one element a class, torch's own layers compute the same numbers; with
+more, the elements share one position, so that their maps are added before the pooling.
 
-Controls, measured on these draws (chance: 0.33): loadings of both signs that come after the ReLU find the best class
-in 0.63 of the images, average pooling in 0.82, pooling each element by itself in 0.85. Max-sum's class is that of the
-Gaussian -½‖I - Λ(c,t)(a ⊙ z)‖² in 0.23: strong templates have high scores, and large ½‖Λ(c,t)(a ⊙ z)‖² to pay for.
+Controls, measured on these draws (chance: 0.33): loadings of both signs that come after the ReLU find the best
+class in 0.63 of the images, average pooling in 0.82, pooling each element by itself in 0.85. Max-sum's class is
+that of the Gaussian -½‖I - Λ(c,t)(a ⊙ z)‖² in 0.23: strong templates score high, and have a large norm to pay for.
 """
 
 import itertools

@@ -48,8 +48,9 @@ class MStep:
     Attributes:
         rule: "gls" minimises the error of the picture, the levels below being what they are: the least-squares
             solution projected onto what these can draw (the slides' remark on linear nets). "ols" is the slides'
-            formula as it stands, a regression of the features I^(ℓ-1) on ẑ^(ℓ): the same where the levels below
-            are orthonormal, otherwise it can lower the objective.
+            formula as it stands, a regression of the features I^(ℓ-1) on ẑ^(ℓ), in one step and at the length that
+            was: the same direction where Λ_gᵀΛ_g = 1 below (orthonormal levels that switch nothing off) and no
+            border crops the canvas; otherwise it can lower the objective.
         sweeps: steps of preconditioned conjugate gradients on the normal equations, each a pass over the images.
             One never lowers the objective; many solve the equations.
         ridge: added to the Gram matrix, as a share of its largest entry.
