@@ -53,6 +53,21 @@ def joints(model, x, switches):
 # --- E-step ---
 
 
+def test_former_beliefs_are_judged_at_the_present_scales():
+    """Where γ takes up a change of σ nothing else is drawn, so that no image is explained worse than before."""
+    model, x, _ = begin()
+    before = e_step(model, x)
+    norm, factor = model.levels[0].norm, torch.tensor([1.0, 9.0, 0.2, 3.0])
+    with torch.no_grad():
+        norm.weight.mul_(
+            torch.sqrt(norm.running_var * factor + norm.eps) / torch.sqrt(norm.running_var + norm.eps)
+        )
+        norm.running_var.mul_(factor)
+        norm.running_mean.add_(1)  # other thresholds, and so other proposals
+    after = e_step(model, x, previous=before)
+    assert bool((after.objective >= before.objective - 1e-9).all())
+
+
 def test_soft_responsibilities_are_the_posterior_at_the_best_switches():
     model, x, _ = begin()
     beliefs = e_step(model, x, soft=True)

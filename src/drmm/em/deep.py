@@ -75,7 +75,7 @@ def e_step(
         model: in evaluation mode.
         x: images (N, C, H, W).
         y: class indices (N,), -1 where there is no label; known labels are not inferred.
-        previous: from an earlier E-step on the same images.
+        previous: from an earlier E-step on the same images; it is judged at the norms' present scales.
         soft: responsibilities over all classes, for the switches found; otherwise the best class alone.
 
     Returns:
@@ -87,7 +87,8 @@ def e_step(
     if previous is None:
         return found
     label = torch.where(known >= 0, known, previous.responsibilities.argmax(1))
-    return found.better_of(_explain(model, x, label, previous.switches, known, soft=soft))
+    former = switches.choosing(previous.switches)
+    return found.better_of(_explain(model, x, label, former, known, soft=soft))
 
 
 def _explain(model: DRMM, x: Tensor, label: Tensor, switches: Switches, known: Tensor, *, soft: bool) -> Beliefs:

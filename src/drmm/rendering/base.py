@@ -92,6 +92,16 @@ class Switches:
         own = function(self) if any(True for _ in self.choices()) else self
         return replace(own, parts=tuple(part.map_leaves(function) for part in self.parts))
 
+    def choosing(self, other: Switches) -> Switches:
+        """The choices of `other` with the frozen scales of these: what other images chose, as it is drawn now."""
+        others = other.leaves()
+
+        def take(leaf: Switches) -> Switches:
+            chosen: dict[str, Any] = dict(next(others).choices())
+            return replace(leaf, **chosen)
+
+        return self.map_leaves(take)
+
     def nbytes(self) -> int:
         """Memory that the choices take, in bytes."""
         return sum(choice.nbytes for leaf in self.leaves() for _, choice in leaf.choices())
