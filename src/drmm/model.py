@@ -209,8 +209,15 @@ class DRMM(nn.Module):
         Raises:
             InputError: if the model does not know its image shape.
         """
-        classes = self.class_prior.log()[latents.label]
-        return self.log_likelihood(x, latents) + classes + self._prior().log_prob(latents.switches)
+        return self.log_likelihood(x, latents) + self.log_prior(latents)
+
+    def log_prior(self, latents: Latents) -> Tensor:
+        """Log p(c, g) = log π_c + log p(g) of each image, (N,), in nats.
+
+        Raises:
+            InputError: if the model does not know its image shape.
+        """
+        return self.class_prior.log()[latents.label] + self._prior().log_prob(latents.switches)
 
     def log_likelihood(self, x: Tensor, latents: Latents) -> Tensor:
         """Log p(I | c, g) = log N(I; α μ_cg, σ²) of each image, (N,), in nats."""

@@ -198,14 +198,9 @@ def _learn(
         config=spec.training,
         validation=parts.validation,
         folder=folder,
-        # Where learning had not begun, it begins as ever.
-        resume=resume and folder is not None and _has_begun(folder),
+        resume=resume,
         progress=progress,
     )
-
-
-def _has_begun(folder: Path) -> bool:
-    return any(folder.glob("checkpoints/*.ckpt")) or any(folder.glob("em/*.safetensors"))
 
 
 @contextmanager
@@ -214,7 +209,8 @@ def _cleared_after_mistakes(folder: Path, *, keep: bool) -> Iterator[None]:
     try:
         yield
     except InputError:
-        if not keep and not _has_begun(folder) and not any(folder.glob("selection/*.json")):
+        begun = ("checkpoints/*.ckpt", "em/*.safetensors", "selection/*.json")
+        if not keep and not any(any(folder.glob(pattern)) for pattern in begun):
             shutil.rmtree(folder)  # a second try finds its place free
         raise
 

@@ -40,7 +40,7 @@ from torch import Tensor
 from drmm.batches import pixels
 from drmm.data import holdout
 from drmm.errors import InputError, RunError
-from drmm.model import DRMM, Latents, evaluation, fit_amplitude
+from drmm.model import DRMM, Latents, evaluation, fit_amplitude, per_image
 from drmm.presets import resolve
 from drmm.storage import Recipe, read_json, write_json
 
@@ -268,8 +268,10 @@ def _explain(model: DRMM, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         for part in map(pixels, x.split(_CHUNK)):
             label, _, switches = model.max_sum(part, None)
             drawn = model.levels.render(model.templates.weight[label], switches)
-            latents = Latents.without_score(label, fit_amplitude(part, drawn), switches, model.n_classes)
-            parts.append((model.log_joint(part, latents), model.log_likelihood(part, latents), label))
+            amplitude = fit_amplitude(part, drawn)
+            picture = model.log_density(part, per_image(amplitude) * drawn)
+            latents = Latents.without_score(label, amplitude, switches, model.n_classes)
+            parts.append((picture + model.log_prior(latents), picture, label))
     joint, picture, label = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
     return joint.double(), picture.double(), label
 

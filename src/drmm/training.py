@@ -86,19 +86,13 @@ def _train_by_gradient(
     # The M-step for π, with one image of every class added so that no class becomes impossible.
     counts = torch.bincount(y[y >= 0], minlength=model.n_classes) + 1
     model.class_prior.copy_(counts / counts.sum())
-    run_loop(
-        model.train(),
-        x,
-        y,
-        objective,
-        config,
-        **options,
-    )
+    run_loop(model.train(), x, y, objective, config, **options)
     model.cpu()
     calibrate(model, x, config)
-    _settle(model.eval(), x, config)
+    model.eval()
     if config.learning == "eg" and not bool((y >= 0).any()):
-        _settle(relax(model, x, y), x, config)  # nothing in the complete data tells clusters apart
+        relax(model, x, y)  # nothing in the complete data tells clusters apart
+    _settle(model, x, config)
 
 
 def _like(model: DRMM, x: Tensor) -> Tensor:
@@ -121,7 +115,6 @@ def _train_by_em(
         resume=resume,
         progress=progress,
     )
-    _settle(model, x, config)
     _settle(relax(model, x, y), x, config)
     if folder is not None and place is not None:
         rows = [[i, *values] for i, values in enumerate(zip(trace.objective, trace.seconds, strict=True))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,10 +63,10 @@ class Beliefs:
         n_classes = self.responsibilities.shape[1]
         image, label = (self.responsibilities > _NEGLIGIBLE).nonzero(as_tuple=True)
         weight = self.responsibilities[image, label]
-        if len(image) == len(x):  # hard: nothing to repeat
-            return x, Latents.without_score(label, self.amplitude[image, label], self.switches, n_classes), weight
-        switches = self.switches.select(image)
-        return x[image], Latents.without_score(label, self.amplitude[image, label], switches, n_classes), weight
+        switches = self.switches
+        if len(image) > len(x):  # soft: as often as there are classes
+            x, switches = x[image], switches.select(image)
+        return x, Latents.without_score(label, self.amplitude[image, label], switches, n_classes), weight
 
 
 class BeliefStore:
@@ -120,7 +121,7 @@ class BeliefStore:
         try:
             packed = load(path.read_bytes())
             responsibilities = packed["responsibilities"]
-            number = iter(range(sum(1 for _ in like.leaves())))
+            number = itertools.count()
             switches = like.map_leaves(lambda leaf: _unpacked(leaf, next(number), packed, len(responsibilities)))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise RunError(

@@ -77,7 +77,6 @@ def run_em(
     folder: Path | None = None,
     resume: bool = False,
     progress: bool = True,
-    what: str = "EM",
 ) -> Trace:
     """Alternate E-steps and M-steps until the objective stands still.
 
@@ -88,7 +87,6 @@ def run_em(
         folder: where the state goes after each iteration (`em.safetensors`); None writes nothing.
         resume: go on from the state in `folder`, if there is one.
         progress: show a progress bar.
-        what: caption of the bar.
 
     Raises:
         InputError: if the objective is not finite.
@@ -103,7 +101,7 @@ def run_em(
     start = time.perf_counter() - (seconds[-1] if seconds else 0.0)
     converged = _stands_still(objective, tolerance)
     with _bar(progress=progress) as bar:
-        task = bar.add_task(what, total=max_iter, completed=len(objective), objective=math.nan)
+        task = bar.add_task("EM", total=max_iter, completed=len(objective), objective=math.nan)
         while not converged and len(objective) < max_iter:
             if objective:
                 learner.m_step()

@@ -56,7 +56,7 @@ def design_of(dictionary: nn.Module) -> Design | None:
     """How to regress on a dictionary, or None if the module is not one."""
     if isinstance(dictionary, Conv2d):
         return _ConvDesign(dictionary)
-    return _LinearDesign(dictionary) if isinstance(dictionary, Linear) else None
+    return _LinearDesign() if isinstance(dictionary, Linear) else None
 
 
 def solve(gram: Tensor, cross: Tensor, *, ridge: float) -> Tensor:
@@ -78,14 +78,7 @@ def solve(gram: Tensor, cross: Tensor, *, ridge: float) -> Tensor:
 
 @final
 class _LinearDesign:
-    """Without places: φ(v) = v.
-
-    Args:
-        linear: the dictionary.
-    """
-
-    def __init__(self, linear: Linear) -> None:
-        self._linear = linear
+    """Without places: φ(v) = v."""
 
     def coefficients(self, weight: Tensor) -> Tensor:
         return weight[None]
@@ -150,16 +143,16 @@ class _ConvDesign:
 
     def moments(self, v: Tensor) -> Tensor:
         """Cross-spectra (G, rows, columns, C_out / G, C_out / G), complex."""
-        stride, reach = self._conv.stride, self._reach()
+        conv, stride = self._conv, self._conv.stride
         spread = v
         if max(stride) > 1:
             spread = v.new_zeros(*v.shape[:2], *((v.shape[2 + i] - 1) * stride[i] + 1 for i in (0, 1)))
             spread[..., :: stride[0], :: stride[1]] = v
         # Room for the distances in both directions keeps the circular correlation from wrapping around; an even
         # number of columns can be told from the number of frequencies.
-        height, width = (spread.shape[2 + i] + reach[i] for i in (0, 1))
+        height, width = (spread.shape[2 + i] + conv.dilation[i] * (conv.kernel_size[i] - 1) for i in (0, 1))
         waves = torch.fft.rfft2(spread, s=(height, width + width % 2))
-        waves = waves.unflatten(1, (self._conv.groups, -1)).permute(1, 3, 4, 2, 0)
+        waves = waves.unflatten(1, (conv.groups, -1)).permute(1, 3, 4, 2, 0)
         spectra: Tensor = waves.conj() @ waves.mT
         return spectra
 
@@ -174,7 +167,3 @@ class _ConvDesign:
         met = correlations[:, rows[:, None, :, None] % height, columns[None, :, None, :] % width]
         matrix: Tensor = met.permute(0, 5, 1, 2, 6, 3, 4).flatten(4, 6).flatten(1, 3)
         return matrix
-
-    def _reach(self) -> tuple[int, int]:
-        height, width = (self._conv.dilation[i] * (self._conv.kernel_size[i] - 1) for i in (0, 1))
-        return height, width
