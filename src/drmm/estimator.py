@@ -9,22 +9,19 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load as weights_from_bytes
-from safetensors.torch import save as weights_to_bytes
 from sklearn.base import ClassifierMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from drmm.constraints import set_weight
 from drmm.errors import InputError
 from drmm.labels import UNLABELLED, check_labels, is_unlabelled
-from drmm.layout import ImageEstimator
+from drmm.layout import ImageEstimator, seed_of
 from drmm.model import DRMM
 from drmm.objective import KLSign, Objective
 from drmm.presets import Constraint, resolve
 from drmm.settings import Initialisation, Learning
-from drmm.storage import Recipe
+from drmm.storage import Recipe, misfit
 from drmm.training import Training, train
 
 __all__ = ["DRMMClassifier"]
@@ -79,6 +76,8 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         n_features_in_: numbers in one image.
     """
 
+    model_: DRMM
+    recipe_: Recipe
     _fewest = 2
 
     def __init__(
@@ -136,9 +135,6 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         self.random_state = random_state
         self.verbose = verbose
 
-    model_: DRMM
-    recipe_: Recipe
-
     def fit(self, X: object, y: object) -> Self:
         """Learn from images of which few have a label, or none: then the classes are clusters.
 
@@ -155,7 +151,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         x = self._images(X, fitting=True)
         self.classes_, codes, names = self._classes(y, len(x))
         labels = torch.from_numpy(codes)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = seed_of(self.random_state)
         self.recipe_ = Recipe(
             preset=resolve(self.preset, self.image_shape_),
             image_shape=self.image_shape_,
@@ -259,8 +255,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
             Images in the layout of X, and labels (n_samples,).
         """
         check_is_fitted(self)
-        generator = torch.Generator()
-        generator.manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))
+        generator = torch.Generator().manual_seed(seed_of(random_state))
         if label is None:
             codes = torch.multinomial(self.model_.class_prior, n_samples, replacement=True, generator=generator)
         else:
@@ -290,23 +285,10 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Weights as safetensors bytes: pickles of torch modules break between versions."""
-        state = dict(super().__getstate__())
-        if "model_" in state:
-            state["model_"] = weights_to_bytes(
-                {k: v.contiguous() for k, v in state["model_"].state_dict().items()}
-            )
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the model and fill in the weights."""
-        state = dict(state)
-        weights = state.pop("model_", None)
-        super().__setstate__(state)
-        if weights is not None:
-            self.model_ = self.recipe_.build().eval()
-            self.model_.load_state_dict(weights_from_bytes(weights))
+    def _rebuilt(self, weights: dict[str, Tensor]) -> DRMM:
+        model = self.recipe_.build().eval()
+        model.load_state_dict(weights)
+        return model
 
 
 @torch.no_grad()
@@ -320,10 +302,10 @@ def _go_on(model: DRMM, before: DRMM, x: Tensor, labels: Tensor | None) -> None:
         labels: where the classes are other ones now: a class starts with the mean of the templates that explained
             its labelled images. A class without a label starts afresh.
     """
-    mine, theirs = model.levels.state_dict(), before.levels.state_dict()
-    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
+    levels = before.levels.state_dict()
+    if misfit(model.levels.state_dict(), levels) is not None:
         raise InputError("warm_start needs the same images, preset, width and depth as before: set it to False")
-    model.levels.load_state_dict(theirs)
+    model.levels.load_state_dict(levels)
     if labels is None:
         model.templates.load_state_dict(before.templates.state_dict())
         return

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import math
 import warnings
-from abc import ABC
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from drmm.errors import InputError
 from drmm.images import as_images
+from drmm.storage import tensor_bytes
 
-__all__ = ["ImageEstimator"]
+__all__ = ["ImageEstimator", "seed_of"]
 
 Array = npt.NDArray[Any]
+
+
+def seed_of(random_state: int | np.random.RandomState | None) -> int:
+    """A seed for torch, drawn from what scikit-learn takes as `random_state`."""
+    return int(check_random_state(random_state).randint(2**31 - 1))
 
 
 class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
@@ -89,6 +97,25 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         if self.layout_ == channels_last and self.layout_ != self.image_shape_:
             scaled = scaled.transpose(0, 2, 3, 1)
         return np.ascontiguousarray(scaled.reshape(len(scaled), *self.layout_))
+
+    @abstractmethod
+    def _rebuilt(self, weights: dict[str, Tensor]) -> Any:
+        """`model_` again, after unpickling, from its state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Weights as safetensors bytes: pickles of torch modules break between versions."""
+        state = dict(super().__getstate__())
+        if "model_" in state:
+            state["model_"] = tensor_bytes(state["model_"].state_dict())
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild the model and fill in the weights."""
+        state = dict(state)
+        weights = state.pop("model_", None)
+        super().__setstate__(state)
+        if weights is not None:
+            self.model_ = self._rebuilt(load(weights))
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn may expect."""

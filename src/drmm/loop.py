@@ -34,7 +34,7 @@ from drmm.errors import InputError, RunError
 from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.settings import Training
-from drmm.storage import write_bytes
+from drmm.storage import misfit, write_bytes
 
 __all__ = ["calibrate", "checkpoint_of", "run_loop"]
 
@@ -102,10 +102,10 @@ def checkpoint_of(folder: Path) -> Path | None:
 def _check_checkpoint(path: Path, learner: _Learner) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        shapes = {name: tensor.shape for name, tensor in state.items()}
+        odd = misfit(learner.state_dict(), state)
     except (RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, AttributeError, OSError) as error:
         raise RunError(f"{path} is damaged: remove the run's folder and train again") from error
-    if shapes != {name: tensor.shape for name, tensor in learner.state_dict().items()}:
+    if odd is not None:
         raise RunError(f"{path} is from another architecture: train into a new folder")
 
 

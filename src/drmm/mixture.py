@@ -9,8 +9,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load as weights_from_bytes
-from safetensors.torch import save as weights_to_bytes
 from sklearn.base import DensityMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
@@ -20,7 +18,7 @@ from torch import Tensor
 from drmm.em.loop import Trace, run_em
 from drmm.em.shallow import ShallowLearner, grow, seed
 from drmm.errors import InputError
-from drmm.layout import ImageEstimator
+from drmm.layout import ImageEstimator, seed_of
 from drmm.rmm import RMM
 
 __all__ = ["RenderingMixture"]
@@ -115,7 +113,7 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
         if len(x) < self.n_components:
             raise InputError(f"n_samples={len(x)} is less than n_components={self.n_components}: pass more images")
         state = check_random_state(self.random_state)
-        fits = (self._learn(x, int(state.randint(2**31 - 1))) for _ in range(self.n_init))
+        fits = (self._learn(x, seed_of(state)) for _ in range(self.n_init))
         self.model_, self.trace_ = max(fits, key=lambda found: found[1].objective[-1])
         self.n_iter_, self.converged_ = len(self.trace_.objective), self.trace_.converged
         self.lower_bound_ = self.trace_.objective[-1]
@@ -173,8 +171,7 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
             Images in the layout of X, and components (n_samples,).
         """
         check_is_fitted(self)
-        generator = torch.Generator()
-        generator.manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))
+        generator = torch.Generator().manual_seed(seed_of(random_state))
         pictures, latents = self.model_.sample(n_samples, generator)
         return self._layout(pictures), np.asarray(latents.label)
 
@@ -195,21 +192,9 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
         learner = ShallowLearner(model, x, soft=self.algorithm == "soft")
         return run_em(learner, max_iter=max_iter, tolerance=self.tol, progress=self.verbose > 0)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Weights as safetensors bytes: pickles of torch modules break between versions."""
-        state = dict(super().__getstate__())
-        if "model_" in state:
-            state["model_"] = weights_to_bytes({k: v.contiguous() for k, v in self.model_.state_dict().items()})
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the model and fill in the weights."""
-        state = dict(state)
-        weights = state.pop("model_", None)
-        super().__setstate__(state)
-        if weights is not None:
-            found = weights_from_bytes(weights)
-            with torch.random.fork_rng():
-                model = RMM(len(self.weights_), self.image_shape_, elements=self.elements, reach=self.reach_)
-            self.model_ = model.to(found["noise"].dtype).requires_grad_(requires_grad=False)
-            self.model_.load_state_dict(found)
+    def _rebuilt(self, weights: dict[str, Tensor]) -> RMM:
+        with torch.random.fork_rng():
+            model = RMM(len(self.weights_), self.image_shape_, elements=self.elements, reach=self.reach_)
+        model = model.to(weights["noise"].dtype).requires_grad_(requires_grad=False)
+        model.load_state_dict(weights)
+        return model

@@ -26,7 +26,18 @@ from drmm.errors import RunError
 from drmm.model import DRMM
 from drmm.presets import Constraint, Shape, build
 
-__all__ = ["Recipe", "load_model", "read_json", "save_model", "write_bytes", "write_csv", "write_json"]
+__all__ = [
+    "Recipe",
+    "load_model",
+    "misfit",
+    "read_json",
+    "read_tensors",
+    "save_model",
+    "tensor_bytes",
+    "write_bytes",
+    "write_csv",
+    "write_json",
+]
 
 _CONFIG, _WEIGHTS = "model.json", "model.safetensors"
 
@@ -68,8 +79,8 @@ def save_model(model: DRMM, recipe: Recipe, folder: str | Path) -> None:
         RunError: if the files cannot be written (a full disk, no permission).
     """
     folder = Path(folder)
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    write_bytes(folder / _WEIGHTS, save(weights, metadata={"format": "pt", "drmm": __version__}))
+    weights = tensor_bytes(model.state_dict(), metadata={"format": "pt", "drmm": __version__})
+    write_bytes(folder / _WEIGHTS, weights)
     write_json(folder / _CONFIG, {"drmm": __version__, **asdict(recipe)})
 
 
@@ -93,7 +104,7 @@ def load_model(folder: str | Path) -> tuple[DRMM, Recipe]:
         model = recipe.build()
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / _CONFIG} does not describe a model ({error}): train it again") from error
-    load_weights(model, _read_weights(folder / _WEIGHTS), folder / _WEIGHTS)
+    load_weights(model, read_tensors(folder / _WEIGHTS), folder / _WEIGHTS)
     return model.eval(), recipe
 
 
@@ -103,24 +114,41 @@ def load_weights(model: DRMM, weights: Mapping[str, Tensor], source: Path) -> No
     Raises:
         RunError: if they belong to another architecture; the model is left as it was.
     """
-    mine = model.state_dict()
-    odd = sorted(mine.keys() ^ weights.keys()) or [
-        name for name, tensor in mine.items() if tensor.shape != weights[name].shape
-    ]
-    if odd:
-        raise RunError(
-            f"{source} is from another architecture ({odd[0]} does not fit): use the run's own model.json"
-        )
+    odd = misfit(model.state_dict(), weights)
+    if odd is not None:
+        raise RunError(f"{source} is from another architecture ({odd} does not fit): use the run's own model.json")
     model.load_state_dict(dict(weights))
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def misfit(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> str | None:
+    """The first name that only one of two states has, or whose tensors differ in shape; None where they fit."""
+    odd = sorted(mine.keys() ^ theirs.keys()) or [
+        name for name, tensor in mine.items() if tensor.shape != theirs[name].shape
+    ]
+    return odd[0] if odd else None
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Named tensors as safetensors, which need no unpickling and do not break between versions."""
+    return save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, metadata)
+
+
+def read_tensors(path: Path, remedy: str = "copy it again or train again") -> dict[str, Tensor]:
+    """Read what `tensor_bytes` made.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is damaged.
+
+    Raises:
+        RunError: if the file is missing or damaged.
+    """
     try:
         return load(path.read_bytes())
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except SafetensorError as error:
-        raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+        raise RunError(f"{path} is damaged ({error}): {remedy}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from drmm.errors import RunError
 from drmm.model import Latents
 from drmm.rendering import Switches
 from drmm.rendering.convolution import as_channels_last
-from drmm.storage import write_bytes
+from drmm.storage import tensor_bytes, write_bytes
 
 __all__ = ["BeliefStore", "Beliefs"]
 
@@ -95,7 +95,7 @@ class BeliefStore:
                 packed |= {
                     f"{name}{i}.{bit}": plane for bit, plane in enumerate(_planes(choice, _bits(leaf, name)))
                 }
-        write_bytes(self._path(self.generation + 1, chunk), save(packed))
+        write_bytes(self._path(self.generation + 1, chunk), tensor_bytes(packed))
 
     def advance(self) -> None:
         """The next generation is complete."""

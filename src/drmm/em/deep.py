@@ -25,12 +25,13 @@ from drmm.batches import pixels, unlabelled
 from drmm.constraints import is_nonnegative, set_weight
 from drmm.em.beliefs import Beliefs, BeliefStore
 from drmm.em.chain import Chain, Site
-from drmm.em.loop import Learner
+from drmm.em.loop import Learner, named, unnamed
 from drmm.em.regression import solve
 from drmm.errors import InputError, RunError
 from drmm.model import DRMM, Latents, fit_amplitude, per_image
 from drmm.rendering import BatchNorm1d, BatchNorm2d, Switches
 from drmm.rendering.norm import running_scale
+from drmm.storage import misfit
 
 __all__ = ["DeepLearner", "MStep", "Rule", "Stream", "e_step", "g_step", "m_step"]
 
@@ -282,13 +283,12 @@ class DeepLearner(Learner):
     def state(self) -> dict[str, Tensor]:
         """Parameters, the number of the last generation of latents, and of how many images they are."""
         numbers = {"generation": torch.tensor(self._store.generation), "images": torch.tensor(len(self._x))}
-        return {**numbers, **{f"model.{k}": v for k, v in self._model.state_dict().items()}}
+        return {**numbers, **named("model.", self._model.state_dict())}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a state; the latents are still in the folder."""
-        weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-        mine = self._model.state_dict()
-        if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in mine.items()}:
+        weights = unnamed("model.", state)
+        if misfit(self._model.state_dict(), weights) is not None:
             raise RunError("the folder's EM run is from another architecture: train into a new folder")
         if int(state["images"]) != len(self._x):
             raise RunError(f"the folder's EM run is on {int(state['images'])} images: train into a new folder")

@@ -12,14 +12,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from drmm.errors import InputError, RunError
-from drmm.storage import write_bytes
+from drmm.storage import read_tensors, tensor_bytes, write_bytes
 
-__all__ = ["Learner", "Trace", "run_em"]
+__all__ = ["Learner", "Trace", "named", "run_em", "unnamed"]
 
 _STATE = "em.safetensors"
 _OBJECTIVE, _SECONDS = "trace.objective", "trace.seconds"
@@ -112,7 +110,7 @@ def run_em(
             if folder is not None:
                 numbers = torch.tensor([objective, seconds], dtype=torch.double)
                 traced = dict(zip((_OBJECTIVE, _SECONDS), numbers, strict=True))
-                write_bytes(folder / _STATE, save({**_contiguous(learner.state()), **traced}))
+                write_bytes(folder / _STATE, tensor_bytes({**learner.state(), **traced}))
     return Trace(tuple(objective), tuple(seconds), converged)
 
 
@@ -128,17 +126,18 @@ def _stands_still(objective: list[float], tolerance: float) -> bool:
     return objective[-1] - objective[-2] < tolerance * max(1.0, abs(objective[-1]))
 
 
-def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous().cpu().clone() for name, tensor in state.items()}
+def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under names of their own, as part of a state."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def unnamed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a state that `named` made."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        state = load(path.read_bytes())
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from error
-    except SafetensorError as error:
-        raise RunError(f"{path} is damaged ({error}): remove the run's folder and train again") from error
+    state = read_tensors(path, remedy="remove the run's folder and train again")
     if not {_OBJECTIVE, _SECONDS} <= state.keys():
         raise RunError(f"{path} holds no EM run: remove it and train again")
     return state

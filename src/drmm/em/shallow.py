@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from drmm.batches import pixels
-from drmm.em.loop import Learner
+from drmm.em.loop import Learner, named, unnamed
 from drmm.errors import InputError, RunError
 from drmm.rmm import RMM, Quadratic
+from drmm.storage import misfit
 
 __all__ = ["Moments", "ShallowLearner", "expect", "grow", "maximise", "seed"]
 
@@ -109,15 +110,15 @@ class ShallowLearner(Learner):
         moments = {} if self._moments is None else asdict(self._moments)
         own = {"reseeded": torch.tensor(self.reseeded), "try_again": torch.tensor(self._try_again)}
         model = self.model.state_dict()
-        return {**own, **_named("model.", model), **_named("moments.", moments)}
+        return {**own, **named("model.", model), **named("moments.", moments)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` returned."""
-        mine = _named("model.", self.model.state_dict())
-        if any(name not in state or state[name].shape != value.shape for name, value in mine.items()):
+        model = unnamed("model.", state)
+        if misfit(self.model.state_dict(), model) is not None:
             raise RunError("the state is from another mixture: remove it and train again")
-        self.model.load_state_dict(_unnamed("model.", state))
-        moments = _unnamed("moments.", state)
+        self.model.load_state_dict(model)
+        moments = unnamed("moments.", state)
         self._moments = Moments(**moments) if moments else None
         self.reseeded, self._try_again = int(state["reseeded"]), bool(state["try_again"])
 
@@ -335,11 +336,3 @@ def _check(model: RMM, x: Tensor) -> None:
         raise InputError(f"images are {tuple(x.shape)}, but the mixture is of (N, *{model.image_shape})")
     if x.is_floating_point() and not all(bool(part.isfinite().all()) for part in x.split(1000)):
         raise InputError("some pixels are NaN or infinite: repair or drop those images")
-
-
-def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _unnamed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
