@@ -12,14 +12,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "drmm"
 
 # From what knows nothing to what knows everything; the modules of one line do not know each other.
 LAYERS = (
-    ("_version", "errors", "threads", "batches", "rendering"),
+    ("_version", "errors", "threads", "batches"),
+    ("rendering",),
     ("labels", "priors", "exactness", "settings", "clusters"),
     ("data", "model"),
     ("images", "constraints", "inference", "objective", "lift", "testing", "rmm"),
-    ("presets", "initialisation"),
-    ("storage",),
+    ("presets", "initialisation", "surgery"),
+    ("storage", "pruning"),
     ("em", "pictures", "layout"),
-    ("training", "mixture", "selection"),
+    ("training", "mixture", "evolution", "selection"),
     ("loop", "estimator", "runs", "benchmark"),
     ("app", "demo", "options"),
     ("cli",),
@@ -28,8 +29,8 @@ LAYERS = (
 # Within the rendering algebra likewise.
 RENDERING = (
     ("base", "convolution"),
-    ("affine", "gates", "norm", "pooling", "compose"),
-    ("level",),
+    ("affine", "gates", "norm", "pooling", "compose", "joins"),
+    ("level", "local", "graph"),
 )
 
 # Imported inside a function, when training starts, so that `import drmm` does not wait for pytorch_lightning.

@@ -39,11 +39,14 @@ def x():
 @pytest.mark.parametrize("training", [False, True])
 def test_logits_are_identical_to_the_bit(x, training):
     net = make().train(training)
-    net[4][2][0].p = 0.0 if training else 0.4  # a mask of torch's own could not be the same to the bit
     twin = copy.deepcopy(net)
     model = lift(net)
-    assert torch.equal(model(x.clone()), twin(x.clone()))
-    assert torch.equal(model.infer(x.clone()).logits, twin(x.clone()))
+    for answer in (model, lambda images: model.infer(images).logits):
+        logits = []
+        for net in (answer, twin):  # dropout draws the same mask
+            torch.manual_seed(1)
+            logits.append(net(x.clone()))
+        assert torch.equal(*logits)
 
 
 def test_the_first_layer_may_work_in_place(x):
@@ -122,26 +125,6 @@ def test_a_reused_layer(x):
     images = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(net(images).gather(1, latents.label[:, None]).sum(), images)
     torch.testing.assert_close(model.render(latents), gradient)
-
-
-@pytest.mark.parametrize(
-    ("net", "message"),
-    [
-        (nn.Sequential(nn.Conv2d(1, 1, 3), nn.Sequential(nn.Tanh()), nn.Linear(4, 2)), r"'1\.0' \(Tanh\)"),
-        (nn.Sequential(nn.Conv2d(1, 1, 3), nn.GELU(), nn.Linear(4, 2)), r"'1' \(GELU\)"),
-        (
-            nn.Sequential(nn.Conv2d(1, 1, 3, padding_mode="reflect"), nn.Linear(4, 2)),
-            r"'0' .*padding_mode='reflect'",
-        ),
-        (nn.Sequential(nn.MaxPool2d(2, return_indices=True), nn.Linear(4, 2)), r"'0' .*return_indices"),
-        (nn.Sequential(nn.Flatten(0), nn.Linear(4, 2)), r"'0' .*start_dim"),
-        (nn.Sequential(nn.Linear(4, 2), nn.ReLU()), r"last layer must be nn\.Linear"),
-        (nn.Sequential(), r"last layer must be nn\.Linear"),
-    ],
-)
-def test_what_cannot_be_lifted_is_named(net, message):
-    with pytest.raises(TypeError, match=message):
-        lift(net)
 
 
 def test_renderings_may_be_among_the_layers(x):

@@ -7,7 +7,7 @@ U is what the bottom-up pass computes, and the bound is tight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -18,20 +18,31 @@ from torch.nn import functional as F
 from drmm.rendering import (
     Abs,
     AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    Affine,
     AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
+    Choice,
+    Concat,
     Conv2d,
     Dropout,
+    Dropout2d,
     Flatten,
+    Graph,
     Identity,
+    Join,
+    Largest,
     LeakyReLU,
     Level,
     Linear,
+    Maximum,
     MaxPool2d,
+    PReLU,
     ReLU,
     Rendering,
     Sequential,
+    Sum,
 )
 from drmm.rendering.convolution import correlate
 
@@ -94,6 +105,8 @@ def _(rendering: BatchNorm1d | BatchNorm2d, lower: Tensor, upper: Tensor) -> tup
 @bound.register(Flatten)
 @bound.register(Identity)
 @bound.register(Dropout)
+@bound.register(Dropout2d)
+@bound.register(Choice)
 def _(rendering: Rendering, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return _each(rendering, lower, upper)  # increasing in every input
 
@@ -111,14 +124,60 @@ def _(rendering: LeakyReLU, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tenso
 
 
 @bound.register
+def _(rendering: PReLU, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    slope = rendering.weight if lower.ndim < 3 else rendering.weight.reshape(-1, *[1] * (lower.ndim - 2))
+    return _extremes([lower, upper, lower * slope, upper * slope])
+
+
+@bound.register
 def _(rendering: Abs, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     del rendering
     return _extremes([lower, upper, -lower, -upper])
 
 
-@bound.register
-def _(rendering: MaxPool2d, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+@bound.register(MaxPool2d)
+@bound.register(AdaptiveMaxPool2d)
+@bound.register(Largest)
+def _(rendering: Rendering, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return -rendering(-lower), rendering(upper)
+
+
+@bound.register
+def _(rendering: Affine, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    if not rendering.increasing:
+        raise NoBoundError("an affine map that can fall where its input grows has no bound here")
+    return _each(rendering, lower, upper)
+
+
+@bound.register
+def _(rendering: Graph, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def visit(
+        operation: Rendering | Join, inputs: Sequence[tuple[Tensor, Tensor]], settings: Sequence[object]
+    ) -> tuple[Tensor, Tensor]:
+        if isinstance(operation, Join):
+            return _bound_join(operation, inputs)
+        if not settings:
+            return bound(operation, *inputs[0])
+        if not isinstance(operation, Affine) or not operation.increasing:
+            raise NoBoundError(f"no bound for {type(operation).__name__} with settings")
+        below, above = (operation(value, *settings) for value in inputs[0])
+        return below, above
+
+    return rendering.walk((lower, upper), visit, lambda value: value[0])
+
+
+def _bound_join(join: Join, inputs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Branches share switches further down; a bound that lets each choose for itself still holds."""
+    lowers, uppers = zip(*inputs, strict=True)
+    if isinstance(join, Concat) or (isinstance(join, Sum) and min(join.weights) >= 0):
+        return join(*lowers), join(*uppers)
+    if isinstance(join, Sum):
+        turned = [(b, a) if w < 0 else (a, b) for (a, b), w in zip(inputs, join.weights, strict=True)]
+        lowers, uppers = zip(*turned, strict=True)
+        return join(*lowers), join(*uppers)
+    if isinstance(join, Maximum):
+        return _extremes([*lowers, *uppers])
+    raise NoBoundError(f"no bound for {type(join).__name__}")
 
 
 @bound.register

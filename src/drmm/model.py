@@ -19,6 +19,7 @@ from drmm.errors import InputError
 from drmm.exactness import NoBoundError, bound
 from drmm.priors import SwitchPrior
 from drmm.rendering import BatchNorm1d, BatchNorm2d, Linear, Sequential, Switches
+from drmm.rendering.local import is_approximate
 
 __all__ = ["DRMM", "Latents", "PathSum", "evaluation", "fit_amplitude", "per_image"]
 
@@ -130,6 +131,11 @@ class DRMM(nn.Module):
     def n_classes(self) -> int:
         """How many class templates there are."""
         return self.templates.out_features
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """Names of the operations that are drawn by a local linear map; none where every level is a rendering."""
+        return tuple(name for name, module in self.levels.named_modules() if is_approximate(module))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, C) of images (N, C, H, W): identical to the convnet's."""

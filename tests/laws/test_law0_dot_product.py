@@ -24,20 +24,37 @@ from drmm import rendering
 from drmm.rendering import (
     Abs,
     AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    Affine,
+    AffineJoin,
+    Aside,
     AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
+    Choice,
+    Clip,
+    Concat,
     Conv2d,
     Dropout,
+    Dropout2d,
     Flatten,
+    Graph,
     Identity,
+    Join,
+    Largest,
     LeakyReLU,
     Level,
     Linear,
+    LocalJoin,
+    LocalLinear,
+    Maximum,
     MaxPool2d,
+    PReLU,
     ReLU,
     Rendering,
     Sequential,
+    Step,
+    Sum,
     Switches,
 )
 from drmm.testing import dot_product_gap
@@ -137,6 +154,44 @@ def of_features(data):
     return norm(BatchNorm1d, 3, affine=data.draw(st.booleans())), torch.randn(shape)
 
 
+def affine(data):
+    shift = torch.randn(1)
+    functions = [
+        lambda x: F.pad(x, (1, 0, 2, 1), mode="replicate"),
+        lambda x: F.interpolate(x, scale_factor=2, mode="bilinear") + shift,
+        lambda x: x.flip(2).transpose(2, 3)[..., ::2],
+        lambda x: x.mean((2, 3)),
+    ]
+    return Affine(data.draw(st.sampled_from(functions)))
+
+
+def largest(data):
+    dims = data.draw(st.sampled_from([(1,), (2, 3), (3, 1), (-1, -2)]))
+    return Largest(dims, keepdim=data.draw(st.booleans()))
+
+
+def joined(join):
+    """A join in a graph, where two branches of an image meet; the image itself goes around one of them."""
+
+    def case(data):
+        x = images(data)
+        branch = {"first": Conv2d(x.shape[1], x.shape[1], 3, padding=1), "second": ReLU(), "join": join(data)}
+        return Graph(branch, [Step("first", (0,)), Step("second", (0,)), Step("join", (1, 2))], 3), x
+
+    return case
+
+
+def graph(data):
+    """Branches of one image, a fork that is used three times, and an operation that depends on a size."""
+    x = images(data)
+    scale = Affine(lambda y, size: y * size[2])
+    operations = {"conv": Conv2d(x.shape[1], 4, 3, padding=1), "gate": LeakyReLU(0.3), "scale": scale}
+    operations |= {"sum": Sum((1, -0.5)), "cat": Concat(1), "pool": AdaptiveMaxPool2d(2)}
+    nodes = [Step("conv", (0,)), Step("gate", (1,)), Aside(lambda y: y.shape, (1,)), Step("scale", (2,), (3,))]
+    nodes += [Step("sum", (4, 2)), Step("cat", (5, 2)), Step("pool", (6,)), Step("gate", (7,))]
+    return Graph(operations, nodes, 8), x
+
+
 FAMILIES = {
     Conv2d: of_channels(conv),
     Linear: of_vectors,
@@ -155,16 +210,38 @@ FAMILIES = {
     Dropout: of_images(lambda data: Dropout(data.draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])))),  # in training mode
     Level: level,
     Sequential: nested,
+    AdaptiveMaxPool2d: of_images(
+        lambda data: AdaptiveMaxPool2d(data.draw(st.one_of(small, st.tuples(small, st.none()))))
+    ),
+    Affine: of_images(affine),
+    Choice: lambda data: (Choice(4), torch.randn(data.draw(small), 4)),
+    Clip: of_images(lambda data: Clip(data.draw(st.sampled_from([-1.0, 0.0])), data.draw(st.floats(0.1, 2)))),
+    Dropout2d: of_images(lambda data: Dropout2d(data.draw(st.sampled_from([0.0, 0.3, 1.0])))),  # in training mode
+    Graph: graph,
+    Largest: of_images(largest),
+    LocalLinear: of_images(
+        lambda data: LocalLinear(data.draw(st.sampled_from([F.gelu, torch.tanh, F.silu])))
+    ),
+    PReLU: of_channels(lambda data, channels: PReLU(channels, data.draw(st.floats(-0.5, 0.9)))),
 }
+JOINS = {
+    AffineJoin: joined(lambda data: AffineJoin(lambda x, y: torch.stack([x, 2 * y], 2), 2)),
+    Concat: joined(lambda data: Concat(data.draw(st.sampled_from([1, 2, -1])))),
+    LocalJoin: joined(lambda data: LocalJoin(torch.mul, 2)),
+    Maximum: joined(lambda data: Maximum(largest=data.draw(st.booleans()))),
+    Sum: joined(lambda data: Sum(data.draw(st.sampled_from([(1, 1), (1, -1), (0.5, 3)])))),
+}
+CASES = {kind.__name__: case for kind, case in {**FAMILIES, **JOINS}.items()}
 
 
 def test_no_rendering_is_left_out():
-    public = {c for c in vars(rendering).values() if inspect.isclass(c) and issubclass(c, Rendering)}
-    assert public - {Rendering} == set(FAMILIES)
+    public = {c for c in vars(rendering).values() if inspect.isclass(c)}
+    assert {c for c in public if issubclass(c, Rendering)} - {Rendering} == set(FAMILIES)
+    assert {c for c in public if issubclass(c, Join)} - {Join} == set(JOINS)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")  # torch's, about even kernels
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=[kind.__name__ for kind in FAMILIES])
+@pytest.mark.parametrize("family", CASES.values(), ids=CASES)
 @settings(max_examples=40)
 @given(data=st.data(), seed=st.integers(0, 2**31))
 def test_render_is_the_transpose_of_infer(family, data, seed):

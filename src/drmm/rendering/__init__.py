@@ -1,30 +1,50 @@
 """The rendering algebra: every level of the picture owns `infer` and `render`, transposes of each other."""
 
-from drmm.rendering.affine import AdaptiveAvgPool2d, AvgPool2d, Conv2d, Flatten, Identity, Linear
+from drmm.rendering.affine import AdaptiveAvgPool2d, AvgPool2d, Choice, Conv2d, Flatten, Identity, Linear
 from drmm.rendering.base import Rendering, Switches, Window
 from drmm.rendering.compose import Sequential
-from drmm.rendering.gates import Abs, Dropout, LeakyReLU, ReLU
+from drmm.rendering.gates import Abs, Clip, Dropout, Dropout2d, LeakyReLU, PReLU, ReLU
+from drmm.rendering.graph import Aside, Graph, Step
+from drmm.rendering.joins import Concat, Join, Maximum, Sum
 from drmm.rendering.level import Level
+from drmm.rendering.local import Affine, AffineJoin, LocalJoin, LocalLinear
 from drmm.rendering.norm import BatchNorm1d, BatchNorm2d
-from drmm.rendering.pooling import MaxPool2d
+from drmm.rendering.pooling import AdaptiveMaxPool2d, Largest, MaxPool2d
 
 __all__ = [
     "Abs",
     "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+    "Affine",
+    "AffineJoin",
+    "Aside",
     "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Choice",
+    "Clip",
+    "Concat",
     "Conv2d",
     "Dropout",
+    "Dropout2d",
     "Flatten",
+    "Graph",
     "Identity",
+    "Join",
+    "Largest",
     "LeakyReLU",
     "Level",
     "Linear",
+    "LocalJoin",
+    "LocalLinear",
     "MaxPool2d",
+    "Maximum",
+    "PReLU",
     "ReLU",
     "Rendering",
     "Sequential",
+    "Step",
+    "Sum",
     "Switches",
     "Window",
 ]

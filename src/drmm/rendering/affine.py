@@ -7,10 +7,11 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from drmm.errors import InputError
 from drmm.rendering.base import Rendering, Switches
 from drmm.rendering.convolution import draw
 
-__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "Conv2d", "Flatten", "Identity", "Linear"]
+__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "Choice", "Conv2d", "Flatten", "Identity", "Linear"]
 
 
 @final
@@ -59,6 +60,42 @@ class Identity(nn.Identity, Rendering):
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """X as it is."""
+        return x, Switches(tuple(x.shape[1:]))
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Z as it is."""
+        del switches
+        return z
+
+
+@final
+class Choice(Rendering):
+    """Class templates of a net whose logits are features already: class c is logit c, and draws through the net.
+
+    Stands where a `Linear` stands otherwise, with the unit vectors as its weight and no parameters.
+
+    Args:
+        classes: how many logits there are.
+    """
+
+    weight: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.out_features = classes
+        self.bias: Tensor | None = None
+        self.register_buffer("weight", torch.eye(classes), persistent=False)
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """Logits (N, C) as they are.
+
+        Raises:
+            InputError: if there are more or fewer than there are classes.
+        """
+        if x.shape[1:] != (self.out_features,):
+            raise InputError(
+                f"the net's output is {tuple(x.shape)}, not (N, {self.out_features}): lift it with image_shape"
+            )
         return x, Switches(tuple(x.shape[1:]))
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Rendering", "Switches", "Window"]
+__all__ = ["Rendering", "Switches", "Window", "chosen"]
 
 
-_BATCHED = ("a", "t", "s", "kept")  # the tensors of `Switches` that have a batch dimension
+_BATCHED = ("a", "t", "s", "kept", "point")  # the tensors of `Switches` that have a batch dimension
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Switches:
         s: sign of each unit, bool (N, ...), True where it is positive.
         kept: units that were not dropped, bool (N, ...): missing at random, not chosen, so without a prior.
         gain: frozen scale of each channel, shared by the batch.
+        point: where a smooth function was made linear, (N, ...): in approximate renderings only.
         window: the geometry that t refers to.
         parts: the switches of the renderings that a composite is made of.
     """
@@ -55,6 +56,7 @@ class Switches:
     s: Tensor | None = None
     kept: Tensor | None = None
     gain: Tensor | None = None
+    point: Tensor | None = None
     window: Window | None = None
     parts: tuple[Switches, ...] = ()
 
@@ -143,3 +145,14 @@ class Rendering(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """The convnet's view: the features alone."""
         return self.infer(x)[0]
+
+
+def chosen(choice: Tensor | None, name: str) -> Tensor:
+    """The switches that a rendering needs for drawing.
+
+    Raises:
+        ValueError: if they are another rendering's, which hold none.
+    """
+    if choice is None:
+        raise ValueError(f"these switches hold no {name}: pass the ones that this rendering's infer returned")
+    return choice

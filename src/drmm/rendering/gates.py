@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from drmm.rendering.base import Rendering, Switches
+from drmm.rendering.base import Rendering, Switches, chosen
 
-__all__ = ["Abs", "Dropout", "LeakyReLU", "ReLU"]
+__all__ = ["Abs", "Clip", "Dropout", "Dropout2d", "LeakyReLU", "PReLU", "ReLU"]
 
 
 @final
@@ -22,11 +25,12 @@ class ReLU(nn.ReLU, Rendering):
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """Keep what is positive; any shape."""
-        return x.relu(), Switches(tuple(x.shape[1:]), a=x > 0)
+        y = x.relu()
+        return y, Switches(tuple(x.shape[1:]), a=y.detach().bool())
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Keep what was on."""
-        return z * _of(switches.a, "a")
+        return masked(z, chosen(switches.a, "a"))
 
 
 @final
@@ -35,12 +39,62 @@ class LeakyReLU(nn.LeakyReLU, Rendering):
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """Keep what is positive, weaken the rest; any shape."""
-        a = x > 0
-        return torch.where(a, x, x * self.negative_slope), Switches(tuple(x.shape[1:]), a=a)
+        return F.leaky_relu(x, self.negative_slope), Switches(tuple(x.shape[1:]), a=x > 0)
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Keep what was on, weaken the rest."""
-        return torch.where(_of(switches.a, "a"), z, z * self.negative_slope)
+        return _weakened(z, z * self.negative_slope, switches)
+
+
+@final
+class PReLU(nn.PReLU, Rendering):
+    """A leaky gate whose slope is learned; takes the arguments of `torch.nn.PReLU`."""
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """Keep what is positive, weaken the rest; (N, C, ...)."""
+        return nn.PReLU.forward(self, x), Switches(tuple(x.shape[1:]), a=x > 0)
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Keep what was on, weaken the rest."""
+        slope = self.weight if z.ndim < 3 else self.weight.reshape(-1, *[1] * (z.ndim - 2))
+        return _weakened(z, z * slope, switches)
+
+
+@final
+class Clip(Rendering):
+    """A gate with two ends, as ReLU6: off below, saturated above, and neither draws.
+
+    A saturated unit is a constant that the picture does not change, so its path ends there as in a bias. Max-sum
+    inference knows no such end: with clips it is a heuristic.
+
+    Args:
+        low: a unit is off at this value and below.
+        high: a unit is saturated at this value and above.
+        slope: of the function in between.
+        function: the function itself; by default x between `low` and `high`.
+    """
+
+    def __init__(
+        self,
+        low: float = -math.inf,
+        high: float = math.inf,
+        *,
+        slope: float = 1,
+        function: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.low, self.high, self.slope = low, high, slope
+        self.function = function
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """Keep what lies in between; any shape."""
+        y = x.clamp(self.low, self.high) if self.function is None else self.function(x)
+        return y, Switches(tuple(x.shape[1:]), a=(x > self.low) & (x < self.high))
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Keep what was neither off nor saturated."""
+        z = masked(z, chosen(switches.a, "a"))
+        return z if self.slope == 1 else z * self.slope
 
 
 @final
@@ -53,7 +107,24 @@ class Abs(Rendering):
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Give each unit the sign that it had."""
-        return torch.where(_of(switches.s, "s"), z, -z)
+        return torch.where(chosen(switches.s, "s"), z, -z)
+
+
+@final
+class Dropout2d(nn.Dropout2d, Rendering):
+    """Whole channels missing at random; otherwise as `Dropout`."""
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """Draw a mask of channels, the same as torch draws, and apply it; (N, C, H, W)."""
+        return _drop(x, self.p if self.training else 0, F.dropout2d)
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Apply the same mask."""
+        return _dropped(z, switches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features alone."""
+        return self.infer(x)[0]
 
 
 @final
@@ -64,26 +135,39 @@ class Dropout(nn.Dropout, Rendering):
     """
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
-        """Draw the mask and apply it; any shape."""
-        switches = Switches(tuple(x.shape[1:]))
-        if self.training and self.p > 0:
-            kept = torch.rand_like(x) >= self.p
-            gain = x.new_tensor(0.0 if self.p == 1 else 1 / (1 - self.p))
-            switches = replace(switches, kept=kept, gain=gain)
-        return self.render(x, switches), switches
+        """Draw the mask, the same as torch draws, and apply it; any shape."""
+        return _drop(x, self.p if self.training else 0, F.dropout)
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Apply the same mask: a diagonal map is its own transpose."""
-        if switches.kept is None or switches.gain is None:
-            return z
-        return z * switches.kept * switches.gain
+        return _dropped(z, switches)
 
     def forward(self, x: Tensor) -> Tensor:
         """The features alone."""
         return self.infer(x)[0]
 
 
-def _of(choice: Tensor | None, name: str) -> Tensor:
-    if choice is None:
-        raise ValueError(f"these switches hold no {name}: pass the ones that this rendering's infer returned")
-    return choice
+def masked(z: Tensor, mask: Tensor) -> Tensor:
+    """Z where the mask, bool of the same shape, is True, 0 elsewhere: as bytes, three times as fast on a CPU."""
+    return z * mask.view(torch.int8)
+
+
+def _drop(x: Tensor, p: float, dropout: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, Switches]:
+    """Features with some of them dropped, and which were kept."""
+    switches = Switches(tuple(x.shape[1:]))
+    if p == 0:
+        return x, switches
+    mask = dropout(torch.ones_like(x), p)
+    gain = x.new_tensor(0.0 if p == 1 else 1 / (1 - p))
+    return x * mask, replace(switches, kept=mask != 0, gain=gain)
+
+
+def _dropped(z: Tensor, switches: Switches) -> Tensor:
+    if switches.kept is None or switches.gain is None:
+        return z
+    return masked(z, switches.kept) * switches.gain
+
+
+def _weakened(on: Tensor, off: Tensor, switches: Switches) -> Tensor:
+    a = chosen(switches.a, "a")
+    return masked(on, a) + masked(off, ~a)

@@ -12,7 +12,7 @@ from drmm.rendering.affine import Conv2d
 from drmm.rendering.base import Rendering, Switches, Window
 from drmm.rendering.compose import Sequential
 from drmm.rendering.convolution import correlate, draw, feature_size
-from drmm.rendering.gates import ReLU
+from drmm.rendering.gates import ReLU, masked
 from drmm.rendering.norm import BatchNorm2d, running_scale, uses_batch
 from drmm.rendering.pooling import MaxPool2d, best_position, draw_at, window_of
 
@@ -90,7 +90,7 @@ class Level(Rendering):
         """M_a and T_t alone: what comes down to the dictionary, (N, C_out, H', W') to the dictionary's size."""
         if switches.a is None:
             raise ValueError("these switches hold no a: pass the ones that this level's infer returned")
-        z = z * switches.a
+        z = masked(z, switches.a)
         if switches.t is None or switches.window is None:
             return z
         canvas = feature_size(self.dictionary, (switches.shape[1], switches.shape[2]))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import final
+import math
+from collections.abc import Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drmm.rendering.base import Rendering, Switches, Window
+from drmm.rendering.base import Rendering, Switches, Window, chosen
 
-__all__ = ["MaxPool2d", "best_position", "draw_at", "window_of"]
+__all__ = ["AdaptiveMaxPool2d", "Largest", "MaxPool2d", "best_position", "draw_at", "window_of"]
 
 
 def window_of(pool: nn.MaxPool2d) -> Window:
@@ -41,7 +43,7 @@ def best_position(x: Tensor, pool: nn.MaxPool2d) -> tuple[Tensor, Tensor]:
     rows, columns = _corners(window, y.shape[-2:], x.device)
     corner = (rows - window.padding[0]) * wide + columns - window.padding[1]
     offsets = _offsets(window, wide, x.device)
-    dtype = torch.uint8 if window.positions <= 256 else torch.int32
+    dtype = _smallest(window.positions)
     position_of = torch.zeros(int(offsets[-1]) + 1, dtype=dtype, device=x.device)
     position_of[offsets] = torch.arange(window.positions, dtype=dtype, device=x.device)
     return y, _look_up(position_of, place - corner)
@@ -81,9 +83,75 @@ class MaxPool2d(nn.MaxPool2d, Rendering):
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Put each unit at its position."""
-        if switches.t is None or switches.window is None:
-            raise ValueError("these switches hold no t: pass the ones that this rendering's infer returned")
-        return draw_at(z, switches.t, switches.window, (switches.shape[-2], switches.shape[-1]))
+        return _draw_chosen(z, switches)
+
+
+@final
+class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d, Rendering):
+    """The max over as many windows as the output size asks for; takes the arguments of the torch layer.
+
+    Windows differ in size, so t counts places in the whole picture: a byte for each unit up to 256 of them.
+    """
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """(N, C, H, W) to (N, C, *output_size)."""
+        size: Any = self.output_size
+        y, place = F.adaptive_max_pool2d(x, size, return_indices=True)
+        window = Window((x.shape[-2], x.shape[-1]), (0, 0), (0, 0), (1, 1))
+        return y, Switches(tuple(x.shape[1:]), t=place.to(_smallest(window.positions)), window=window)
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Put each unit at its position."""
+        return _draw_chosen(z, switches)
+
+
+@final
+class Largest(Rendering):
+    """The max over whole dimensions, as `torch.amax`: where in them, or which of the channels (maxout).
+
+    Args:
+        dims: the dimensions; not the batch's.
+        keepdim: whether they stay, with size 1.
+    """
+
+    def __init__(self, dims: Sequence[int], *, keepdim: bool = False) -> None:
+        super().__init__()
+        self.dims = tuple(dims)
+        self.keepdim = keepdim
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """(N, ...) to (N, ...) with fewer dimensions, or with dimensions of size 1."""
+        last = x.movedim(self.dims, tuple(range(-len(self.dims), 0))).flatten(-len(self.dims))
+        y, place = last.max(-1)
+        window = Window((1, last.shape[-1]), (0, 0), (0, 0), (1, 1))
+        t = place.to(_smallest(window.positions))
+        return self._shaped(y, x.ndim), Switches(tuple(x.shape[1:]), t=t, window=window)
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Put each unit at its position."""
+        place = chosen(switches.t, "t").long().unsqueeze(-1)
+        sizes = [switches.shape[dim - 1 if dim > 0 else dim] for dim in self.dims]
+        flat = z.new_zeros(*place.shape[:-1], math.prod(sizes))
+        canvas: Tensor = flat.scatter(-1, place, z.reshape(place.shape)).unflatten(-1, sizes)
+        return canvas.movedim(tuple(range(-len(sizes), 0)), self.dims)
+
+    def _shaped(self, y: Tensor, ndim: int) -> Tensor:
+        if self.keepdim:
+            for dim in sorted(dim % ndim for dim in self.dims):
+                y = y.unsqueeze(dim)
+        return y
+
+
+def _draw_chosen(z: Tensor, switches: Switches) -> Tensor:
+    t, (*_, height, width) = chosen(switches.t, "t"), switches.shape
+    if switches.window is None:
+        raise ValueError("these switches hold no window: pass the ones that this rendering's infer returned")
+    return draw_at(z, t, switches.window, (height, width))
+
+
+def _smallest(positions: int) -> torch.dtype:
+    """The type that t is kept in: a byte where it fits."""
+    return torch.uint8 if positions <= 256 else torch.int32
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:

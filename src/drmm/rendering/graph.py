@@ -1,0 +1,175 @@
+"""Branches and skip connections: renderings and joins on a directed acyclic graph, drawn in reverse order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
+
+from torch import Tensor, nn
+
+from drmm.rendering.base import Rendering, Switches
+from drmm.rendering.joins import Join
+
+__all__ = ["Aside", "Graph", "Step"]
+
+Value = TypeVar("Value")
+Visit = Callable[[Rendering | Join, Sequence[Value], Sequence[object]], Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rendering or join. Values are numbered: 0 is the graph's input, node i makes value i + 1.
+
+    Attributes:
+        operation: its name in the graph.
+        inputs: the values that pictures flow through.
+        settings: the values that it depends on otherwise; its `infer` and `render` get them after the features.
+    """
+
+    operation: str
+    inputs: tuple[int, ...]
+    settings: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A value that no picture flows through: a parameter, a size, or what is computed from those.
+
+    Attributes:
+        function: of the values in `inputs`. Where those are features, it may look at their sizes only.
+        inputs: numbers of values.
+    """
+
+    function: Callable[..., object]
+    inputs: tuple[int, ...] = ()
+
+
+@final
+class Graph(Rendering):
+    """Renderings and joins on a directed acyclic graph; the transpose of a fork is a sum.
+
+    Args:
+        operations: by name; shared with nobody or with other graphs.
+        nodes: in an order in which each comes after its inputs.
+        output: number of the value that is the graph's output.
+        constants: modules whose parameters the asides read, so that they are the graph's parameters too.
+    """
+
+    def __init__(
+        self,
+        operations: Mapping[str, Rendering | Join],
+        nodes: Sequence[Step | Aside],
+        output: int,
+        constants: Sequence[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        self.operations = nn.ModuleDict(operations)
+        self.constants = nn.ModuleList(constants)
+        self.nodes = tuple(nodes)
+        self.output = output
+        self._spent = _last_uses(self.nodes, output)
+        steps = {i + 1 for i, node in enumerate(self.nodes) if isinstance(node, Step)} | {0}
+        self._measured = tuple(sorted(steps & {k for node in self.nodes for k in _looked_at(node)}))
+
+    @property
+    def steps(self) -> tuple[tuple[int, Step], ...]:
+        """Number of the value that it makes, and step, bottom-up: `switches.parts` starts with theirs."""
+        return tuple((i, node) for i, node in enumerate(self.nodes, 1) if isinstance(node, Step))
+
+    def operation(self, step: Step) -> Rendering | Join:
+        """The rendering or join of a step."""
+        return self.operations[step.operation]  # type: ignore[return-value]
+
+    def walk(self, first: Value, visit: Visit[Value], features: Callable[[Value], Tensor]) -> Value:
+        """Go through the graph bottom-up.
+
+        Args:
+            first: the value of the input.
+            visit: makes a step's value from its operation, its inputs' values and its settings.
+            features: a tensor of the size that a value's features have, for asides that look at sizes.
+        """
+        values: dict[int, Any] = {0: first}
+        plain: dict[int, Any] = {}
+        for i, node in enumerate(self.nodes, 1):
+            settings = [plain[k] if k in plain else features(values[k]) for k in _looked_at(node)]
+            if isinstance(node, Aside):
+                plain[i] = node.function(*settings)
+            else:
+                values[i] = visit(self.operation(node), [values[k] for k in node.inputs], settings)
+            for k in self._spent[i - 1]:
+                values.pop(k, None)
+        return values[self.output]  # type: ignore[no-any-return]
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """Every step in order."""
+        parts: list[Switches] = []
+        sizes: dict[int, Switches] = {}
+
+        def visit(operation: Rendering | Join, xs: Sequence[Tensor], settings: Sequence[Any]) -> Tensor:
+            y, switches = operation.infer(*xs, *settings)
+            parts.append(switches)
+            if (number := self.steps[len(parts) - 1][0]) in self._measured:
+                sizes[number] = Switches(tuple(y.shape[1:]))
+            return y
+
+        y = self.walk(x, visit, lambda value: value)
+        sizes[0] = Switches(tuple(x.shape[1:]))
+        return y, Switches(sizes[0].shape, parts=(*parts, *(sizes[k] for k in self._measured)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convnet's view: the features alone, without keeping switches."""
+        return self.walk(x, lambda operation, xs, settings: operation(*xs, *settings), lambda value: value)
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Every step in reverse order; what branches draw on one canvas adds up."""
+        return self._draw(z, switches, keep=False).get(0, z.new_zeros(z.shape[0], *switches.shape))
+
+    def render_values(self, z: Tensor, switches: Switches) -> dict[int, Tensor]:
+        """The template that comes down to each value, by its number: 0 is the picture, `output` is z."""
+        return self._draw(z, switches, keep=True)
+
+    def _draw(self, z: Tensor, switches: Switches, *, keep: bool) -> dict[int, Tensor]:
+        settings = self._settings(z, switches)
+        drawn = {self.output: z}
+        steps = zip(self.steps, switches.parts, strict=False)
+        for (number, step), part in reversed(list(steps)):
+            if number not in drawn:
+                continue
+            above = drawn[number] if keep else drawn.pop(number)
+            operation = self.operation(step)
+            canvases = operation.render(above, part, *(settings[k] for k in step.settings))
+            for k, canvas in zip(
+                step.inputs, (canvases,) if isinstance(canvases, Tensor) else canvases, strict=True
+            ):
+                drawn[k] = drawn[k] + canvas if k in drawn else canvas
+        return drawn
+
+    def _settings(self, z: Tensor, switches: Switches) -> dict[int, Any]:
+        """Every aside, and blank features of the measured sizes."""
+        measured = switches.parts[len(self.steps) :]
+        values: dict[int, Any] = {
+            k: z.new_zeros(()).expand(z.shape[0], *part.shape)
+            for k, part in zip(self._measured, measured, strict=True)
+        }
+        for i, node in enumerate(self.nodes, 1):
+            if isinstance(node, Aside):
+                values[i] = node.function(*(values[k] for k in node.inputs))
+        return values
+
+
+def _looked_at(node: Step | Aside) -> tuple[int, ...]:
+    """The values that a node depends on, other than those that pictures flow through."""
+    return node.inputs if isinstance(node, Aside) else node.settings
+
+
+def _last_uses(nodes: Sequence[Step | Aside], output: int) -> list[list[int]]:
+    """For each node, the values that nobody needs after it."""
+    last: dict[int, int] = {}
+    for i, node in enumerate(nodes):
+        last.update(dict.fromkeys([i + 1, *node.inputs, *_looked_at(node)], i))
+    last.pop(output, None)
+    spent: list[list[int]] = [[] for _ in nodes]
+    for value, i in last.items():
+        spent[i].append(value)
+    return spent

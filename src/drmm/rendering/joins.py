@@ -1,0 +1,120 @@
+"""Where branches meet: renderings of several inputs into one, each with a transpose of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from drmm.rendering.base import Switches, chosen
+
+__all__ = ["Concat", "Join", "Maximum", "Sum", "shapes_of"]
+
+
+class Join(nn.Module, ABC):
+    """Several branches into one: Law 0 holds for all of them together, ⟨Σ_i A_i x_i, z⟩ = Σ_i ⟨x_i, A_iᵀ z⟩.
+
+    Subclasses are final; a `Graph` puts them between renderings.
+    """
+
+    @abstractmethod
+    def infer(self, *xs: Tensor) -> tuple[Tensor, Switches]:
+        """Bottom-up: the joined features, and the switches; `switches.parts` keeps the shape of each branch."""
+
+    @abstractmethod
+    def render(self, z: Tensor, switches: Switches) -> tuple[Tensor, ...]:
+        """Top-down: what each branch draws, in the order of `infer`."""
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        """The features alone."""
+        return self.infer(*xs)[0]
+
+
+def shapes_of(xs: Sequence[Tensor]) -> Switches:
+    """Switches that hold nothing but the shape of each branch."""
+    parts = tuple(Switches(tuple(x.shape[1:])) for x in xs)
+    return Switches(parts[0].shape, parts=parts)
+
+
+@final
+class Sum(Join):
+    """Add branches, each times a weight: a skip connection renders z + Fᵀz (slide "…yields Deep ResNets").
+
+    Args:
+        weights: one factor a branch; -1 subtracts.
+    """
+
+    def __init__(self, weights: Sequence[float] = (1, 1)) -> None:
+        super().__init__()
+        self.weights = tuple(weights)
+
+    def infer(self, *xs: Tensor) -> tuple[Tensor, Switches]:
+        """Branches (N, ...) of shapes that broadcast."""
+        y = xs[0] if self.weights[0] == 1 else self.weights[0] * xs[0]
+        for x, weight in zip(xs[1:], self.weights[1:], strict=True):
+            y = torch.add(y, x, alpha=weight)
+        return y, shapes_of(xs)
+
+    def render(self, z: Tensor, switches: Switches) -> tuple[Tensor, ...]:
+        """Each branch gets all of z, summed over what broadcasting had repeated."""
+        return tuple(
+            _unbroadcast(z if weight == 1 else weight * z, part.shape)
+            for weight, part in zip(self.weights, switches.parts, strict=True)
+        )
+
+
+@final
+class Concat(Join):
+    """One branch beside the other, as in DenseNets.
+
+    Args:
+        dim: the dimension that grows; not the batch's.
+    """
+
+    def __init__(self, dim: int = 1) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def infer(self, *xs: Tensor) -> tuple[Tensor, Switches]:
+        """Branches (N, ...) that differ in one dimension."""
+        return torch.cat(xs, self.dim), shapes_of(xs)
+
+    def render(self, z: Tensor, switches: Switches) -> tuple[Tensor, ...]:
+        """Each branch gets its own part of z."""
+        axis = self.dim - 1 if self.dim > 0 else self.dim
+        parts: tuple[Tensor, ...] = z.split([part.shape[axis] for part in switches.parts], self.dim)
+        return parts
+
+
+@final
+class Maximum(Join):
+    """The larger of two branches, unit by unit: a max over "which of them" (maxout).
+
+    Args:
+        largest: False takes the smaller one.
+    """
+
+    def __init__(self, *, largest: bool = True) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def infer(self, *xs: Tensor) -> tuple[Tensor, Switches]:
+        """Two branches (N, ...) of one shape; a tie goes to the first."""
+        first, second = xs
+        a = first >= second if self.largest else first <= second
+        return torch.where(a, first, second), replace(shapes_of(xs), a=a)
+
+    def render(self, z: Tensor, switches: Switches) -> tuple[Tensor, ...]:
+        """Each unit goes down the branch that it came from."""
+        a = chosen(switches.a, "a")
+        first, second = (part.shape for part in switches.parts)
+        return _unbroadcast(z * a, first), _unbroadcast(z * ~a, second)
+
+
+def _unbroadcast(z: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Sum z (N, ...) over the dimensions that a branch of (N, *shape) does not have or has only one of."""
+    return z if z.shape[1:] == shape else z.sum_to_size(z.shape[0], *shape)

@@ -1,0 +1,165 @@
+"""Any affine map is a rendering, and any smooth one can be made one near a picture.
+
+Both get their transpose from automatic differentiation. For an affine function it is exact. For any other function
+it is the transpose at the features that were seen: a local linear map, which explains that picture and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from drmm.errors import InputError
+from drmm.rendering.base import Rendering, Switches, chosen
+from drmm.rendering.joins import Join, shapes_of
+
+__all__ = ["Affine", "AffineJoin", "LocalJoin", "LocalLinear", "is_approximate"]
+
+Function = Callable[..., Tensor]
+
+
+@final
+class Affine(Rendering):
+    """A function that is affine in its first argument: a reshape, slice, mean or resizing, any convolution.
+
+    Args:
+        function: features (N, ...) to features (N, ...); further arguments are settings, see `infer`. A module's
+            parameters become this rendering's.
+        increasing: whether no output falls when an input grows, so that bounds pass through.
+    """
+
+    def __init__(self, function: Function, *, increasing: bool = False) -> None:
+        super().__init__()
+        self.function = function
+        self.increasing = increasing
+
+    def infer(self, x: Tensor, *settings: object) -> tuple[Tensor, Switches]:
+        """Apply the function.
+
+        Args:
+            x: (N, ...).
+            settings: what else it depends on, such as sizes; the same go to `render`.
+
+        Raises:
+            InputError: if the function moves images away from the first dimension.
+        """
+        return _per_image(self.function(x, *settings), x), Switches(tuple(x.shape[1:]))
+
+    def forward(self, x: Tensor, *settings: object) -> Tensor:
+        """The features alone."""
+        return self.function(x, *settings)
+
+    def render(self, z: Tensor, switches: Switches, *settings: object) -> Tensor:
+        """Its transpose, by a vector-Jacobian product at a blank canvas."""
+        blank = z.new_zeros(()).expand(z.shape[0], *switches.shape)
+        return pull_back(lambda x: self.function(x, *settings), (blank,), z)[0]
+
+
+@final
+class LocalLinear(Rendering):
+    """An approximation: a smooth function (GELU, attention, layer norm) by its derivative where it was evaluated.
+
+    It draws the gradient, so that active paths still sum up, but it draws nothing that was not seen: no prior, no
+    bound. The features are kept for it, not a bit for each unit.
+
+    Args:
+        function: features (N, ...) to features (N, ...). A module's parameters become this rendering's.
+    """
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+
+    def infer(self, x: Tensor, *settings: object) -> tuple[Tensor, Switches]:
+        """Apply the function, and keep x; arguments as in `Affine`."""
+        return _per_image(self.function(x, *settings), x), Switches(tuple(x.shape[1:]), point=x.detach())
+
+    def forward(self, x: Tensor, *settings: object) -> Tensor:
+        """The features alone."""
+        return self.function(x, *settings)
+
+    def render(self, z: Tensor, switches: Switches, *settings: object) -> Tensor:
+        """The transpose of the derivative at x."""
+        point = chosen(switches.point, "point")
+        return pull_back(lambda x: self.function(x, *settings), (point,), z)[0]
+
+
+@final
+class AffineJoin(Join):
+    """As `Affine`, of several inputs at once.
+
+    Args:
+        function: several features (N, ...) to one; further arguments are settings.
+        inputs: how many features there are.
+    """
+
+    def __init__(self, function: Function, inputs: int) -> None:
+        super().__init__()
+        self.function = function
+        self.inputs = inputs
+
+    def infer(self, *xs: Any) -> tuple[Tensor, Switches]:
+        """Apply the function to the features and the settings."""
+        return _per_image(self.function(*xs), xs[0]), shapes_of(xs[: self.inputs])
+
+    def forward(self, *xs: Any) -> Tensor:
+        """The features alone."""
+        return self.function(*xs)
+
+    def render(self, z: Tensor, switches: Switches, *settings: object) -> tuple[Tensor, ...]:
+        """The transpose for each input."""
+        blanks = tuple(z.new_zeros(()).expand(z.shape[0], *part.shape) for part in switches.parts)
+        return pull_back(lambda *xs: self.function(*xs, *settings), blanks, z)
+
+
+@final
+class LocalJoin(Join):
+    """As `LocalLinear`, of several inputs: products of features, gates.
+
+    Args:
+        function: several features (N, ...) to one; further arguments are settings.
+        inputs: how many features there are.
+    """
+
+    def __init__(self, function: Function, inputs: int) -> None:
+        super().__init__()
+        self.function = function
+        self.inputs = inputs
+
+    def infer(self, *xs: Any) -> tuple[Tensor, Switches]:
+        """Apply the function to the features and the settings, and keep the features."""
+        switches = shapes_of(xs[: self.inputs])
+        parts = (replace(part, point=x.detach()) for part, x in zip(switches.parts, xs, strict=False))
+        return _per_image(self.function(*xs), xs[0]), replace(switches, parts=tuple(parts))
+
+    def forward(self, *xs: Any) -> Tensor:
+        """The features alone."""
+        return self.function(*xs)
+
+    def render(self, z: Tensor, switches: Switches, *settings: object) -> tuple[Tensor, ...]:
+        """The transpose of the derivative with respect to each input."""
+        points = tuple(chosen(part.point, "point") for part in switches.parts)
+        return pull_back(lambda *xs: self.function(*xs, *settings), points, z)
+
+
+def _per_image(y: Tensor, x: Tensor) -> Tensor:
+    if y.ndim == 0 or len(y) != len(x):
+        raise InputError(
+            f"an operation turns {len(x)} images into {tuple(y.shape)}: keep images in the first dimension"
+        )
+    return y
+
+
+def pull_back(function: Function, points: tuple[Tensor, ...], z: Tensor) -> tuple[Tensor, ...]:
+    """Jᵀz for each argument of a function, J being its derivative at the points; differentiable in z."""
+    canvases: tuple[Tensor, ...] = torch.func.vjp(function, *points)[1](z)
+    return canvases
+
+
+def is_approximate(module: nn.Module) -> bool:
+    """Whether a module draws by a local linear map."""
+    return isinstance(module, LocalLinear | LocalJoin)
