@@ -13,9 +13,29 @@ from drmm.lift.arguments import Arguments, Batch, Call, Hole, Setting
 from drmm.lift.operations import LOOKS_AT_SIZE, TUPLES, rendering_of, whole_module
 from drmm.lift.shadows import holder, shadow
 from drmm.lift.tracing import LiftError, kind_of, name_of, path_of
-from drmm.rendering import Dropout, Dropout2d, Identity, Join, Rendering
+from drmm.rendering import (
+    BatchNorm1d,
+    BatchNorm2d,
+    Clip,
+    Concat,
+    Conv2d,
+    Dropout,
+    Dropout2d,
+    Identity,
+    Join,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Rendering,
+    Sum,
+)
 
 __all__ = ["Item", "TakeWhole", "Translation", "unused"]
+
+
+# Their outputs share no memory with their inputs.
+_NEW_MEMORY = (BatchNorm1d, BatchNorm2d, Concat, Conv2d, Linear, MaxPool2d, Sum)
 
 
 class TakeWhole(Exception):  # noqa: N818
@@ -87,6 +107,7 @@ class Translation:
         for node in graph.nodes:
             if node.op not in {"placeholder", "output"}:
                 self._translate(node)
+        self._overwrite()
         output: Any = graph.output_node().args[0]
         self.output: fx.Node = output
         if output not in self._features or output is images:
@@ -193,6 +214,19 @@ class Translation:
             layer = self.owners[node] = shadow(self._net.get_submodule(str(node.target)))
             return layer
         return node.target if callable(node.target) else _Method(str(node.target))
+
+    def _overwrite(self) -> None:
+        """Let gates and sums write onto features that are new memory and that nobody else reads."""
+        uses: dict[str, list[Item]] = {}
+        for item in self.items.values():
+            uses.setdefault(self.name(item.node), []).append(item)
+        theirs = set(map(id, self._net.modules()))
+        for name, operation in self.operations.items():
+            if isinstance(operation, ReLU | LeakyReLU | Clip | Sum) and id(operation) not in theirs:
+                operation.inplace = all(self._is_spare(item.inputs[0]) for item in uses[name])
+
+    def _is_spare(self, node: fx.Node) -> bool:
+        return len(node.users) == 1 and isinstance(self.operations.get(self.name(node)), _NEW_MEMORY)
 
     def name(self, node: fx.Node) -> str:
         """A layer's path, so that a layer that is used twice is one operation; else the node's name."""

@@ -20,12 +20,13 @@ __all__ = ["Abs", "Clip", "Dropout", "Dropout2d", "LeakyReLU", "PReLU", "ReLU"]
 class ReLU(nn.ReLU, Rendering):
     """The max over "is this element on": max_a a·u = ReLU(u) (slide "Exercise: solve this optimization").
 
-    A unit at exactly 0 is off, in both directions; this is also where autograd puts its gradient.
+    A unit at exactly 0 is off, in both directions; this is also where autograd puts its gradient. With `inplace`,
+    `infer` overwrites its input too, where no gradient is wanted.
     """
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """Keep what is positive; any shape."""
-        y = x.relu()
+        y = x.relu_() if _overwrites(self) else x.relu()
         return y, Switches(tuple(x.shape[1:]), a=y.detach().bool())
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
@@ -39,7 +40,8 @@ class LeakyReLU(nn.LeakyReLU, Rendering):
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """Keep what is positive, weaken the rest; any shape."""
-        return F.leaky_relu(x, self.negative_slope), Switches(tuple(x.shape[1:]), a=x > 0)
+        a = x > 0
+        return F.leaky_relu(x, self.negative_slope, inplace=_overwrites(self)), Switches(tuple(x.shape[1:]), a=a)
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Keep what was on, weaken the rest."""
@@ -72,6 +74,7 @@ class Clip(Rendering):
         high: a unit is saturated at this value and above.
         slope: of the function in between.
         function: the function itself; by default x between `low` and `high`.
+        inplace: overwrite the input, where no gradient is wanted.
     """
 
     def __init__(
@@ -81,15 +84,29 @@ class Clip(Rendering):
         *,
         slope: float = 1,
         function: Callable[[Tensor], Tensor] | None = None,
+        inplace: bool = False,
     ) -> None:
         super().__init__()
         self.low, self.high, self.slope = low, high, slope
         self.function = function
+        self.inplace = inplace
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """Keep what lies in between; any shape."""
-        y = x.clamp(self.low, self.high) if self.function is None else self.function(x)
-        return y, Switches(tuple(x.shape[1:]), a=(x > self.low) & (x < self.high))
+        if self.function is not None:
+            return self.function(x), Switches(tuple(x.shape[1:]), a=(x > self.low) & (x < self.high))
+        y = self.forward(x)
+        ends = [y.detach() - self.low] if self.low > -math.inf else []
+        ends += [self.high - y.detach()] if self.high < math.inf else []
+        inside = ends[0] * ends[1] if len(ends) == 2 else ends[0] if ends else torch.ones_like(y)
+        # A clipped unit is at one of the ends exactly; a product is half the price of two comparisons.
+        return y, Switches(tuple(x.shape[1:]), a=inside.bool())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features alone."""
+        if self.function is not None:
+            return self.function(x)
+        return x.clamp_(self.low, self.high) if _overwrites(self) else x.clamp(self.low, self.high)
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Keep what was neither off nor saturated."""
@@ -145,6 +162,10 @@ class Dropout(nn.Dropout, Rendering):
     def forward(self, x: Tensor) -> Tensor:
         """The features alone."""
         return self.infer(x)[0]
+
+
+def _overwrites(gate: ReLU | LeakyReLU | Clip) -> bool:
+    return gate.inplace and not torch.is_grad_enabled()
 
 
 def masked(z: Tensor, mask: Tensor) -> Tensor:

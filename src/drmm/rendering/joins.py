@@ -46,18 +46,22 @@ class Sum(Join):
 
     Args:
         weights: one factor a branch; -1 subtracts.
+        inplace: overwrite the first branch, where no gradient is wanted.
     """
 
-    def __init__(self, weights: Sequence[float] = (1, 1)) -> None:
+    def __init__(self, weights: Sequence[float] = (1, 1), *, inplace: bool = False) -> None:
         super().__init__()
         self.weights = tuple(weights)
+        self.inplace = inplace
 
     def infer(self, *xs: Tensor) -> tuple[Tensor, Switches]:
         """Branches (N, ...) of shapes that broadcast."""
+        switches = shapes_of(xs)
+        overwrite = self.inplace and self.weights[0] == 1 and not torch.is_grad_enabled()
         y = xs[0] if self.weights[0] == 1 else self.weights[0] * xs[0]
         for x, weight in zip(xs[1:], self.weights[1:], strict=True):
-            y = torch.add(y, x, alpha=weight)
-        return y, shapes_of(xs)
+            y = y.add_(x, alpha=weight) if overwrite and x.shape == y.shape else torch.add(y, x, alpha=weight)
+        return y, switches
 
     def render(self, z: Tensor, switches: Switches) -> tuple[Tensor, ...]:
         """Each branch gets all of z, summed over what broadcasting had repeated."""

@@ -1,0 +1,105 @@
+"""What lifting costs: seconds to lift, inference and reconstruction against the net's forward pass, bytes of switches.
+
+Networks are pytorchcv's with random weights, images 224 × 224, in evaluation and without gradients. Every round
+times each function once, in turn, so that a busy machine slows all of them alike; ratios are medians over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pytorchcv.model_provider import get_model
+from torch import Tensor, nn
+
+import drmm
+from drmm.data.progress import track
+from drmm.runs import versions
+from drmm.storage import write_json
+
+NETS = ("resnet18", "resnet50", "bn_vgg11", "densenet121", "mobilenetv2_w1", "resnext50_32x4d")
+UNITS = (nn.ReLU, nn.ReLU6, nn.MaxPool2d)
+CALLS = ("forward", "lifted forward", "inference", "reconstruction")
+
+
+def seconds_to_lift(net: nn.Module, repeats: int = 5) -> float:
+    """Median time of `drmm.lift`."""
+    return statistics.median(timed(lambda: drmm.lift(net)) for _ in range(repeats))
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds that one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def ratios(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median over interleaved rounds of each function's time divided by the first one's, and its milliseconds."""
+    for function in functions.values():
+        function()
+    table = [{name: timed(function) for name, function in functions.items()} for _ in range(rounds)]
+    first = next(iter(functions))
+    found = {f"{name} ÷ {first}": statistics.median(row[name] / row[first] for row in table) for name in functions}
+    return {f"{first} ms": 1e3 * statistics.median(row[first] for row in table)} | found
+
+
+def bytes_per_unit(net: nn.Module, model: drmm.DRMM, x: Tensor) -> float:
+    """Bytes of the switches for each unit that a ReLU or a pool puts out."""
+    units: list[int] = []
+    handles = [
+        module.register_forward_hook(lambda _, __, y: units.append(y.numel()))
+        for module in net.modules()
+        if isinstance(module, UNITS)
+    ]
+    net(x)
+    for handle in handles:
+        handle.remove()
+    return model.max_sum(x, None)[2].nbytes() / sum(units)
+
+
+@torch.no_grad()
+def measure(name: str, batch: int, rounds: int) -> dict[str, float | str]:
+    """One row of the table."""
+    net = get_model(name, pretrained=False).eval()
+    model = drmm.lift(net)
+    x = torch.randn(batch, 3, 224, 224)
+    functions: dict[str, Callable[[], object]] = dict(
+        zip(
+            CALLS,
+            (lambda: net(x), lambda: model(x), lambda: model.max_sum(x, None), lambda: model.reconstruct(x)),
+            strict=True,
+        )
+    )
+    row: dict[str, float | str] = {"net": name, "seconds to lift": seconds_to_lift(net)}
+    row |= ratios(functions, rounds)
+    row["bytes of switches per unit"] = bytes_per_unit(net, model, x)
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+
+
+def main() -> None:
+    """Measure every net and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path("results/lift.json"))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    rows = [measure(name, options.batch, options.rounds) for name in track(NETS, "nets")]
+    write_json(
+        options.json,
+        {
+            "command": f"make lift (batch {options.batch}, {options.rounds} rounds, seed 0)",
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "rows": rows,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
