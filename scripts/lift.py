@@ -1,4 +1,4 @@
-"""What lifting costs: seconds to lift, inference and reconstruction against the net's forward pass, bytes of switches.
+"""What lifting costs: seconds to lift, inference and reconstruction against a forward pass, bytes of switches.
 
 Networks are pytorchcv's with random weights, images 224 × 224, in evaluation and without gradients. Every round
 times each function once, in turn, so that a busy machine slows all of them alike; ratios are medians over rounds.

@@ -3,6 +3,7 @@
 from drmm import presets
 from drmm._version import __version__
 from drmm.estimator import DRMMClassifier
+from drmm.evolution import EvolutionaryClassifier
 from drmm.images import as_images
 from drmm.inference import sign_traceback
 from drmm.initialisation import initialise
@@ -10,11 +11,13 @@ from drmm.lift import lift
 from drmm.mixture import RenderingMixture
 from drmm.model import DRMM, Latents
 from drmm.objective import Objective
+from drmm.pruning import prune
 from drmm.storage import load_model, save_model
 
 __all__ = [
     "DRMM",
     "DRMMClassifier",
+    "EvolutionaryClassifier",
     "Latents",
     "Objective",
     "RenderingMixture",
@@ -24,6 +27,7 @@ __all__ = [
     "lift",
     "load_model",
     "presets",
+    "prune",
     "save_model",
     "sign_traceback",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,26 @@ from torch import Tensor
 from drmm.model import DRMM
 from drmm.storage import replacing
 
-__all__ = ["overview", "samples_sheet", "save_figure"]
+__all__ = ["Row", "Style", "overview", "samples_sheet", "save_figure", "sheet"]
+
+Style = Literal["picture", "stretched", "evidence"]
 
 _PER_TEMPLATE = 100  # images whose renderings are averaged into a class template
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a sheet.
+
+    Attributes:
+        caption: what it shows.
+        images: (N, C, H, W), one a column.
+        style: grey or colour in [0, 1]; "stretched" up to the largest value; "evidence" in red (for) and blue.
+    """
+
+    caption: str
+    images: Tensor
+    style: Style = "picture"
 
 
 @torch.no_grad()
@@ -38,15 +57,16 @@ def overview(model: DRMM, x: Tensor, y: Tensor, classes: Sequence[str], *, seed:
     latents = model.infer(images)
     generator = torch.Generator().manual_seed(seed)
     dreams = model.sample_latents(shown, torch.arange(shown), generator)
+    templates = torch.stack([_template(model, x[y == c], c) for c in range(shown)])
     rows = [
-        ("input", images),
-        ("reconstruction", model.picture(latents)),
-        ("class template\n(mean rendering)", torch.stack([_template(model, x[y == c], c) for c in range(shown)])),
-        ("active-path map\n(evidence by pixel)", model.sum_over_paths(images, latents).pixels),
-        ("sample\n(independent switches)", model.picture(dreams)),
+        Row("input", images),
+        Row("reconstruction", model.picture(latents)),
+        Row("class template\n(mean rendering)", templates, "stretched"),
+        Row("active-path map\n(evidence by pixel)", model.sum_over_paths(images, latents).pixels, "evidence"),
+        Row("sample\n(independent switches)", model.picture(dreams), "stretched"),
     ]
     titles = [_title(classes[c], classes[int(latents.label[i])]) for i, c in enumerate(range(shown))]
-    return _sheet(rows, titles)
+    return sheet(rows, titles)
 
 
 @torch.no_grad()
@@ -61,6 +81,20 @@ def samples_sheet(images: Tensor, titles: Sequence[str], *, columns: int = 10) -
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         _show(axis, image)
         axis.set_title(title, fontsize=8)
+    return figure
+
+
+def sheet(rows: Sequence[Row], titles: Sequence[str]) -> Figure:
+    """Rows of pictures, a caption beside each row and a title over each column."""
+    figure = Figure(figsize=(1.05 * len(titles) + 1.7, 1.1 * len(rows) + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for row, line in zip(rows, axes, strict=True):
+        for axis, image in zip(line, row.images, strict=True):
+            _show(axis, image, row.style)
+        line[0].set_ylabel(row.caption, rotation=0, ha="right", va="center", fontsize=9)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
     return figure
 
 
@@ -83,27 +117,12 @@ def _title(true: str, found: str) -> str:
     return true if true == found else f"{true} (as {found})"
 
 
-def _sheet(rows: Sequence[tuple[str, Tensor]], titles: Sequence[str]) -> Figure:
-    figure = Figure(figsize=(1.05 * len(titles) + 1.7, 1.1 * len(rows) + 0.3), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    for (name, images), line in zip(rows, axes, strict=True):
-        signed, stretched = name.startswith("active"), name.startswith(("class", "sample"))
-        for axis, image in zip(line, images, strict=True):
-            _show(axis, image, signed=signed, stretched=stretched)
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
-    return figure
-
-
-def _show(axis: Axes, image: Tensor, *, signed: bool = False, stretched: bool = False) -> None:
-    """One picture: grey or colour in [0, 1] (stretched: up to its largest value), or evidence in red and blue."""
+def _show(axis: Axes, image: Tensor, style: Style = "picture") -> None:
     axis.set(xticks=[], yticks=[])
     pixels: npt.NDArray[np.float32] = image.permute(1, 2, 0).numpy()
-    if stretched:
+    if style == "stretched":
         pixels = pixels / (float(pixels.max()) or 1.0)
-    if signed:
+    if style == "evidence":
         evidence = pixels.sum(2)
         largest = float(np.abs(evidence).max()) or 1.0
         axis.imshow(evidence, cmap="RdBu_r", vmin=-largest, vmax=largest)

@@ -96,17 +96,18 @@ class Clip(Rendering):
         if self.function is not None:
             return self.function(x), Switches(tuple(x.shape[1:]), a=(x > self.low) & (x < self.high))
         y = self.forward(x)
-        ends = [y.detach() - self.low] if self.low > -math.inf else []
-        ends += [self.high - y.detach()] if self.high < math.inf else []
-        inside = ends[0] * ends[1] if len(ends) == 2 else ends[0] if ends else torch.ones_like(y)
-        # A clipped unit is at one of the ends exactly; a product is half the price of two comparisons.
-        return y, Switches(tuple(x.shape[1:]), a=inside.bool())
+        return y, Switches(tuple(x.shape[1:]), a=self._inside(y.detach()))
 
     def forward(self, x: Tensor) -> Tensor:
         """The features alone."""
         if self.function is not None:
             return self.function(x)
         return x.clamp_(self.low, self.high) if _overwrites(self) else x.clamp(self.low, self.high)
+
+    def _inside(self, y: Tensor) -> Tensor:
+        """What is at neither end: on a CPU a product is half the price of two comparisons."""
+        above = y if self.low == 0 else y - self.low if self.low > -math.inf else torch.ones_like(y)
+        return (above if self.high == math.inf else (self.high - y).mul_(above)).bool()
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Keep what was neither off nor saturated."""

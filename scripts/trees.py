@@ -1,0 +1,178 @@
+"""Evolutionary trees and forests beside scikit-learn's: accuracy, size and time on digits and MNIST.
+
+Sizes and epochs were looked for with `--validate`, which learns from five sixths of the training images and scores
+on the rest, and kept to what ten minutes allow; without it the test set is read, once for each seed. Times are of
+one core: fits one after the other, predictions interleaved, the median of several rounds over the whole test set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.tree import DecisionTreeClassifier
+
+from drmm import EvolutionaryClassifier
+from drmm.data import Dataset, holdout, load
+from drmm.data.progress import track
+from drmm.runs import versions
+from drmm.storage import write_json
+
+SETS = ("digits", "mnist-5k", "mnist")
+ROUNDS = 7  # of predictions, of which the median is taken
+
+Array = np.ndarray[Any, Any]
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large evolutionary trees are, and how long they learn."""
+
+    leaves: int
+    epochs: int
+    em_iterations: int
+    trees: int
+    forest_leaves: int
+    forest_epochs: int
+
+
+SIZES = {
+    "digits": Size(leaves=100, epochs=20, em_iterations=20, trees=10, forest_leaves=60, forest_epochs=20),
+    "mnist-5k": Size(leaves=150, epochs=20, em_iterations=20, trees=10, forest_leaves=60, forest_epochs=10),
+    "mnist": Size(leaves=300, epochs=5, em_iterations=4, trees=5, forest_leaves=150, forest_epochs=3),
+}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One classifier after `fit`, or one way to infer with it."""
+
+    name: str
+    model: Any
+    x_test: Array
+    seconds: float
+
+    def predict(self) -> Array:
+        """Labels of the test images."""
+        return np.asarray(self.model.predict(self.x_test))
+
+    def sizes(self) -> Figures:
+        """Leaves and nodes of all trees together, and bytes of the pickle."""
+        model = self.model
+        if isinstance(model, EvolutionaryClassifier):
+            leaves, nodes = model.n_leaves_, model.n_nodes_
+        else:
+            trees = [tree.tree_ for tree in getattr(model, "estimators_", [model])]
+            leaves, nodes = sum(tree.n_leaves for tree in trees), sum(tree.node_count for tree in trees)
+        return {"leaves": leaves, "nodes": nodes, "bytes": len(pickle.dumps(model))}
+
+
+def classifiers(size: Size, seed: int) -> Iterator[tuple[str, Any]]:
+    """Everything that is compared, unfitted."""
+    yield "decision tree", DecisionTreeClassifier(random_state=seed)
+    yield "decision tree, as many leaves", DecisionTreeClassifier(max_leaf_nodes=size.leaves, random_state=seed)
+    yield "random forest, 100 trees", RandomForestClassifier(100, random_state=seed)
+    yield "evolutionary tree, em", EvolutionaryClassifier(size.leaves, learning="em", random_state=seed)
+    ours = EvolutionaryClassifier(size.leaves, max_iter=size.em_iterations, epochs=size.epochs, random_state=seed)
+    yield "evolutionary tree", ours
+    forest = clone(ours).set_params(n_trees=size.trees, max_leaves=size.forest_leaves, epochs=size.forest_epochs)
+    yield f"evolutionary forest, {size.trees} trees", forest
+
+
+def fitted(data: Dataset, size: Size, seed: int) -> Iterator[Fitted]:
+    """Fit everything, on the same images: pictures for us, vectors for scikit-learn."""
+    for name, model in classifiers(size, seed):
+        ours = isinstance(model, EvolutionaryClassifier)
+        x_train, x_test = (x if ours else x.reshape(len(x), -1) for x in (data.x_train, data.x_test))
+        start = time.perf_counter()
+        model.fit(x_train, data.y_train)
+        seconds = time.perf_counter() - start
+        if not ours:
+            yield Fitted(name, model, x_test, seconds)
+            continue
+        for inference in ("exact", "greedy"):
+            way = copy.copy(model).set_params(inference=inference)
+            yield Fitted(f"{name}, {inference}", way, x_test, seconds)
+
+
+def measure(data: Dataset, size: Size, seed: int) -> dict[str, Figures]:
+    """Figures of everything for one seed."""
+    models = list(fitted(data, size, seed))
+    times = {one.name: list[float]() for one in models}
+    found: dict[str, Figures] = {}
+    for _ in range(ROUNDS):
+        for one in models:
+            start = time.perf_counter()
+            labels = one.predict()
+            times[one.name].append(time.perf_counter() - start)
+            found[one.name] = {"accuracy": 100 * float((labels == data.y_test).mean())}
+    for one in models:
+        microseconds = 1e6 * float(np.median(times[one.name])) / len(one.x_test)
+        found[one.name] |= {**one.sizes(), "fit_seconds": one.seconds, "microseconds": microseconds}
+        if isinstance(one.model, EvolutionaryClassifier):
+            found[one.name]["agreement"] = 100 * one.model.agreement(one.x_test)
+    return found
+
+
+def validation(data: Dataset) -> Dataset:
+    """A sixth of the training images in place of the test set."""
+    held = holdout(data.y_train, len(data.y_train) // 6, seed=0)
+    rest = np.setdiff1d(np.arange(len(data.y_train)), held)
+    x, y = data.x_train, data.y_train
+    return Dataset(data.name, x[rest], y[rest], x[held], y[held], data.classes)
+
+
+def summary(runs: list[Figures]) -> dict[str, Any]:
+    """Mean and standard deviation of the shares in percent over seeds; medians of sizes and times."""
+    table: dict[str, Any] = {}
+    for name in runs[0]:
+        values = np.array([run[name] for run in runs])
+        if name in {"accuracy", "agreement"}:
+            deviation = float(values.std(ddof=len(values) > 1))
+            table[name] = {"mean": round(float(values.mean()), 2), "sd": round(deviation, 2)}
+        else:
+            whole = name in {"leaves", "nodes", "bytes"}
+            table[name] = int(np.median(values)) if whole else round(float(np.median(values)), 2)
+    return table
+
+
+def main() -> None:
+    """Run everything, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--data-dir", type=Path, default=None, help="folder with the files of MNIST")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--validate", action="store_true", help="score on a sixth of the training images instead")
+    parser.add_argument("--out", type=Path, default=Path("results/trees.json"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    change: Callable[[Dataset], Dataset] = validation if asked.validate else lambda data: data
+    tables = {}
+    for name in asked.sets:
+        data = change(load(name, data_dir=asked.data_dir))
+        runs = [measure(data, SIZES[name], seed) for seed in track(range(asked.seeds), name)]
+        methods = {method: summary([run[method] for run in runs]) for method in runs[0]}
+        images = {"train": len(data.x_train), "test": len(data.x_test)}
+        tables[name] = {"images": images, "methods": methods}
+    about = {
+        "command": f"scripts/trees.py --seeds {asked.seeds}{' --validate' * asked.validate}",
+        "seeds": list(range(asked.seeds)),
+        "threads": 1,
+    }
+    write_json(asked.out, {**about, "sets": tables, "versions": {**versions(), "sklearn": sklearn.__version__}})
+
+
+if __name__ == "__main__":
+    main()
