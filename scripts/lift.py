@@ -1,14 +1,13 @@
 """What lifting costs: seconds to lift, inference and reconstruction against a forward pass, bytes of switches.
 
 Networks are pytorchcv's with random weights, images 224 × 224, in evaluation and without gradients. Every round
-times each function once, in turn, so that a busy machine slows all of them alike; ratios are medians over rounds.
+times each call once, so that a busy machine slows all of them alike; ratios are medians over rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,32 +19,10 @@ import drmm
 from drmm.data.progress import track
 from drmm.runs import versions
 from drmm.storage import write_json
+from drmm.timing import ratio, take_turns
 
 NETS = ("resnet18", "resnet50", "bn_vgg11", "densenet121", "mobilenetv2_w1", "resnext50_32x4d")
 UNITS = (nn.ReLU, nn.ReLU6, nn.MaxPool2d)
-CALLS = ("forward", "lifted forward", "inference", "reconstruction")
-
-
-def seconds_to_lift(net: nn.Module, repeats: int = 5) -> float:
-    """Median time of `drmm.lift`."""
-    return statistics.median(timed(lambda: drmm.lift(net)) for _ in range(repeats))
-
-
-def timed(function: Callable[[], object]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def ratios(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median over interleaved rounds of each function's time divided by the first one's, and its milliseconds."""
-    for function in functions.values():
-        function()
-    table = [{name: timed(function) for name, function in functions.items()} for _ in range(rounds)]
-    first = next(iter(functions))
-    found = {f"{name} ÷ {first}": statistics.median(row[name] / row[first] for row in table) for name in functions}
-    return {f"{first} ms": 1e3 * statistics.median(row[first] for row in table)} | found
 
 
 def bytes_per_unit(net: nn.Module, model: drmm.DRMM, x: Tensor) -> float:
@@ -68,16 +45,18 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, float | str]:
     net = get_model(name, pretrained=False).eval()
     model = drmm.lift(net)
     x = torch.randn(batch, 3, 224, 224)
-    functions: dict[str, Callable[[], object]] = dict(
-        zip(
-            CALLS,
-            (lambda: net(x), lambda: model(x), lambda: model.max_sum(x, None), lambda: model.reconstruct(x)),
-            strict=True,
-        )
-    )
-    row: dict[str, float | str] = {"net": name, "seconds to lift": seconds_to_lift(net)}
-    row |= ratios(functions, rounds)
-    row["bytes of switches per unit"] = bytes_per_unit(net, model, x)
+    calls: dict[str, Callable[[], object]] = {
+        "forward": lambda: net(x),
+        "lifted_forward": lambda: model(x),
+        "inference": lambda: model.max_sum(x, None),
+        "reconstruction": lambda: model.reconstruct(x),
+        "lift": lambda: drmm.lift(net),
+    }
+    times = take_turns(calls, rounds)
+    row: dict[str, float | str] = {"net": name, "lift_seconds": statistics.median(times.pop("lift"))}
+    row["forward_ms"] = 1e3 * statistics.median(times["forward"])
+    row |= {f"{call}_to_forward": ratio(taken, times["forward"]) for call, taken in times.items()}
+    row["switch_bytes_per_unit"] = bytes_per_unit(net, model, x)
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 

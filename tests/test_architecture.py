@@ -12,9 +12,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "drmm"
 
 # From what knows nothing to what knows everything; the modules of one line do not know each other.
 LAYERS = (
-    ("_version", "errors", "threads", "batches"),
+    ("_version", "errors", "threads", "timing", "batches"),
     ("rendering",),
-    ("labels", "priors", "exactness", "settings", "clusters"),
+    ("labels", "priors", "exactness", "settings", "clusters", "corruptions"),
     ("data", "model"),
     ("images", "constraints", "inference", "objective", "lift", "testing", "rmm"),
     ("presets", "initialisation", "surgery"),

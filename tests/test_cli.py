@@ -80,7 +80,7 @@ def refused(answer: tuple[int, str, str], *words: str) -> None:
 
 def test_help_reads_like_a_table_of_contents() -> None:
     text = CliRunner().invoke(cli.cli, ["--help"], env={"COLUMNS": "200"}).output
-    for command in ("demo", "fit", "predict", "sample", "bench"):
+    for command in ("demo", "fit", "predict", "sample", "prune", "bench"):
         assert command in text
 
 
@@ -100,6 +100,7 @@ def test_help_reads_like_a_table_of_contents() -> None:
         ),
         ("predict", {"--out"}),
         ("sample", {"--out", "--n", "--label", "--noise", "--seed"}),
+        ("prune", {"--out", "--keep", "--synapses", "--epochs", "--criterion", "--data-dir"}),
         ("bench", {"--json", "--quick"}),
     ],
 )  # fmt: skip
@@ -357,6 +358,135 @@ def test_samples_are_a_picture(run: Path, tmp_path: Path, run_drmm) -> None:
 
 def test_a_place_that_cannot_be_written(run: Path, pictures: Path, run_drmm) -> None:
     refused(run_drmm("predict", run, pictures, "--out", "/proc/none/predictions.csv"), "cannot write")
+
+
+# --- pruning ---
+
+
+def test_a_pruned_run_is_a_smaller_model(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    before, out = files(run), tmp_path / "smaller"
+    code, text, err = run_drmm("prune", run, "--keep", 0.5, "--out", out)
+    assert code == 0, err
+    assert files(run) == before
+    assert files(out) == {"model.json", "model.safetensors", "labels.csv", "pruning.json"}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    results = json.loads((out / "pruning.json").read_text())
+    assert results["channels"] == {"before": [4, 8, 8, 16], "after": [2, 4, 4, 8]}
+    for on, kept in zip(results["probability_on"], results["kept"], strict=True):
+        assert min(on[i] for i in kept) >= max(p for i, p in enumerate(on) if i not in kept)
+        assert f"{100 * min(on[i] for i in kept):.0f} %" in text
+    rows = results["models"]
+    assert list(rows) == ["before", "on", "magnitude"]
+    sizes = {name: (row["parameters"], row["bytes"]) for name, row in rows.items()}
+    assert sizes["on"] == sizes["magnitude"] < sizes["before"]
+    assert rows["on"]["bytes"] == (out / "model.safetensors").stat().st_size
+    assert rows["before"]["bytes"] == (run / "model.safetensors").stat().st_size
+    assert rows["before"]["test_error"] == json.loads((run / "results.json").read_text())["test_error"]
+    assert rows["before"]["same_label"] == 100
+    for row in rows.values():
+        for cell in (f"{row['parameters']:,}", f"{row['test_error']:.2f} %", f"{row['images_per_second']:,}"):
+            assert cell in text
+    model, recipe = load_model(out)
+    assert recipe.channels == (2, 4, 4, 8)
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    code, _, err = run_drmm("predict", out, pictures, "--out", tmp_path / "predictions.csv")
+    assert code == 0, err
+    assert len(read_csv(tmp_path / "predictions.csv")) == 5
+    code, _, err = run_drmm("sample", out, "--out", tmp_path / "samples.png", "--n", 10)
+    assert code == 0, err
+
+
+def test_a_pruned_model_goes_on_learning_and_can_be_pruned_again(run: Path, tmp_path: Path, run_drmm) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    code, text, err = run_drmm("prune", run, "--keep", 0.5, "--epochs", 2, "--synapses", 0.9, "--out", once)
+    assert code == 0, err
+    assert "not 0" in text
+    rows = json.loads((once / "pruning.json").read_text())["models"]
+    assert rows["on"]["nonzero"] < rows["on"]["parameters"]
+    assert (once / "labels.csv").read_text() == (run / "labels.csv").read_text()
+    code, _, err = run_drmm("prune", once, "--keep", 0.5, "--criterion", "magnitude", "--out", twice)
+    assert code == 0, err
+    results = json.loads((twice / "pruning.json").read_text())
+    assert results["channels"] == {"before": [2, 4, 4, 8], "after": [1, 2, 2, 4]}
+    assert list(results["models"]) == ["before", "magnitude"]
+    assert results["spec"] == json.loads((run / "run.json").read_text())["spec"]
+
+
+def test_learning_on_helps_a_pruned_model(tmp_path: Path, run_drmm) -> None:
+    run, errors = tmp_path / "run", []
+    words = [*FIT, "--epochs", 3, "--width", 6, "--validation", 200]
+    assert run_drmm(*words, "--out", run)[0] == 0
+    for epochs in (0, 3):
+        out = tmp_path / str(epochs)
+        code, _, err = run_drmm("prune", run, "--keep", 0.4, "--epochs", epochs, "--out", out)
+        assert code == 0, err
+        errors.append(json.loads((out / "pruning.json").read_text())["models"]["on"]["test_error"])
+    assert errors[1] < errors[0] - 5
+
+
+def test_pruned_clusters_have_no_error(tmp_path: Path, run_drmm) -> None:
+    run, out = tmp_path / "run", tmp_path / "smaller"
+    assert run_drmm(*EM[:-1], 0, "--depth", 1, "--out", run)[0] == 0
+    code, text, err = run_drmm("prune", run, "--keep", 0.5, "--out", out)
+    assert code == 0, err
+    assert "test error" not in text
+    assert json.loads((out / "pruning.json").read_text())["models"]["on"]["test_error"] is None
+    refused(run_drmm("prune", run, "--epochs", 1, "--out", tmp_path / "x"), "em", "leave --epochs out")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--keep", 0], "keep must lie in (0, 1], not 0.0"),
+        (["--keep", 1.5], "keep must lie in (0, 1]"),
+        (["--synapses", -0.1], "keep must lie in (0, 1]"),
+    ],
+)
+def test_impossible_shares(words: list[object], message: str, run: Path, tmp_path: Path, run_drmm) -> None:
+    refused(run_drmm("prune", run, *words, "--out", tmp_path / "x"), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_pruned(run: Path, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "out"
+    refused(run_drmm("prune", tmp_path / "none", "--out", out), "model.json")
+    refused(run_drmm("prune", run, "--out", run), "exists", "choose another --out")
+    for name, message in (("run.json", "no run.json"), ("labels.csv", "labels.csv")):
+        broken = shutil.copytree(run, tmp_path / name)
+        (broken / name).unlink()
+        refused(run_drmm("prune", broken, "--out", out), message)
+    broken = shutil.copytree(run, tmp_path / "broken")
+    plan = json.loads((run / "run.json").read_text())
+    for spec, message in (
+        (None, "does not say what it learned from"),
+        ({**plan["spec"], "validation": "x"}, "does not say what it learned from"),
+        ({**plan["spec"], "data": str(tmp_path / "gone")}, "are gone"),
+        ({**plan["spec"], "data": "mnist-5k"}, "other images now"),
+    ):
+        (broken / "run.json").write_text(json.dumps({**plan, "spec": spec}))
+        refused(run_drmm("prune", broken, "--out", out), message)
+    (broken / "run.json").write_text(json.dumps({**plan, "spec": {**plan["spec"], "objective": {"luck": 1}}}))
+    refused(run_drmm("prune", broken, "--epochs", 1, "--out", out), "how it learned", "luck")
+    refused(run_drmm("prune", run, "--out", "/proc/none/x"), "cannot write")
+    assert not out.exists()
+
+
+def test_a_net_of_classes_alone_has_nothing_to_prune(tmp_path: Path, run_drmm) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    words = [*FIT, "--preset", "dense", "--depth", 1, "--width", 10, "--epochs", 1]
+    assert run_drmm(*words, "--out", run)[0] == 0
+    refused(run_drmm("prune", run, "--out", out), "nothing to prune")
+    assert not out.exists()
+
+
+def test_a_full_disk_leaves_no_pruned_model(run: Path, tmp_path: Path, monkeypatch, run_drmm) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    refused(run_drmm("prune", run, "--keep", 0.5, "--out", tmp_path / "out"), "No space left on device")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_colour_images_with_few_labels(tmp_path: Path, run_drmm) -> None:

@@ -180,6 +180,44 @@ def test_a_recipe_keeps_the_depth(tmp_path):
     assert load_model(tmp_path)[1] == whole
 
 
+@pytest.mark.parametrize(
+    ("name", "channels"), [("conv_small", (3, 1, 4, 2)), ("conv_large", (3, 1)), ("dense", (4, 3))]
+)
+@pytest.mark.parametrize("constraint", ["soft", "hard", "weight_norm"])
+def test_channels_in_place_of_a_width(name, channels, constraint, tmp_path):
+    recipe = Recipe(name, (1, 12, 12), ("a", "b", "c"), constraint, depth=len(channels), channels=channels)
+    model = recipe.build(seed=0).eval()
+    assert [shape[0] for shape in dictionaries(model)] == list(channels)
+    x = torch.rand(2, 1, 12, 12)
+    assert model(x).shape == (2, 3)
+    save_model(model, recipe, tmp_path)
+    again, read = load_model(tmp_path)
+    assert read == recipe
+    assert torch.equal(again(x), model(x))
+
+
+def test_channels_of_a_models_file(tmp_path):
+    recipe = Recipe("conv_small", (1, 12, 12), ("a", "b"), depth=2, channels=(2, 3))
+    save_model(recipe.build(seed=0), recipe, tmp_path)
+    config = json.loads((tmp_path / "model.json").read_text())
+    for damaged, message in (([2], "channels must be 2 numbers"), ([2, "x"], "not describe"), (7, "not describe")):
+        (tmp_path / "model.json").write_text(json.dumps({**config, "channels": damaged}))
+        with pytest.raises(RunError, match=message):
+            load_model(tmp_path)
+    whole = Recipe("conv_small", (1, 12, 12), ("a", "b"), width=2)
+    save_model(whole.build(seed=0), whole, tmp_path)
+    config = json.loads((tmp_path / "model.json").read_text())
+    del config["channels"]  # as written before there was pruning
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    assert load_model(tmp_path)[1] == whole
+
+
+@pytest.mark.parametrize("channels", [(), (2,), (2, 3, 4), (0, 2)])
+def test_channels_that_do_not_fit(channels):
+    with pytest.raises(InputError, match="channels must be 2 numbers of 1 or more"):
+        build("conv_small", 3, (1, 12, 12), depth=2, channels=channels)
+
+
 def test_unknown_names():
     with pytest.raises(InputError, match="choose from conv_small, conv_large, dense"):
         build("resnet", 3, (1, 12, 12))

@@ -1,13 +1,18 @@
-"""What the commands do, without the command line: demo, predict, sample, bench."""
+"""What the commands do, without the command line: demo, predict, sample, prune, bench."""
 
 from __future__ import annotations
 
+import csv
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -15,23 +20,37 @@ from torch import Tensor
 
 from drmm.batches import pixels
 from drmm.benchmark import run_benchmark, table
-from drmm.data import load, mask_labels, stratified_labels
+from drmm.data import Dataset, holdout, load, mask_labels, stratified_labels
 from drmm.data.progress import track
-from drmm.errors import InputError
+from drmm.errors import InputError, RunError
 from drmm.images import load_image_files
+from drmm.labels import UNLABELLED
 from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.pictures import overview, samples_sheet, save_figure
 from drmm.presets import Constraint
-from drmm.runs import error_percent, versions
-from drmm.storage import Recipe, load_model, save_model, write_csv, write_json
+from drmm.pruning import Criterion, Pruned, Pruner, check_share, prune_synapses
+from drmm.runs import error_percent, predict_logits, versions
+from drmm.storage import (
+    Recipe,
+    check_new,
+    load_model,
+    model_bytes,
+    new_folder,
+    read_json,
+    save_model,
+    write_csv,
+    write_json,
+)
+from drmm.timing import ratio, take_turns
 from drmm.training import Training, train
 
-__all__ = ["CONTENDERS", "DEMO_EPOCHS", "Contender", "bench", "demo", "demo_table", "predict", "sample"]
+__all__ = ["CONTENDERS", "DEMO_EPOCHS", "Contender", "bench", "demo", "demo_table", "predict", "prune", "sample"]
 
 DEMO_EPOCHS = 15
 _CHUNK = 100  # images whose certificates are computed at once
 _LABELS_PER_CLASS = 10
+_TIMED = 500  # images in the batch that speed is measured on
 
 
 @dataclass(frozen=True)
@@ -146,6 +165,191 @@ def sample(run: Path, out: Path, *, n: int, label: str | None, noise: bool, seed
     else:
         images = model.picture(model.sample_latents(n, codes, generator))
     save_figure(samples_sheet(images, [recipe.classes[c] for c in codes.tolist()]), out)
+
+
+def prune(
+    run: Path,
+    out: Path,
+    *,
+    keep: float,
+    synapses: float | None = None,
+    epochs: int = 0,
+    criterion: Criterion = "on",
+    data_dir: Path | None = None,
+    console: Console,
+    command: str = "",
+) -> dict[str, Any]:
+    """Make a run's model smaller, say what that costs and gains, and do the same by magnitude for comparison.
+
+    Args:
+        run: folder of a run.
+        out: a new folder: the smaller model, and `pruning.json` with the figures.
+        keep: share of each level's neurons to keep, in (0, 1].
+        synapses: share of the synapses left to keep after that, in (0, 1]; None keeps all.
+        epochs: how long the smaller model goes on learning as the run did, before synapses are removed.
+        criterion: by what neurons and synapses are chosen.
+        data_dir: where the data sets' files are.
+        console: where the table goes.
+        command: the exact command line, kept with the figures.
+
+    Returns:
+        What `pruning.json` holds.
+
+    Raises:
+        InputError: if a share is out of range, the model has nothing to prune, or cannot go on learning.
+        RunError: if `run` is no run, its data is gone, or `out` exists or cannot be written.
+    """
+    check_share(keep)
+    check_share(1 if synapses is None else synapses)
+    check_new(out)
+    model, recipe = load_model(run)
+    past = _past(run, recipe, data_dir)
+    learn = past.learning(epochs)
+    with console.status("pruning"):
+        pruner = Pruner(model, past.images)
+        first = pruner.prune(keep, criterion=criterion)
+        models: dict[str, DRMM] = {"before": model}
+        for choice in dict.fromkeys((criterion, "magnitude")):
+            pruned = learn(pruner.prune(first.channels, criterion=choice).model)
+            if synapses is not None:
+                pruned = prune_synapses(pruned, past.images, synapses, criterion=choice)
+            models[choice] = pruned
+        rows = _compare(models, past.data, named=recipe.classes == past.data.classes)
+    asked = {"keep": keep, "synapses": synapses, "epochs": epochs, "criterion": criterion}
+    results = {"command": command, "run": str(run), "spec": past.spec, **asked, **_choice(first)}
+    results |= {"models": rows, "versions": versions()}
+    with new_folder(out) as folder:
+        save_model(models[criterion], replace(recipe, width=None, channels=first.channels), folder)
+        write_csv(folder / "labels.csv", ["index", "label"], past.labels)
+        write_json(folder / "pruning.json", results)
+    console.print(_pruning_report(results))
+    return results
+
+
+def _choice(pruned: Pruned) -> dict[str, Any]:
+    """Which neurons were kept, and how often each was on."""
+    return {
+        "channels": {"before": [len(on) for on in pruned.on], "after": list(pruned.channels)},
+        "kept": [index.tolist() for index in pruned.kept],
+        "probability_on": [[round(p, 4) for p in on.tolist()] for on in pruned.on],
+    }
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What a model learned from, and how.
+
+    Attributes:
+        spec: as its run was asked.
+        data: the data set.
+        images: those that it learned from, uint8 (N, C, H, W).
+        labels: place in the data set's training part and name of the class of each label that it knew.
+        kept: places of the images there.
+    """
+
+    spec: dict[str, Any]
+    data: Dataset
+    images: Tensor
+    labels: list[tuple[int, str]]
+    kept: npt.NDArray[np.int64]
+
+    def learning(self, epochs: int) -> Callable[[DRMM], DRMM]:
+        """How to go on for some more epochs.
+
+        Raises:
+            InputError: if the run learned by EM, which does not start from templates that are there.
+            RunError: if the run does not say how it learned.
+        """
+        if epochs == 0:
+            return lambda model: model
+        try:
+            objective, training = Objective(**self.spec["objective"]), Training(**self.spec["training"])
+        except (KeyError, TypeError) as error:
+            raise RunError(f"the run does not say how it learned ({error}): leave --epochs out") from error
+        if training.learning == "em":
+            raise InputError("a model that was learned by em does not go on learning: leave --epochs out")
+        config = replace(training, epochs=epochs, initialisation=None, patience=None)
+        labels = np.full(len(self.data.y_train), UNLABELLED)
+        known = [place for place, _ in self.labels]
+        labels[known] = self.data.y_train[known]
+        y = torch.from_numpy(labels[self.kept])
+        return lambda model: train(model, self.images, y, objective=objective, config=config, progress=False)
+
+
+def _past(run: Path, recipe: Recipe, data_dir: Path | None) -> _Past:
+    """What a run, or the one that a pruned model comes from, learned from."""
+    found = [run / name for name in ("run.json", "pruning.json") if (run / name).is_file()]
+    if not found:
+        raise RunError(f"{run} holds no run.json to say what its model learned from: prune a folder of drmm fit")
+    spec = read_json(found[0]).get("spec")
+    try:
+        name, size, seed = spec["data"], spec["size"], int(spec["training"]["seed"])  # type: ignore[index]
+        held_out = int(spec["validation"])  # type: ignore[index]
+        with (run / "labels.csv").open(encoding="utf-8", newline="") as file:
+            labels = [(int(row["index"]), row["label"]) for row in csv.DictReader(file)]
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise RunError(f"{run} does not say what it learned from ({error}): train it again") from error
+    try:
+        data = load(name, data_dir=data_dir, size=None if size is None else tuple(size))
+    except InputError as error:
+        raise RunError(f"the images that {run} learned from are gone ({error}): put them back") from error
+    if data.x_train.shape[1:] != recipe.image_shape or any(i >= len(data.x_train) for i, _ in labels):
+        raise RunError(f"{name} holds other images now than {run} learned from: put the former ones back")
+    kept = np.arange(len(data.x_train))
+    if held_out:
+        kept = np.setdiff1d(kept, holdout(data.y_train, held_out, seed=seed))
+    return _Past(cast("dict[str, Any]", spec), data, torch.from_numpy(data.x_train[kept]), labels, kept)
+
+
+def _compare(models: dict[str, DRMM], data: Dataset, *, named: bool) -> dict[str, dict[str, Any]]:
+    """Size, error, agreement with the first model and speed of each; clusters without names have no error."""
+    x, y = (data.x_test, data.y_test) if len(data.x_test) else (data.x_train, data.y_train)
+    images, labels = torch.from_numpy(x), torch.from_numpy(y)
+    found = {name: predict_logits(model, images).argmax(1) for name, model in models.items()}
+    known = labels >= 0
+    full = next(iter(models))
+    former = found[full]
+    judged = named and len(data.x_test) > 0 and bool(known.any())
+
+    batch = pixels(images[:_TIMED])
+    with torch.no_grad():
+        times = take_turns({name: partial(model, batch) for name, model in models.items()})
+
+    def percent(right: Tensor, digits: int) -> float:
+        return round(100 * float(right.double().mean()), digits)
+
+    return {
+        name: {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "nonzero": sum(int(p.count_nonzero()) for p in model.parameters()),
+            "bytes": len(model_bytes(model)),
+            "test_error": percent(found[name][known] != labels[known], 4) if judged else None,
+            "same_label": percent(found[name] == former, 2),
+            "images_per_second": round(len(batch) / statistics.median(times[name])),
+            "speed_up": round(ratio(times[full], times[name]), 2),
+        }
+        for name, model in models.items()
+    }
+
+
+def _pruning_report(results: dict[str, Any]) -> Table:
+    before, after = ("-".join(map(str, results["channels"][when])) for when in ("before", "after"))
+    columns = {"parameters": "parameters", "nonzero": "not 0", "bytes": "bytes", "test_error": "test error"}
+    columns |= {"same_label": "as before", "images_per_second": "images/s", "speed_up": "speed"}
+    rows = list(results["models"].values())
+    least = [min(on[i] for i in kept) for on, kept in zip(results["probability_on"], results["kept"], strict=True)]
+    hidden = {name for name in columns if all(row[name] is None for row in rows)}
+    hidden |= {"nonzero"} if results["synapses"] is None else set()
+    told = [name for name in columns if name not in hidden]
+    report = Table("pruned by", title=f"neurons of each level: {before} before, {after} now", box=None)
+    report.caption = f"kept neurons are on at least {', '.join(f'{100 * p:.0f} %' for p in least)} of the time"
+    for name in told:
+        report.add_column(columns[name], justify="right")
+    forms = {"test_error": "{:.2f} %", "same_label": "{:.1f} %", "speed_up": "× {:.2f}"}
+    for name, row in results["models"].items():
+        what = {"before": "nothing", "on": "P(on)"}.get(name, name)
+        report.add_row(what, *(forms.get(key, "{:,}").format(row[key]) for key in told))
+    return report
 
 
 def bench(path: Path, *, quick: bool, console: Console) -> None:

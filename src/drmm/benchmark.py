@@ -11,7 +11,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +27,7 @@ from drmm.presets import conv_small
 from drmm.rendering import Flatten, Level
 from drmm.rendering.convolution import as_channels_last
 from drmm.threads import tune_allocator
+from drmm.timing import ratio, take_turns
 
 __all__ = ["RIVALS", "peak_memory", "plain_twin", "run_benchmark", "table"]
 
@@ -57,7 +57,7 @@ def plain_twin(model: DRMM) -> nn.Sequential:
             layers += [] if pool is None else [nn.MaxPool2d(pool.kernel_size, pool.stride)]
         else:
             layers.append(nn.Flatten() if isinstance(rendering, Flatten) else nn.AdaptiveAvgPool2d(1))
-    twin = nn.Sequential(*layers, nn.Linear(model.templates.in_features, model.templates.out_features))
+    twin = nn.Sequential(*layers, nn.Linear(model.templates.weight.shape[1], model.templates.out_features))
     ours = [*model.levels.state_dict().values(), *model.templates.state_dict().values()]
     twin.load_state_dict(dict(zip(twin.state_dict(), ours, strict=True)))
     return twin
@@ -191,8 +191,8 @@ def peak_memory(name: str, batch_size: int, width: int = 32) -> int | None:
 def _measure(batch_size: int, repeats: int, width: int, seed: int) -> dict[str, Any]:
     """Training steps, then predictions, of all rivals."""
     rivals = {name: _Rival(name, batch_size, width, seed) for name in RIVALS}
-    train = _take_turns({name: rival.train for name, rival in rivals.items()}, repeats)
-    predict = _take_turns({name: rival.predict for name, rival in rivals.items()}, repeats)
+    train = take_turns({name: rival.train for name, rival in rivals.items()}, repeats, _PATIENCE)
+    predict = take_turns({name: rival.predict for name, rival in rivals.items()}, repeats, _PATIENCE)
     return {
         "train_seconds": {name: statistics.median(times) for name, times in train.items()},
         "predict_images_per_second": {
@@ -200,34 +200,14 @@ def _measure(batch_size: int, repeats: int, width: int, seed: int) -> dict[str, 
         },
         "ratio": {
             name: {
-                "train_to_plain": _ratio(train[name], train["plain"]),
-                "train_to_plain_channels_last": _ratio(train[name], train["plain_channels_last"]),
-                "predict_to_plain": _ratio(predict["plain"], predict[name]),
-                "predict_to_plain_channels_last": _ratio(predict["plain_channels_last"], predict[name]),
+                "train_to_plain": ratio(train[name], train["plain"]),
+                "train_to_plain_channels_last": ratio(train[name], train["plain_channels_last"]),
+                "predict_to_plain": ratio(predict["plain"], predict[name]),
+                "predict_to_plain_channels_last": ratio(predict["plain_channels_last"], predict[name]),
             }
             for name in RIVALS
         },
     }
-
-
-def _take_turns(actions: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds that each action takes, in rounds; each round starts with another one."""
-    names = list(actions)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    deadline = time.perf_counter() + _PATIENCE
-    for i in range(-2, repeats):
-        if i >= 3 and time.perf_counter() > deadline:
-            break
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            start = time.perf_counter()
-            actions[name]()
-            if i >= 0:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
-def _ratio(times: list[float], others: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 
 def _convolution_share(rival: _Rival, steps: int = 4) -> float:

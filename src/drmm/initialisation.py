@@ -21,7 +21,7 @@ from drmm.batches import pixels
 from drmm.constraints import heavy_tailed, is_nonnegative, set_weight
 from drmm.errors import InputError
 from drmm.model import DRMM, evaluation
-from drmm.rendering import Level, Rendering, Sequential
+from drmm.rendering import Choice, Level, Linear, Rendering, Sequential
 from drmm.rendering.convolution import feature_size, padding_of
 from drmm.settings import Initialisation
 
@@ -85,7 +85,7 @@ def initialise(
         images = max(50, _PIXELS // x[0, 0].numel())
         some = _prepared(model, _pick(x, images, generator))
         features = _climb(model, some, generator if how == "data" else None)
-        if how == "data":
+        if how == "data" and isinstance(model.templates, Linear):
             _cut(model, model.templates, features, generator)
             if y is not None and bool((y >= 0).any()):
                 known = _pick(torch.where(y >= 0)[0], _LABELLED, generator)
@@ -101,6 +101,8 @@ def _check(model: DRMM, how: Initialisation, x: Tensor | None, y: Tensor | None)
         raise InputError(f"{how!r} needs templates of both signs: choose 'default' or 'data' for a hard model")
     if how == "data" and x is None:
         raise InputError("initialisation 'data' needs images: pass x, or choose 'orthonormal'")
+    if how == "data" and isinstance(model.templates, Choice):
+        raise InputError("initialisation 'data' needs a linear layer on top: choose 'orthonormal'")
     for rendering in _atoms(model.levels):
         holds = any(isinstance(module, nn.Conv2d | nn.Linear) for module in rendering.modules())
         if how == "data" and holds and not isinstance(rendering, nn.Conv2d | nn.Linear):

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import update_bn
 from drmm.errors import InputError
 from drmm.exactness import NoBoundError, bound
 from drmm.priors import SwitchPrior
-from drmm.rendering import BatchNorm1d, BatchNorm2d, Linear, Sequential, Switches
+from drmm.rendering import BatchNorm1d, BatchNorm2d, Choice, Linear, Sequential, Switches
 from drmm.rendering.local import is_approximate
 
 __all__ = ["DRMM", "Latents", "PathSum", "evaluation", "fit_amplitude", "per_image"]
@@ -95,7 +95,8 @@ class DRMM(nn.Module):
 
     Args:
         levels: pixels first.
-        templates: a `Linear` whose rows are the class templates μ_c and whose bias is each class's log-odds.
+        templates: a `Linear` whose rows are the class templates μ_c and whose bias is each class's log-odds; or a
+            `Choice`, where the levels end with logits.
         image_shape: (C, H, W). Needed for priors over the switches, that is for `sample` and `log_joint`.
         class_prior: π, (C,); uniform by default.
 
@@ -106,7 +107,7 @@ class DRMM(nn.Module):
     def __init__(
         self,
         levels: Sequential,
-        templates: Linear,
+        templates: Linear | Choice,
         *,
         image_shape: tuple[int, int, int] | None = None,
         class_prior: Tensor | None = None,

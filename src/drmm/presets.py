@@ -5,9 +5,10 @@ Every convolution is followed by batch norm and ReLU. See `docs` and the README'
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -41,6 +42,7 @@ def conv_small(
     constraint: Constraint = "soft",
     width: int = 32,
     depth: int = 4,
+    channels: Sequence[int] | None = None,
 ) -> DRMM:
     """The 5-level net of the MNIST rows.
 
@@ -54,19 +56,20 @@ def conv_small(
             "weight_norm" writes every template as amplitude times direction.
         width: templates of the first level; the others have 2, 2 and 4 times as many.
         depth: how many of the four levels, from the pixels up.
+        channels: templates of each of those levels, in place of `width`: what pruning leaves.
 
     Raises:
-        InputError: if the images are too small, or there is no such depth.
+        InputError: if the images are too small, there is no such depth, or `channels` does not fit it.
     """
-    channels = image_shape[0]
-    levels: list[Rendering] = [
-        _level(channels, width, 5, padding=4, pool=True),
-        _level(width, 2 * width, 3),
-        _level(2 * width, 2 * width, 3, padding=2, pool=True),
-        _level(2 * width, 4 * width, 3),
+    sizes = _sizes([width, 2 * width, 2 * width, 4 * width], depth, channels)
+    shapes: list[dict[str, Any]] = [
+        {"kernel": 5, "padding": 4, "pool": True},
+        {"kernel": 3},
+        {"kernel": 3, "padding": 2, "pool": True},
+        {"kernel": 3},
     ]
-    levels = _lowest(levels, depth)
-    templates = Linear(_templates(levels[-1]), n_classes)
+    levels = _levels(image_shape[0], sizes, shapes)
+    templates = Linear(sizes[-1], n_classes)
     return _finish("conv_small", levels, templates, image_shape, constraint, smallest=8)
 
 
@@ -77,6 +80,7 @@ def conv_large(
     constraint: Constraint = "soft",
     width: int = 96,
     depth: int = 9,
+    channels: Sequence[int] | None = None,
 ) -> DRMM:
     """The 9-level net of the SVHN and CIFAR-10 rows.
 
@@ -89,23 +93,25 @@ def conv_large(
         constraint: as for `conv_small`.
         width: templates of the first three levels; the next five have twice as many.
         depth: how many of the nine levels, from the pixels up.
+        channels: as for `conv_small`.
 
     Raises:
-        InputError: if the images are too small, or there is no such depth.
+        InputError: as for `conv_small`.
     """
-    levels: list[Rendering] = [
-        _level(image_shape[0], width, 3, padding=1),
-        _level(width, width, 3, padding=2),
-        _level(width, width, 3, padding=2, pool=True),
-        _level(width, 2 * width, 3),
-        _level(2 * width, 2 * width, 3, padding=2),
-        _level(2 * width, 2 * width, 3, pool=True),
-        _level(2 * width, 2 * width, 3),
-        _level(2 * width, 2 * width, 1),
-        _level(2 * width, n_classes, 1),
+    sizes = _sizes([width] * 3 + [2 * width] * 5 + [n_classes], depth, channels)
+    shapes: list[dict[str, Any]] = [
+        {"kernel": 3, "padding": 1},
+        {"kernel": 3, "padding": 2},
+        {"kernel": 3, "padding": 2, "pool": True},
+        {"kernel": 3},
+        {"kernel": 3, "padding": 2},
+        {"kernel": 3, "pool": True},
+        {"kernel": 3},
+        {"kernel": 1},
+        {"kernel": 1},
     ]
-    levels = _lowest(levels, depth)
-    templates = Linear(_templates(levels[-1]), n_classes)
+    levels = _levels(image_shape[0], sizes, shapes)
+    templates = Linear(sizes[-1], n_classes)
     if templates.in_features == n_classes:
         nn.init.eye_(templates.weight)
     return _finish("conv_large", levels, templates, image_shape, constraint, smallest=12)
@@ -118,6 +124,7 @@ def dense(
     constraint: Constraint = "soft",
     width: int = 128,
     depth: int = 2,
+    channels: Sequence[int] | None = None,
 ) -> DRMM:
     """A net without places, for vectors or tiny images: fully connected levels.
 
@@ -127,18 +134,19 @@ def dense(
         constraint: as for `conv_small`.
         width: templates of each level.
         depth: how many levels.
+        channels: as for `conv_small`.
 
     Raises:
-        InputError: if there is no such depth.
+        InputError: if there is no such depth, or `channels` does not fit it.
     """
-    channels, height, rows = image_shape
     if depth < 1:
         raise InputError(f"a net of depth {depth} has no level: use 1 or more")
-    sizes = [channels * height * rows, *[width] * depth]
+    sizes = _sizes([width] * depth, depth, channels)
     levels: list[Rendering] = [Flatten()]
-    for below, above in pairwise(sizes):
+    for below, above in pairwise([math.prod(image_shape), *sizes]):
         levels += [Linear(below, above), BatchNorm1d(above), ReLU()]
-    return _constrained(DRMM(Sequential(*levels), Linear(width, n_classes), image_shape=image_shape), constraint)
+    model = DRMM(Sequential(*levels), Linear(sizes[-1], n_classes), image_shape=image_shape)
+    return _constrained(model, constraint)
 
 
 PRESETS: dict[str, Callable[..., DRMM]] = {"conv_small": conv_small, "conv_large": conv_large, "dense": dense}
@@ -159,33 +167,42 @@ def build(
     constraint: Constraint = "soft",
     width: int | None = None,
     depth: int | None = None,
+    channels: Sequence[int] | None = None,
 ) -> DRMM:
-    """A preset by its name; None is the preset's own width or depth.
+    """A preset by its name; None is the preset's own width, depth or number of templates in each level.
 
     Raises:
-        InputError: if there is no such preset, constraint or depth, or the images do not fit it.
+        InputError: if there is no such preset, constraint or depth, or images or channels do not fit it.
     """
     if name not in PRESETS:
         raise InputError(f"no preset {name!r}: choose from {', '.join(PRESETS)}")
     if constraint not in get_args(Constraint):
         raise InputError(f"no constraint {constraint!r}: choose from {', '.join(get_args(Constraint))}")
-    chosen = {key: value for key, value in {"width": width, "depth": depth}.items() if value is not None}
+    options = {"width": width, "depth": depth, "channels": channels}
+    chosen = {key: value for key, value in options.items() if value is not None}
     return PRESETS[name](n_classes, image_shape, constraint=constraint, **chosen)
 
 
-def _level(c_in: int, c_out: int, kernel: int, *, padding: int = 0, pool: bool = False) -> Level:
+def _level(c_in: int, c_out: int, *, kernel: int, padding: int = 0, pool: bool = False) -> Level:
     dictionary = Conv2d(c_in, c_out, kernel, padding=padding, bias=False)
     return Level(dictionary, BatchNorm2d(c_out), MaxPool2d(2) if pool else None)
 
 
-def _lowest(levels: list[Rendering], depth: int) -> list[Rendering]:
-    if not 1 <= depth <= len(levels):
-        raise InputError(f"this preset has no depth {depth}: choose from 1 to {len(levels)} levels")
-    return levels[:depth]
+def _sizes(widths: Sequence[int], depth: int, channels: Sequence[int] | None) -> list[int]:
+    """How many templates each level has, from the pixels up to `depth`."""
+    if not 1 <= depth <= len(widths):
+        raise InputError(f"this preset has no depth {depth}: choose from 1 to {len(widths)} levels")
+    if channels is None:
+        return list(widths[:depth])
+    if len(channels) != depth or any(n < 1 for n in channels):
+        raise InputError(f"channels must be {depth} numbers of 1 or more, one a level: got {list(channels)}")
+    return list(channels)
 
 
-def _templates(level: Rendering) -> int:
-    return cast("Level", level).dictionary.out_channels
+def _levels(pixels: int, sizes: Sequence[int], shapes: Sequence[dict[str, Any]]) -> list[Rendering]:
+    """As many of the shapes as there are sizes, on images of so many channels."""
+    below = [pixels, *sizes]
+    return [_level(*pair, **shape) for pair, shape in zip(pairwise(below), shapes[: len(sizes)], strict=True)]
 
 
 def _constrained(model: DRMM, constraint: Constraint) -> DRMM:

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,8 +29,11 @@ from drmm.presets import Constraint, Shape, build
 
 __all__ = [
     "Recipe",
+    "check_new",
     "load_model",
     "misfit",
+    "model_bytes",
+    "new_folder",
     "read_json",
     "read_tensors",
     "save_model",
@@ -53,6 +57,7 @@ class Recipe:
         constraint: "soft", "hard" or "weight_norm".
         width: of the preset; None is its own default.
         depth: likewise.
+        channels: templates of each level, pixels first, where they are not the preset's own: in a pruned model.
     """
 
     preset: str
@@ -61,6 +66,7 @@ class Recipe:
     constraint: Constraint = "soft"
     width: int | None = None
     depth: int | None = None
+    channels: tuple[int, ...] | None = None
 
     def build(self, seed: int | None = None) -> DRMM:
         """A model with fresh weights, drawn from the seed or else from torch's own randomness."""
@@ -68,8 +74,15 @@ class Recipe:
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 return self.build()
-        options = {"constraint": self.constraint, "width": self.width, "depth": self.depth}
-        return build(self.preset, len(self.classes), self.image_shape, **options)  # type: ignore[arg-type]
+        return build(
+            self.preset,
+            len(self.classes),
+            self.image_shape,
+            constraint=self.constraint,
+            width=self.width,
+            depth=self.depth,
+            channels=self.channels,
+        )
 
 
 def save_model(model: DRMM, recipe: Recipe, folder: str | Path) -> None:
@@ -79,9 +92,13 @@ def save_model(model: DRMM, recipe: Recipe, folder: str | Path) -> None:
         RunError: if the files cannot be written (a full disk, no permission).
     """
     folder = Path(folder)
-    weights = tensor_bytes(model.state_dict(), metadata={"format": "pt", "drmm": __version__})
-    write_bytes(folder / _WEIGHTS, weights)
+    write_bytes(folder / _WEIGHTS, model_bytes(model))
     write_json(folder / _CONFIG, {"drmm": __version__, **asdict(recipe)})
+
+
+def model_bytes(model: DRMM) -> bytes:
+    """The file of a model's weights."""
+    return tensor_bytes(model.state_dict(), metadata={"format": "pt", "drmm": __version__})
 
 
 def load_model(folder: str | Path) -> tuple[DRMM, Recipe]:
@@ -100,6 +117,7 @@ def load_model(folder: str | Path) -> tuple[DRMM, Recipe]:
             constraint=config["constraint"],
             width=config["width"],
             depth=config.get("depth"),  # models written before there was a choice have none
+            channels=None if config.get("channels") is None else tuple(config["channels"]),  # likewise
         )
         model = recipe.build()
     except (KeyError, TypeError, ValueError) as error:
@@ -222,3 +240,38 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds something already.
+
+    Raises:
+        RunError: if it does, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder} exists: choose another --out")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its place if the block succeeds and is removed if it fails.
+
+    Raises:
+        RunError: if `folder` holds something already, or cannot be written.
+    """
+    check_new(folder)
+    temporary: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():  # an empty one
+            folder.rmdir()
+        temporary.replace(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"cannot write {folder}: {reason}; free space or choose another place") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)

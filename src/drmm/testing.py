@@ -21,6 +21,7 @@ from drmm.errors import InputError
 from drmm.model import DRMM, Latents, evaluation
 from drmm.rendering import (
     Abs,
+    Choice,
     Conv2d,
     Flatten,
     LeakyReLU,
@@ -422,7 +423,7 @@ def _widest(stages: list[_Stage]) -> int:
     return max([1, *(stage.matrix.shape[1] if isinstance(stage, _Affine) else stage.below for stage in stages)])
 
 
-def _draw(stages: list[_Stage], top: Linear, number: Tensor) -> tuple[Tensor, Tensor]:
+def _draw(stages: list[_Stage], top: Linear | Choice, number: Tensor) -> tuple[Tensor, Tensor]:
     """Top-down: μ_cg (K, C, D) and the bias paths (K, C) of the configurations with these numbers (K,)."""
     z = top.weight.expand(len(number), *top.weight.shape)
     offset = z.new_zeros(z.shape[:2]) if top.bias is None else top.bias.expand(z.shape[:2])

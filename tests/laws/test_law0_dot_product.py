@@ -219,9 +219,7 @@ FAMILIES = {
     Dropout2d: of_images(lambda data: Dropout2d(data.draw(st.sampled_from([0.0, 0.3, 1.0])))),  # in training mode
     Graph: graph,
     Largest: of_images(largest),
-    LocalLinear: of_images(
-        lambda data: LocalLinear(data.draw(st.sampled_from([F.gelu, torch.tanh, F.silu])))
-    ),
+    LocalLinear: of_images(lambda data: LocalLinear(data.draw(st.sampled_from([F.gelu, torch.tanh, F.silu])))),
     PReLU: of_channels(lambda data, channels: PReLU(channels, data.draw(st.floats(-0.5, 0.9)))),
 }
 JOINS = {

@@ -9,6 +9,7 @@ analysis.
 from __future__ import annotations
 
 import warnings
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +98,7 @@ def _replace(model: DRMM, weight: Floats, bias: Floats) -> None:
     apart = torch.from_numpy(weight - weight.mean(0))
     shared = _COMMON * apart.norm(dim=1).amax() * F.normalize(common, dim=0)
     set_weight(model.templates, (apart + shared).to(model.templates.weight.dtype))
-    model.templates.bias.copy_(torch.from_numpy(bias))
+    cast("Tensor", model.templates.bias).copy_(torch.from_numpy(bias))
 
 
 def _clusters(features: Floats, n_classes: int) -> tuple[Floats, Floats]:

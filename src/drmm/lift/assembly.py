@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ def lift(net: nn.Module, *, image_shape: tuple[int, int, int] | None = None, str
         levels.popitem()
     body = Sequential(levels)
     templates = top if isinstance(top, Linear) else _choice(body, net, translation.classes, image_shape)
-    model = DRMM(body, cast("Linear", templates), image_shape=image_shape)
+    model = DRMM(body, templates, image_shape=image_shape)
     containers: list[nn.Module] = [
         model,
         body,

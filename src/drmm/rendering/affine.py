@@ -78,6 +78,7 @@ class Choice(Rendering):
         classes: how many logits there are.
     """
 
+    out_features: int
     weight: Tensor
 
     def __init__(self, classes: int) -> None:
