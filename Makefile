@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Folder with the files of the data sets, for experiments.
 DATA ?= $(DRMM_DATA)
 
-.PHONY: demo test lint format bench learning shifted readme clean
+.PHONY: demo test lint format bench learning shifted lift trees pruning feedback readme clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo
@@ -31,6 +31,19 @@ learning: .venv/demo.stamp  ## Backprop, EG and EM side by side, and clusters: D
 
 shifted: .venv/demo.stamp  ## Digits that shift: rendering mixtures beside Gaussian mixtures, ten minutes.
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/shifted_digits.py
+
+lift: .venv/dev.stamp  ## What lifting costs, and a lifted residual net drawn: three minutes.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/lift.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/lift_picture.py
+
+trees: .venv/demo.stamp  ## Evolutionary trees beside scikit-learn's: DATA=folder with MNIST, a quarter of an hour.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/trees.py $(if $(DATA),--data-dir $(DATA))
+
+pruning: .venv/demo.stamp  ## What pruning costs, by criterion: a quarter of an hour.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/pruning.py
+
+feedback: .venv/demo.stamp  ## Accuracy under damage before and after feedback: DATA=folder with MNIST and CIFAR-10.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/feedback.py $(if $(DATA),--data-dir $(DATA))
 
 readme: .venv/dev.stamp  ## Copy the figures of results/*.json into README and docs.
 	$(BIN)/python scripts/fill_readme.py

@@ -106,12 +106,58 @@ def shifted_table(results: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def lift_table(results: dict[str, Any]) -> str:
+    """Seconds, ratios and bytes of lifted nets, as Markdown."""
+    rows = [
+        "| net | seconds to lift | forward (ms) | inference ÷ forward | reconstruction ÷ forward "
+        "| bytes per unit |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    rows += [
+        f"| {row['net']} | {row['lift_seconds']:.2f} | {row['forward_ms']:.0f} "
+        f"| {row['inference_to_forward']:.2f} | {row['reconstruction_to_forward']:.2f} | {row['switch_bytes_per_unit']:.2f} |"
+        for row in results["rows"]
+    ]
+    return "\n".join(rows)
+
+
+def trees_table(results: dict[str, Any]) -> str:
+    """Trees and forests on each data set, as Markdown."""
+    rows = [
+        "| data | method | accuracy (%) | leaves | pickled (kB) | µs per prediction | seconds to fit |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for data, found in results["sets"].items():
+        for name, row in found["methods"].items():
+            accuracy = f"{row['accuracy']['mean']:.2f} ± {row['accuracy']['sd']:.2f}"
+            rows.append(
+                f"| {data} | {name} | {accuracy} | {row['leaves']:,} | {row['bytes'] / 1000:,.0f} | "
+                f"{row['microseconds']:.1f} | {row['fit_seconds']:.1f} |"
+            )
+    return "\n".join(rows)
+
+
+def pruning_table(results: dict[str, Any]) -> str:
+    """Test error of pruned nets by criterion, as Markdown."""
+    names = {"on": "P(on)", "contribution": "P(on) × strength", "magnitude": "magnitude", "random": "random"}
+    rows = [f"| keep | {' | '.join(names.values())} |", "|--:|--:|--:|--:|--:|"]
+    for keep, found in results["neurons"].items():
+        before, after = found["mean and regression"], found["after two more epochs"]
+        cells = [f"{before[name]['mean']:.1f} → {after[name]['mean']:.1f}" for name in names]
+        rows.append(f"| {keep} | {' | '.join(cells)} |")
+    before = results["test_error_before"]
+    return "\n".join(
+        [*rows, "", f"Before pruning: {before['mean']:.1f} ± {before['sd']:.1f}, {results['seeds']} seeds."]
+    )
+
+
 def _spread(values: list[float]) -> str:
     return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
 DOCUMENTS: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "README.md": {"demo": demo_table, "bench": table},
+    "docs/architectures.md": {"lift": lift_table, "trees": trees_table, "pruning": pruning_table},
     "docs/learning.md": {"shifted_digits": shifted_table, "learning": learning_tables},
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/learning.md")
+DOCUMENTS = ("README.md", "docs/architectures.md", "docs/learning.md")
 
 
 def read(document: str) -> str:
@@ -28,6 +28,10 @@ def test_the_code_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_walk_from_the_e_step_to_backprop_runs() -> None:
     run("docs/learning.md")
+
+
+def test_the_page_of_architectures_runs() -> None:
+    run("docs/architectures.md")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
