@@ -108,16 +108,21 @@ def shifted_table(results: dict[str, Any]) -> str:
 
 def lift_table(results: dict[str, Any]) -> str:
     """Seconds, ratios and bytes of lifted nets, as Markdown."""
-    rows = [
-        "| net | seconds to lift | forward (ms) | inference ÷ forward | reconstruction ÷ forward "
-        "| bytes per unit |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    rows += [
-        f"| {row['net']} | {row['lift_seconds']:.2f} | {row['forward_ms']:.0f} "
-        f"| {row['inference_to_forward']:.2f} | {row['reconstruction_to_forward']:.2f} | {row['switch_bytes_per_unit']:.2f} |"
-        for row in results["rows"]
-    ]
+    titles = {
+        "net": "net",
+        "lift_seconds": "seconds to lift",
+        "forward_ms": "forward (ms)",
+        "inference_to_forward": "inference ÷ forward",
+        "reconstruction_to_forward": "reconstruction ÷ forward",
+        "switch_bytes_per_unit": "bytes per unit",
+    }
+    rows = [f"| {' | '.join(titles.values())} |", f"|---|{'--:|' * (len(titles) - 1)}"]
+    for row in results["rows"]:
+        cells = [
+            row[key] if key == "net" else f"{row[key]:.0f}" if key == "forward_ms" else f"{row[key]:.2f}"
+            for key in titles
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
