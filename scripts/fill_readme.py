@@ -156,13 +156,35 @@ def pruning_table(results: dict[str, Any]) -> str:
     )
 
 
+def feedback_table(results: dict[str, Any]) -> str:
+    """Accuracy before and after four iterations of feedback, as Markdown."""
+    names = {
+        "traceback, compete": "traceback, 3 classes compete",
+        "traceback, own class": "traceback, own class",
+        "pull": "pull to reconstruction",
+        "control: blur": "control: pull to blur",
+    }
+    rows = [f"| net | pictures | bottom-up | {' | '.join(names.values())} |", "|---|---|--:|--:|--:|--:|--:|"]
+    for data, kinds in results["figures"].items():
+        for kind, found in kinds.items():
+            for damage, row in found["damages"].items():
+                cells = [f"{row[name]['4']['accuracy']:.1f}" for name in names]
+                rows.append(f"| {data}, {kind} | {damage} | {row['bottom_up']:.1f} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def _spread(values: list[float]) -> str:
     return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
 DOCUMENTS: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "README.md": {"demo": demo_table, "bench": table},
-    "docs/architectures.md": {"lift": lift_table, "trees": trees_table, "pruning": pruning_table},
+    "docs/architectures.md": {
+        "lift": lift_table,
+        "trees": trees_table,
+        "pruning": pruning_table,
+        "feedback": feedback_table,
+    },
     "docs/learning.md": {"shifted_digits": shifted_table, "learning": learning_tables},
 }
 
