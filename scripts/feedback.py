@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from plain_net import ResNet, train_plainly
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import drmm
 from drmm.batches import pixels
@@ -47,7 +47,7 @@ IMAGES, HELD_OUT, TESTED = 8_000, 250, 1_000
 SWEEPS = (0, 1, 2, 4)
 TOP = 3  # classes that compete
 BETAS = (0.1, 0.25, 0.5)
-BATCH, CHUNK = 64, 250
+WIDTH, BATCH, CHUNK = 16, 64, 250
 CONTROL_BLUR = 1.0  # pixels
 KINDS = ("as trained", "fine-tuned")
 
@@ -82,51 +82,6 @@ SETTINGS = {
     "mnist": Setting(epochs=4, tuning=5, noise=0.5, blur=2.0, square=12, fill=0.0, eps=0.1),
     "cifar10": Setting(epochs=10, tuning=6, noise=0.1, blur=1.0, square=12, fill=0.5, eps=2 / 255),
 }
-
-
-class Block(nn.Module):
-    """Two convolutions around which the features also go directly."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.first_norm, self.second_norm = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, width, H, W), the same."""
-        y = F.relu(self.first_norm(self.first(x)))
-        return F.relu(x + self.second_norm(self.second(y)))
-
-
-class ResNet(nn.Module):
-    """A stem, three residual blocks with pools between them, and a mean."""
-
-    def __init__(self, channels: int, width: int = 16) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(channels, width, 5, padding=2)
-        self.blocks = nn.Sequential(Block(width), nn.MaxPool2d(2), Block(width), nn.MaxPool2d(2), Block(width))
-        self.classes = nn.Linear(width, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, C, H, W) to logits (N, 10)."""
-        x = F.max_pool2d(F.relu(self.stem(x)), 2)
-        return self.classes(self.blocks(x).mean((2, 3)))
-
-
-def train_plainly(x: Tensor, y: Tensor, epochs: int) -> nn.Module:
-    """Cross-entropy, Adam, cosine schedule: as anybody would."""
-    net = ResNet(x.shape[1])
-    steps = epochs * (len(x) // BATCH)
-    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        chosen = torch.randint(len(x), (BATCH,))
-        optimizer.zero_grad()
-        F.cross_entropy(net(pixels(x[chosen])), y[chosen]).backward()
-        optimizer.step()
-        schedule.step()
-    return net.eval()
 
 
 def damaged(model: drmm.DRMM, x: Tensor, y: Tensor, how: Setting, seed: int) -> Iterator[tuple[str, Tensor]]:
@@ -281,7 +236,8 @@ class Nets:
         (x, y), (x_held, y_held), (x_test, y_test) = draw_subset(self.sets[dataset], seed)
         if (dataset, seed) not in self.trained:
             torch.manual_seed(seed)
-            self.trained[dataset, seed] = train_plainly(x, y, how.epochs)
+            net = ResNet(x.shape[1], WIDTH)
+            self.trained[dataset, seed] = train_plainly(net, x, y, epochs=how.epochs, batch=BATCH, progress=False)
         model = drmm.lift(copy.deepcopy(self.trained[dataset, seed]), image_shape=tuple(x.shape[1:]))
         if kind == "fine-tuned":
             config = Training(epochs=how.tuning, seed=seed, accelerator="cpu")

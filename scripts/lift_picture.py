@@ -11,64 +11,18 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from plain_net import ResNet, train_plainly
+from torch import Tensor
 
 import drmm
 from drmm.batches import pixels
-from drmm.data import Dataset, load
-from drmm.data.progress import track
+from drmm.data import load
 from drmm.pictures import Row, save_figure, sheet
 from drmm.runs import versions
 from drmm.storage import write_json
 from drmm.training import Training, train
 
-EPOCHS, BATCH, TUNING_EPOCHS = 6, 50, 15
-
-
-class Block(nn.Module):
-    """Two convolutions around which the features also go directly."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.first_norm, self.second_norm = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, width, H, W), the same."""
-        y = F.relu(self.first_norm(self.first(x)))
-        return F.relu(x + self.second_norm(self.second(y)))
-
-
-class ResNet(nn.Module):
-    """A stem, two residual blocks with a pool between them, and a mean."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, width, 5, padding=2)
-        self.blocks = nn.Sequential(Block(width), nn.MaxPool2d(2), Block(width), nn.MaxPool2d(2), Block(width))
-        self.classes = nn.Linear(width, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (N, 1, 28, 28) to logits (N, 10)."""
-        x = F.max_pool2d(F.relu(self.stem(x)), 2)
-        return self.classes(self.blocks(x).mean((2, 3)))
-
-
-def train_plainly(net: nn.Module, data: Dataset) -> None:
-    """Cross-entropy on all labels, Adam, cosine schedule: as anybody would."""
-    x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
-    steps = EPOCHS * (len(x) // BATCH)
-    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in track(range(steps), "steps"):
-        chosen = torch.randint(len(x), (BATCH,))
-        optimizer.zero_grad()
-        F.cross_entropy(net(pixels(x[chosen])), y[chosen]).backward()
-        optimizer.step()
-        schedule.step()
-    net.eval()
+WIDTH, EPOCHS, BATCH, TUNING_EPOCHS = 32, 6, 50, 15
 
 
 @torch.no_grad()
@@ -94,13 +48,12 @@ def main() -> None:
     torch.manual_seed(0)
     start = time.perf_counter()
     data = load("mnist-5k")
-    net = ResNet()
-    train_plainly(net, data)
+    images, labels = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
+    net = train_plainly(ResNet(1, WIDTH), images, labels, epochs=EPOCHS, batch=BATCH, progress=True)
     model = drmm.lift(net)
     x, y = pixels(torch.from_numpy(data.x_test)), torch.from_numpy(data.y_test)
     columns = torch.stack([torch.nonzero(y == c)[0, 0] for c in range(10)])
     before, rows = figures(model, x, y), [Row("input", x[columns]), *drawn(model, x[columns], "as trained")]
-    images, labels = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     tuned = train(drmm.lift(net, image_shape=(1, 28, 28)), images, labels, config=Training(epochs=TUNING_EPOCHS))
     rows += drawn(tuned, x[columns], "fine-tuned")
     save_figure(sheet(rows, data.classes), Path("docs/lift.png"))

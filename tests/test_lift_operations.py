@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from drmm import lift
 from drmm.errors import InputError
-from drmm.lift import LiftError
+from drmm.lift import LiftError, assembly
 from drmm.rendering import Choice, Conv2d, Flatten, Graph, Linear, ReLU
 
 
@@ -418,6 +418,18 @@ def test_approximate(name):
     model = check(net, torch.randn(4, 3, 12, 12), strict=False)
     assert any(named in level for level in model.approximations)
     assert model.infer(torch.randn(2, 3, 12, 12)).upper_bound.isinf().all()
+
+
+def test_one_more_trace_does_for_all_attention_blocks(monkeypatch):
+    traced = []
+    trace = assembly.trace
+    monkeypatch.setattr(assembly, "trace", lambda *args: traced.append(args) or trace(*args))
+    blocks = [Attention() for _ in range(4)]
+    net = Net(lambda s, x: s.top(s.blocks(s.patches(x).flatten(2).transpose(1, 2)).mean(1)), top=top(16))
+    net.patches, net.blocks = nn.Conv2d(3, 16, 4, 4), nn.Sequential(*blocks)
+    model = check(net, torch.randn(4, 3, 12, 12), strict=False)
+    assert len(model.approximations) == len(blocks)
+    assert len(traced) == 2
 
 
 # --- refusals ---

@@ -125,7 +125,7 @@ def _(rendering: LeakyReLU, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tenso
 
 @bound.register
 def _(rendering: PReLU, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    slope = rendering.weight if lower.ndim < 3 else rendering.weight.reshape(-1, *[1] * (lower.ndim - 2))
+    slope = rendering.slope(lower)
     return _extremes([lower, upper, lower * slope, upper * slope])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import singledispatch
+from functools import reduce, singledispatch
 from typing import Any
 
 import torch
@@ -35,8 +35,7 @@ from drmm.rendering import (
     Sequential,
     Switches,
 )
-from drmm.rendering.base import chosen
-from drmm.rendering.gates import masked
+from drmm.rendering.base import chosen, masked
 from drmm.rendering.norm import uses_batch
 
 __all__ = ["reinfer", "sign_traceback"]
@@ -158,8 +157,7 @@ def _(rendering: LeakyReLU, x: Tensor, switches: Switches, z: Tensor) -> tuple[T
 @reinfer.register
 def _(rendering: PReLU, x: Tensor, switches: Switches, z: Tensor) -> tuple[Tensor, Switches]:
     del switches
-    slope = rendering.weight if x.ndim < 3 else rendering.weight.reshape(-1, *[1] * (x.ndim - 2))
-    return _leak(x, slope, z)
+    return _leak(x, rendering.slope(x), z)
 
 
 def _leak(x: Tensor, slope: Tensor, z: Tensor) -> tuple[Tensor, Switches]:
@@ -199,12 +197,12 @@ def _best_of(model: DRMM, x: Tensor, start: Latents, sweeps: int, top: int | Non
     """Ascend once for each class that competes, and keep the best."""
     order = torch.arange(model.n_classes, device=x.device).expand(len(x), -1)
     candidates = order if top is None else start.logits.topk(top).indices
-    answer: Latents | None = None
-    for label in candidates.T:
+
+    def run(label: Tensor) -> Latents:
         score = start.logits.gather(1, label[:, None]).squeeze(1)
-        run = _ascend(model, x, replace(start, label=label, score=score), sweeps)
-        answer = run if answer is None else _pick(run.score > answer.score, run, answer)
-    return start if answer is None else answer
+        return _ascend(model, x, replace(start, label=label, score=score), sweeps)
+
+    return reduce(lambda best, other: _pick(other.score > best.score, other, best), map(run, candidates.T))
 
 
 def _ascend(model: DRMM, x: Tensor, latents: Latents, sweeps: int) -> Latents:

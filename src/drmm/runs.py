@@ -32,7 +32,7 @@ from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.presets import Constraint, resolve
 from drmm.selection import Criterion, Grid, check_selection, select
-from drmm.storage import Recipe, read_json, save_model, write_csv, write_json
+from drmm.storage import Recipe, check_new, read_json, save_model, write_csv, write_json
 from drmm.training import Training, train
 
 __all__ = ["RunSpec", "error_percent", "fit_run", "predict_logits", "versions"]
@@ -255,8 +255,7 @@ def _cluster_accuracy(model: DRMM, data: Dataset) -> float | None:
 
 def _check_folder(spec: RunSpec, folder: Path, *, resume: bool) -> None:
     if not resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunError(f"{folder} exists: choose another --out, or go on with --resume")
+        check_new(folder, "choose another --out, or go on with --resume")
         return
     if not (folder / "run.json").is_file():
         raise RunError(f"{folder} holds no run to resume: leave --resume out")

@@ -235,21 +235,24 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(f"cannot write {path}: {reason}; free space or choose another place") from error
+        raise _unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def check_new(folder: Path) -> None:
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another place")
+
+
+def check_new(folder: Path, remedy: str = "choose another --out") -> None:
     """Refuse a folder that holds something already.
 
     Raises:
-        RunError: if it does, or is a file.
+        RunError: if it does, or is a file; with what to do.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} exists: choose another --out")
+        raise RunError(f"{folder} exists: {remedy}")
 
 
 @contextmanager
@@ -270,8 +273,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
             folder.rmdir()
         temporary.replace(folder)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(f"cannot write {folder}: {reason}; free space or choose another place") from error
+        raise _unwritable(folder, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -131,7 +131,7 @@ class Chain:
 
     def __init__(self, model: DRMM) -> None:
         self.model = model
-        self.atoms = model.levels.atoms if isinstance(model.levels, Sequential) else (model.levels,)
+        self.atoms = model.levels.atoms
         for atom in self.atoms:
             _check(atom)
         starts = [i for i, atom in enumerate(self.atoms) if isinstance(atom, Level | Conv2d | Linear)]

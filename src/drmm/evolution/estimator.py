@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
 from sklearn.base import ClassifierMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -20,7 +19,6 @@ from drmm.data.progress import track
 from drmm.em.loop import Trace, run_em
 from drmm.errors import InputError
 from drmm.evolution.description import as_dot, as_text, shown_nodes, write_pictures
-from drmm.evolution.drawing import draw_tree
 from drmm.evolution.export import Units, as_pipeline
 from drmm.evolution.forest import Forest, Inference
 from drmm.evolution.growth import Examples, Shape, grow
@@ -30,6 +28,9 @@ from drmm.evolution.tree import EvolutionaryTree
 from drmm.labels import check_labels
 from drmm.layout import ImageEstimator, seed_of
 from drmm.storage import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["EvolutionaryClassifier"]
 
@@ -285,6 +286,9 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
         Raises:
             InputError: if there is no such tree or level.
         """
+        # Matplotlib takes a third of a second to import, and only pictures need it.
+        from drmm.evolution.drawing import draw_tree  # noqa: PLC0415
+
         chosen = self._chosen(tree)
         return draw_tree(chosen, self._pictures(chosen, images), self._names(), max_depth)
 

@@ -55,6 +55,11 @@ class Examples:
         flat = np.bincount(group[known] * self.n_classes + self.y[known], minlength=n_groups * self.n_classes)
         return flat.reshape(n_groups, self.n_classes).astype(float)
 
+    def class_shares(self, group: Array, n_groups: int) -> Array:
+        """p(c | group), smoothed, (G, C)."""
+        counts = self.class_counts(group, n_groups) + self.smoothing * self.shares
+        return np.asarray(counts / counts.sum(1, keepdims=True))
+
     def group_means(self, group: Array, n_groups: int) -> tuple[Array, Array]:
         """Number of images in each group, (G,), and their mean, (G, D); that of an empty group is 0."""
         counts = np.bincount(group, minlength=n_groups)
@@ -192,7 +197,7 @@ def _k_means(data: Examples, k: int, rng: np.random.Generator) -> Array | None:
     if chosen is None:
         return None
     templates = some.x[chosen]
-    log_classes = np.log(_class_shares(some.part(chosen), np.arange(k), k))
+    log_classes = np.log(some.part(chosen).class_shares(np.arange(k), k))
     mean = some.x.mean(0)
     spread = noise = max(float(((some.x - mean) ** 2).mean()), _LEAST)
     choice = _choose(some, templates, log_classes, noise)
@@ -202,7 +207,7 @@ def _k_means(data: Examples, k: int, rng: np.random.Generator) -> Array | None:
             return None
         between = float(counts @ ((templates - mean) ** 2).mean(1)) / len(choice)
         noise = max(spread - between, _FLOOR * spread)
-        log_classes = np.log(_class_shares(some, choice, k))
+        log_classes = np.log(some.class_shares(choice, k))
         before, choice = choice, _choose(some, templates, log_classes, noise)
         if np.array_equal(before, choice):
             break
@@ -229,12 +234,6 @@ def _choose(data: Examples, templates: Array, log_classes: Array, noise: float) 
         known = data.y >= 0
         scores[known] += data.label_weight * log_classes.T[data.y[known]]
     return np.asarray(scores.argmax(1))
-
-
-def _class_shares(data: Examples, group: Array, n_groups: int) -> Array:
-    """p(c | group), smoothed, (G, C)."""
-    counts = data.class_counts(group, n_groups) + data.smoothing * data.shares
-    return np.asarray(counts / counts.sum(1, keepdims=True))
 
 
 def _label_nats(data: Examples, group: Array, n_groups: int) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from drmm.em.loop import Learner
 from drmm.errors import RunError
 from drmm.evolution.growth import Examples
-from drmm.evolution.tree import EvolutionaryTree, from_leaves, pruned
+from drmm.evolution.tree import EvolutionaryTree, from_leaves, gathered, pruned
 
 __all__ = ["TreeLearner"]
 
@@ -76,20 +76,18 @@ class TreeLearner(Learner):
         place = np.searchsorted(leaves, self.leaf)
         counts, means = data.group_means(place, len(leaves))
         templates = np.where(counts[:, None] > 0, means, tree.templates[leaves])
-        labels = data.class_counts(place, len(leaves)) + data.smoothing * self._shares
         squares = sum(
             float(((data.x[i : i + _CHUNK] - templates[place[i : i + _CHUNK]]) ** 2).sum(dtype=float))
             for i in range(0, len(data.x), _CHUNK)
         )
         noise = max(squares / data.x.size, self._least)
-        classes = labels / labels.sum(1, keepdims=True)
+        classes = data.class_shares(place, len(leaves))
         self.tree = from_leaves(tree.parent, counts + 1.0, templates, classes, noise)
 
     def prune(self, min_prior: float) -> None:
         """Drop the leaves that nothing chose, or fewer than this share of the images; fit the others anew."""
         share = np.bincount(self.leaf, minlength=len(self.tree.parent)) / len(self.leaf)
-        for node in range(len(share) - 1, 0, -1):
-            share[self.tree.parent[node]] += share[node]
+        share = gathered(self.tree.parent, share)
         self.tree = pruned(replace(self.tree, prior=share), max(min_prior, 0.5 / len(self._data.x)))
         self.e_step()
         self.m_step()
@@ -101,9 +99,7 @@ class TreeLearner(Learner):
         A leaf that no labelled image chose is then like its nearest relatives.
         """
         tree = self.tree
-        counts = self._data.class_counts(self.leaf, len(tree.parent))
-        for node in range(len(counts) - 1, 0, -1):
-            counts[tree.parent[node]] += counts[node]
+        counts = gathered(tree.parent, self._data.class_counts(self.leaf, len(tree.parent)))
         classes = np.empty_like(counts)
         for node, above in enumerate(tree.parent):
             seen = counts[node] + self._data.smoothing * (self._shares if above < 0 else classes[above])

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from drmm.evolution.growth import Examples
-from drmm.evolution.tree import EvolutionaryTree
+from drmm.evolution.tree import EvolutionaryTree, gathered
 
 __all__ = ["Relaxation", "relaxed"]
 
@@ -150,9 +150,7 @@ def _hardened(tree: EvolutionaryTree, soft: _SoftTree) -> EvolutionaryTree:
         leaves = soft.classes.double().softmax(1).numpy()
     classes = np.zeros_like(tree.classes, dtype=float)
     classes[tree.leaves] = leaves * tree.prior[tree.leaves, None]
-    for node in range(len(tree.parent) - 1, 0, -1):
-        classes[tree.parent[node]] += classes[node]
-    classes /= tree.prior[:, None]
+    classes = gathered(tree.parent, classes) / tree.prior[:, None]
     return EvolutionaryTree(
         tree.parent,
         soft.increments.detach().numpy(),

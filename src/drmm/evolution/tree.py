@@ -17,7 +17,7 @@ from torch import Tensor
 
 from drmm.errors import InputError
 
-__all__ = ["EvolutionaryTree", "breadth_first", "from_leaves", "pruned", "telescoped"]
+__all__ = ["EvolutionaryTree", "breadth_first", "from_leaves", "gathered", "pruned", "telescoped"]
 
 Array = npt.NDArray[Any]
 
@@ -165,9 +165,7 @@ class EvolutionaryTree:
         """Mean of the images (N, D) at or below each node, (M, D), of leaves (N,); 0 where there is none."""
         sums, counts = np.zeros_like(self.increments), np.bincount(leaf, minlength=len(self.parent))
         np.add.at(sums, leaf, x)
-        for node in range(len(self.parent) - 1, 0, -1):
-            sums[self.parent[node]] += sums[node]
-            counts[self.parent[node]] += counts[node]
+        sums, counts = gathered(self.parent, sums), gathered(self.parent, counts)
         return np.asarray(sums / np.maximum(counts, 1)[:, None].astype(sums.dtype))
 
     def state(self) -> dict[str, Tensor]:
@@ -262,13 +260,19 @@ def from_leaves(parent: Array, mass: Array, templates: Array, classes: Array, no
     sums: list[Array] = [np.zeros((nodes, part.shape[1]), part.dtype) for part in (templates, classes)]
     for total, part in zip(sums, (templates, classes), strict=True):
         total[leaves] = part * share[leaves, None].astype(part.dtype)
-    for node in range(nodes - 1, 0, -1):
-        for total in (share, *sums):
-            total[parent[node]] += total[node]
-    means = [total / share[:, None].astype(total.dtype) for total in sums]
+    share = gathered(parent, share)
+    means = [gathered(parent, total) / share[:, None].astype(total.dtype) for total in sums]
     for mean, part in zip(means, (templates, classes), strict=True):
         mean[leaves] = part
     return telescoped(parent, means[0], share, means[1], noise)
+
+
+def gathered(parent: Array, values: Array) -> Array:
+    """Sums from the leaves up: what each node has and all below it have together, (M, ...)."""
+    total = values.copy()
+    for node in range(len(total) - 1, 0, -1):
+        total[parent[node]] += total[node]
+    return total
 
 
 def breadth_first(parent: Array) -> Array:

@@ -50,7 +50,7 @@ def lift(net: nn.Module, *, image_shape: tuple[int, int, int] | None = None, str
         try:
             translation = Translation(net, graph, strict=strict, with_dropout=difference is None)
         except TakeWhole as request:
-            opaque |= {request.path}
+            opaque |= request.paths
         else:
             break
     levels = levels_of(translation)

@@ -16,7 +16,7 @@ from drmm.lift.shadows import shadow, torch_type, twin
 from drmm.lift.tracing import LiftError, kind_of, name_of
 from drmm.rendering import Affine, AffineJoin, Clip, Join, LocalJoin, LocalLinear, Rendering
 
-__all__ = ["LOOKS_AT_SIZE", "TUPLES", "mixes_images", "rendering_of", "whole_module"]
+__all__ = ["LOOKS_AT_SIZE", "TUPLES", "rendering_of", "whole_module"]
 
 LOOKS_AT_SIZE = {"size", "dim", "ndimension", "numel", "len", "stride", "is_floating_point", "get_device"}
 TUPLES = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "MultiheadAttention"}
@@ -82,7 +82,7 @@ def rendering_of(node: fx.Node, net: nn.Module, call: Arguments, inputs: int, *,
         LiftError: if it has no rendering; the message names it and says why.
     """
     name = kind_of(node, net)
-    if mixes_images(node, net):
+    if _mixes_images(node, net):
         raise LiftError(f"{name_of(node, net)} mixes images: keep them in the first dimension, alone")
     if node.op == "call_module":
         layer = net.get_submodule(str(node.target))
@@ -110,10 +110,10 @@ def rendering_of(node: fx.Node, net: nn.Module, call: Arguments, inputs: int, *,
 def whole_module(node: fx.Node, net: nn.Module, inputs: int) -> bool:
     """Whether an approximation should take all of the module that an operation is in, as with attention."""
     name = kind_of(node, net)
-    return mixes_images(node, net) or (name in _ATTENTION and (inputs > 1 or name == "softmax"))
+    return _mixes_images(node, net) or (name in _ATTENTION and (inputs > 1 or name == "softmax"))
 
 
-def mixes_images(node: fx.Node, net: nn.Module) -> bool:
+def _mixes_images(node: fx.Node, net: nn.Module) -> bool:
     """Whether an operation takes the first dimension for anything but the images."""
     name = kind_of(node, net)
     if node.op == "call_module":
@@ -139,10 +139,7 @@ def _is_affine(name: str, net: nn.Module, node: fx.Node, call: Arguments, inputs
         return False
     if name in _AFFINE or (name in _SUMS and inputs <= 2):
         return True
-    first = [a for a in (*call[0], *call[1].values()) if isinstance(a, Hole)][:1]
-    if name in _PRODUCTS:
-        return inputs == 1
-    return name in _QUOTIENTS and inputs == 1 and bool(first) and first[0].index == 0 and _leads(call)
+    return inputs == 1 and (name in _PRODUCTS or (name in _QUOTIENTS and _leads(call)))
 
 
 def _leads(call: Arguments) -> bool:
@@ -171,9 +168,7 @@ def _function(node: fx.Node, name: str) -> Callable[..., Any]:
     return found
 
 
-def _without_inplace(
-    call: Arguments,
-) -> Arguments:
+def _without_inplace(call: Arguments) -> Arguments:
     args, kwargs = call
     return args, {key: value for key, value in kwargs.items() if key != "inplace"}
 
@@ -193,25 +188,15 @@ class _LayerCall(nn.Module):
         super().__init__()
         self.layer = layer
         self.training = layer.training
-        self._call = Call(_Kept(layer), call)
+        self._call = Call(layer, call)
 
     def forward(self, *values: Any) -> Any:
-        return self._call(*values)
-
-
-class _Kept:
-    """Calls a layer and takes back what its hooks have written onto it, which may belong to a derivative."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self._layer = layer
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        before = dict(self._layer.__dict__)
+        before = dict(self.layer.__dict__)
         try:
-            return self._layer(*args, **kwargs)
-        finally:
-            self._layer.__dict__.clear()
-            self._layer.__dict__.update(before)
+            return self._call(*values)
+        finally:  # what hooks have written onto the layer may belong to a derivative
+            self.layer.__dict__.clear()
+            self.layer.__dict__.update(before)
 
 
 def _layer(layer: nn.Module) -> Rendering | None:

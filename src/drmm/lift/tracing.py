@@ -106,8 +106,6 @@ def _trace(net: nn.Module, opaque: frozenset[str], *, training: bool) -> fx.Grap
     try:
         with _mode(net, training=training):
             graph = _Tracer(opaque).trace(net, concrete_args=spare or None)
-    except LiftError:
-        raise
     except Exception as error:
         # What users wrote into forward can raise anything when it meets a stand-in for a tensor.
         raise LiftError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, fx, nn
@@ -39,11 +39,11 @@ _NEW_MEMORY = (BatchNorm1d, BatchNorm2d, Concat, Conv2d, Linear, MaxPool2d, Sum)
 
 
 class TakeWhole(Exception):  # noqa: N818
-    """The module at this path is to be approximated as a whole."""
+    """The modules at these paths are to be approximated as a whole."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
+    def __init__(self, paths: Iterable[str]) -> None:
+        super().__init__()
+        self.paths = frozenset(paths)
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,19 @@ class Item:
         return (*self.inputs, *self.settings)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Parts:
-    """The arguments of an operation, taken apart into features, settings and the rest."""
+    """The arguments of an operation, taken apart.
 
-    features: list[fx.Node] = field(default_factory=list)
-    settings: list[fx.Node] = field(default_factory=list)
+    Attributes:
+        call: with holes in place of nodes.
+        features: whose holes come first.
+        settings: whose holes follow.
+    """
+
+    call: Arguments
+    features: tuple[fx.Node, ...]
+    settings: tuple[fx.Node, ...]
 
 
 class Translation:
@@ -104,9 +111,7 @@ class Translation:
             )
         self.images = images
         self._features.add(images)
-        for node in graph.nodes:
-            if node.op not in {"placeholder", "output"}:
-                self._translate(node)
+        self._translate_all(node for node in graph.nodes if node.op not in {"placeholder", "output"})
         self._overwrite()
         output: Any = graph.output_node().args[0]
         self.output: fx.Node = output
@@ -126,6 +131,21 @@ class Translation:
             node = self.items[node].inputs[0]
         return None
 
+    def _translate_all(self, nodes: Iterable[fx.Node]) -> None:
+        """Translate every node; modules to take as a whole are collected, so that one more trace does for all."""
+        wholes: set[str] = set()
+        try:
+            for node in nodes:
+                try:
+                    self._translate(node)
+                except TakeWhole as request:
+                    wholes |= request.paths
+        except LiftError:  # perhaps because of what is not translated yet
+            if not wholes:
+                raise
+        if wholes:
+            raise TakeWhole(wholes)
+
     # --- one node ---
 
     def _translate(self, node: fx.Node) -> None:
@@ -134,8 +154,8 @@ class Translation:
             return
         inputs = [n for n in node.all_input_nodes if n in self._features or n in self._tuples]
         if not inputs or _looks_at_size(node):
-            call = self._arguments(node, parts := _Parts(), aside=True)
-            self.items[node] = Item(node, tuple(parts.settings), function=Call(self._aside(node), call))
+            parts = self._parts(node, aside=True)
+            self.items[node] = Item(node, parts.settings, function=Call(self._aside(node), parts.call))
             return
         if kind_of(node, self._net) in TUPLES or _is_max_with_place(node):
             self._tuples.add(node)
@@ -147,9 +167,8 @@ class Translation:
         lead: Any = node.args[0] if node.args else None
         picked = lead in self._tuples and node.target in {operator.getitem, getattr}
         whole: fx.Node = lead if picked else node
-        parts = _Parts()
-        call = self._arguments(whole, parts)
-        operation = self._operation(whole, call, len(parts.features))
+        parts = self._parts(whole)
+        operation = self._operation(whole, parts)
         if picked and not _is_max_with_place(whole):
             operation = _picked(operation, cast("int", node.args[1]))
         elif picked and node.args[1] not in {0, "values"}:
@@ -157,46 +176,47 @@ class Translation:
                 f"{name_of(whole, self._net)} gives places, which no picture flows through: use the values"
             )
         self.operations.setdefault(self.name(node), operation)
-        self.items[node] = Item(node, tuple(parts.features), tuple(parts.settings))
+        self.items[node] = Item(node, parts.features, parts.settings)
 
-    def _operation(self, node: fx.Node, call: Arguments, inputs: int) -> Rendering | Join:
+    def _operation(self, node: fx.Node, parts: _Parts) -> Rendering | Join:
         if node.op == "call_module" and self.name(node) in self.operations:
             return self.operations[self.name(node)]
+        inputs = len(parts.features)
         if not self._strict and path_of(node) and whole_module(node, self._net, inputs):
-            raise TakeWhole(path_of(node))
-        operation = rendering_of(node, self._net, call, inputs, strict=self._strict)
-        if node.op != "call_module":
-            if isinstance(operation, Dropout | Dropout2d) and not self._drops(node):
-                operation = Identity()
-            operation.training = self._net.get_submodule(path_of(node)).training
-        elif not isinstance(self._net.get_submodule(str(node.target)), Rendering):
-            operation.training = self._net.get_submodule(str(node.target)).training
+            raise TakeWhole({path_of(node)})
+        operation = rendering_of(node, self._net, parts.call, inputs, strict=self._strict)
+        is_layer = node.op == "call_module"
+        if isinstance(operation, Dropout | Dropout2d) and not (is_layer or self._drops(node)):
+            operation = Identity()
+        home = self._net.get_submodule(str(node.target) if is_layer else path_of(node))
+        if operation is not home:
+            operation.training = home.training
         return operation
 
     def _drops(self, node: fx.Node) -> bool:
         """Whether a functional dropout drops features in training."""
         return self._with_dropout and node.meta.get("drops", False)
 
-    def _arguments(self, node: fx.Node, parts: _Parts, *, aside: bool = False) -> Arguments:
-        """A node's arguments with holes in place of nodes: features first, then settings."""
+    def _parts(self, node: fx.Node, *, aside: bool = False) -> _Parts:
+        """A node's arguments; of an aside, all nodes are settings."""
         nodes: list[fx.Node] = []
         fx.node.map_arg((node.args, node.kwargs), nodes.append)
         if any(n in self._tuples for n in nodes):
             raise LiftError(f"{name_of(node, self._net)} takes several outputs at once: index them first")
         batches = {n for n in nodes if not aside and _is_batch_size(n)}
-        parts.features = [n for n in nodes if n in self._features and not aside]
-        parts.settings = [n for n in dict.fromkeys(nodes) if n not in {*parts.features, *batches}]
-        numbers = iter(range(len(parts.features)))
+        features = tuple(n for n in nodes if n in self._features and not aside)
+        settings = tuple(n for n in dict.fromkeys(nodes) if n not in {*features, *batches})
+        numbers = iter(range(len(features)))
 
         def hole(source: fx.Node) -> Any:
             if source in batches:
                 return Batch()
-            if source in parts.settings:
-                return Setting(len(parts.features) + parts.settings.index(source))
+            if source in settings:
+                return Setting(len(features) + settings.index(source))
             return Hole(next(numbers))
 
         filled: Any = fx.node.map_arg((node.args, node.kwargs), hole)
-        return tuple(filled[0]), dict(filled[1])
+        return _Parts((tuple(filled[0]), dict(filled[1])), features, settings)
 
     def _constant(self, node: fx.Node) -> None:
         """A parameter or another attribute of the net, read anew whenever it is needed."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drmm.rendering.base import Rendering, Switches, chosen
+from drmm.rendering.base import Rendering, Switches, chosen, masked
 
 __all__ = ["Abs", "Clip", "Dropout", "Dropout2d", "LeakyReLU", "PReLU", "ReLU"]
 
@@ -58,8 +58,11 @@ class PReLU(nn.PReLU, Rendering):
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Keep what was on, weaken the rest."""
-        slope = self.weight if z.ndim < 3 else self.weight.reshape(-1, *[1] * (z.ndim - 2))
-        return _weakened(z, z * slope, switches)
+        return _weakened(z, z * self.slope(z), switches)
+
+    def slope(self, x: Tensor) -> Tensor:
+        """The slope of each channel, in a shape that multiplies features x (N, C, ...)."""
+        return self.weight if x.ndim < 3 else self.weight.reshape(-1, *[1] * (x.ndim - 2))
 
 
 @final
@@ -167,11 +170,6 @@ class Dropout(nn.Dropout, Rendering):
 
 def _overwrites(gate: ReLU | LeakyReLU | Clip) -> bool:
     return gate.inplace and not torch.is_grad_enabled()
-
-
-def masked(z: Tensor, mask: Tensor) -> Tensor:
-    """Z where the mask, bool of the same shape, is True, 0 elsewhere: as bytes, three times as fast on a CPU."""
-    return z * mask.view(torch.int8)
 
 
 def _drop(x: Tensor, p: float, dropout: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, Switches]:

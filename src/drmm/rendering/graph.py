@@ -54,6 +54,9 @@ class Graph(Rendering):
         nodes: in an order in which each comes after its inputs.
         output: number of the value that is the graph's output.
         constants: modules whose parameters the asides read, so that they are the graph's parameters too.
+
+    Attributes:
+        steps: number of the value that it makes, and step, bottom-up: `switches.parts` starts with theirs.
     """
 
     def __init__(
@@ -67,15 +70,11 @@ class Graph(Rendering):
         self.operations = nn.ModuleDict(operations)
         self.constants = nn.ModuleList(constants)
         self.nodes = tuple(nodes)
+        self.steps = tuple((i, node) for i, node in enumerate(self.nodes, 1) if isinstance(node, Step))
         self.output = output
         self._spent = _last_uses(self.nodes, output)
-        steps = {i + 1 for i, node in enumerate(self.nodes) if isinstance(node, Step)} | {0}
-        self._measured = tuple(sorted(steps & {k for node in self.nodes for k in _looked_at(node)}))
-
-    @property
-    def steps(self) -> tuple[tuple[int, Step], ...]:
-        """Number of the value that it makes, and step, bottom-up: `switches.parts` starts with theirs."""
-        return tuple((i, node) for i, node in enumerate(self.nodes, 1) if isinstance(node, Step))
+        features = {0, *(number for number, _ in self.steps)}
+        self._measured = tuple(sorted(features & {k for node in self.nodes for k in _looked_at(node)}))
 
     def operation(self, step: Step) -> Rendering | Join:
         """The rendering or join of a step."""
@@ -123,7 +122,8 @@ class Graph(Rendering):
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Every step in reverse order; what branches draw on one canvas adds up."""
-        return self._draw(z, switches, keep=False).get(0, z.new_zeros(z.shape[0], *switches.shape))
+        canvas = self._draw(z, switches, keep=False).get(0)
+        return z.new_zeros(z.shape[0], *switches.shape) if canvas is None else canvas
 
     def render_values(self, z: Tensor, switches: Switches) -> dict[int, Tensor]:
         """The template that comes down to each value, by its number: 0 is the picture, `output` is z."""

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from drmm.rendering.base import Switches, chosen
+from drmm.rendering.base import Switches, chosen, masked
 
 __all__ = ["Concat", "Join", "Maximum", "Sum", "shapes_of"]
 
@@ -116,7 +116,7 @@ class Maximum(Join):
         """Each unit goes down the branch that it came from."""
         a = chosen(switches.a, "a")
         first, second = (part.shape for part in switches.parts)
-        return _unbroadcast(z * a, first), _unbroadcast(z * ~a, second)
+        return _unbroadcast(masked(z, a), first), _unbroadcast(masked(z, ~a), second)
 
 
 def _unbroadcast(z: Tensor, shape: tuple[int, ...]) -> Tensor:

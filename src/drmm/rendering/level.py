@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drmm.rendering.affine import Conv2d
-from drmm.rendering.base import Rendering, Switches, Window
+from drmm.rendering.base import Rendering, Switches, Window, masked
 from drmm.rendering.compose import Sequential
 from drmm.rendering.convolution import correlate, draw, feature_size
-from drmm.rendering.gates import ReLU, masked
+from drmm.rendering.gates import ReLU
 from drmm.rendering.norm import BatchNorm2d, running_scale, uses_batch
 from drmm.rendering.pooling import MaxPool2d, best_position, draw_at, window_of
 
