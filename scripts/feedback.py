@@ -62,40 +62,60 @@ class Setting:
     Attributes:
         epochs: by cross-entropy alone.
         tuning: epochs with the reconstruction term after that.
-        noise: standard deviation, in units of the whole range.
-        blur: standard deviation, in pixels.
-        square: side of the occlusion, in pixels.
+        noise: standard deviations, in units of the whole range.
+        blur: standard deviations, in pixels.
+        squares: sides of the occlusion, in pixels.
         fill: its value.
-        eps: largest change by an attack, in units of the whole range.
+        eps: largest changes by an attack, in 255ths of the whole range.
     """
 
     epochs: int
     tuning: int
-    noise: float
-    blur: float
-    square: int
+    noise: tuple[float, ...]
+    blur: tuple[float, ...]
+    squares: tuple[int, ...]
     fill: float
-    eps: float
+    eps: tuple[int, ...]
 
 
 SETTINGS = {
-    "mnist": Setting(epochs=4, tuning=5, noise=0.5, blur=2.0, square=12, fill=0.0, eps=0.1),
-    "cifar10": Setting(epochs=10, tuning=6, noise=0.1, blur=1.0, square=12, fill=0.5, eps=2 / 255),
+    "mnist": Setting(
+        epochs=4,
+        tuning=5,
+        noise=(0.1, 0.25, 0.5),
+        blur=(1.0, 1.5, 2.0),
+        squares=(8, 12, 16),
+        fill=0.0,
+        eps=(6, 13, 26),
+    ),
+    "cifar10": Setting(
+        epochs=10,
+        tuning=6,
+        noise=(0.05, 0.1, 0.2),
+        blur=(0.5, 1.0, 1.5),
+        squares=(6, 12, 18),
+        fill=0.5,
+        eps=(1, 2, 4),
+    ),
 }
 
 
 def damaged(model: drmm.DRMM, x: Tensor, y: Tensor, how: Setting, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """The images as they are, damaged, and attacked."""
+    """The images as they are, damaged, and attacked, each a little, more, and badly."""
 
     def fresh() -> torch.Generator:
         return torch.Generator().manual_seed(seed)
 
     yield "clean", x
-    yield "noise", gaussian_noise(x, how.noise, fresh())
-    yield "blur", blur(x, how.blur)
-    yield "occlusion", occlude(x, how.square, fresh(), value=how.fill)
-    yield "fgsm", fgsm(model, x, y, how.eps)
-    yield "pgd", pgd(model, x, y, how.eps, fresh())
+    for sd in how.noise:
+        yield f"noise {sd}", gaussian_noise(x, sd, fresh())
+    for sd in how.blur:
+        yield f"blur {sd}", blur(x, sd)
+    for side in how.squares:
+        yield f"occlusion {side}", occlude(x, side, fresh(), value=how.fill)
+    for eps in how.eps:
+        yield f"fgsm {eps}/255", fgsm(model, x, y, eps / 255)
+        yield f"pgd {eps}/255", pgd(model, x, y, eps / 255, fresh())
 
 
 @torch.no_grad()
@@ -276,7 +296,7 @@ def gains(figures: Figures) -> Figures:
 
 def draw(tables: Figures) -> Figure:
     """Accuracy before and after, by damage: a row for each data set, a column for each net."""
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    figure = Figure(figsize=(15, 8), layout="constrained")
     axes = figure.subplots(len(tables), 2, sharey="row", squeeze=False)
     last = str(SWEEPS[-1])
     bars = {
@@ -292,7 +312,7 @@ def draw(tables: Figures) -> Figure:
             for i, (label, (height, colour)) in enumerate(bars.items()):
                 places = np.arange(len(damages)) + (i - 2) * 0.16
                 axis.bar(places, [height(d) for d in damages.values()], 0.15, color=colour, label=label)
-            axis.set_xticks(range(len(damages)), damages)
+            axis.set_xticks(range(len(damages)), damages, rotation=40, ha="right")
             axis.set_title(f"{dataset}, {net} ({100 * figures['picture_not_drawn']:.0f}% of a picture not drawn)")
             axis.set_ylim(0, 100)
             axis.spines[["top", "right"]].set_visible(False)

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "drmm"
 LAYERS = (
     ("_version", "errors", "threads", "timing", "batches"),
     ("rendering",),
-    ("labels", "priors", "exactness", "settings", "clusters", "corruptions"),
+    ("labels", "priors", "exactness", "settings", "clusters", "corruptions", "missing"),
     ("data", "model"),
     ("images", "constraints", "inference", "objective", "lift", "testing", "rmm"),
     ("presets", "initialisation", "surgery"),

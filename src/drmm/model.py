@@ -17,6 +17,7 @@ from torch.optim.swa_utils import update_bn
 
 from drmm.errors import InputError
 from drmm.exactness import NoBoundError, bound
+from drmm.missing import complete, observed_pixels
 from drmm.priors import SwitchPrior
 from drmm.rendering import BatchNorm1d, BatchNorm2d, Choice, Linear, Sequential, Switches
 from drmm.rendering.local import is_approximate
@@ -35,6 +36,8 @@ class Latents:
         upper_bound: no configuration of the label (of any label, where none was given) scores higher, (N,).
         amplitude: the least-squares factor of the rendering, α ≥ 0, (N,): I ≈ α μ_ĉĝ.
         switches: ĝ.
+        observed: which pixels were seen, bool (N, C, H, W); None if `infer` was not told.
+        completed: the images with what was missing filled in, which the switches are of; None likewise.
     """
 
     label: Tensor
@@ -43,6 +46,8 @@ class Latents:
     upper_bound: Tensor
     amplitude: Tensor
     switches: Switches
+    observed: Tensor | None = None
+    completed: Tensor | None = None
 
     @property
     def gap(self) -> Tensor:
@@ -74,6 +79,8 @@ class Latents:
             self.upper_bound[index],
             self.amplitude[index],
             self.switches.select(index),
+            None if self.observed is None else self.observed[index],
+            None if self.completed is None else self.completed[index],
         )
 
 
@@ -143,7 +150,11 @@ class DRMM(nn.Module):
         return self.templates(self.levels(x))  # type: ignore[no-any-return]
 
     def infer(
-        self, x: Tensor, label: Tensor | int | None = None, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        label: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+        observed: Tensor | None = None,
     ) -> Latents:
         """Joint MAP of class and switches by max-sum, with the backtrace.
 
@@ -151,23 +162,60 @@ class DRMM(nn.Module):
         non-negative, a heuristic otherwise: `upper_bound` says which. It is not the maximum of the Gaussian
         log-joint, from which the slides drop ½‖μ_cg‖².
 
+        Pixels that were not seen are latent as well: they are filled in as `inpaint` does, and the rest holds for
+        the completed images. Then the amplitude, and the log-joint of these latents, are of the seen pixels alone.
+
         Args:
             x: images (N, C, H, W).
             label: condition on a class, (N,) or one for all; None takes the best.
             generator: source of randomness for renderings that draw (dropout in training mode).
+            observed: True where a pixel was seen, bool (N, C, H, W) with any of the four 1, or (H, W); None if all
+                were. Other pixels may have any value, NaN too.
+
+        Raises:
+            InputError: if the labels or the mask do not fit.
         """
+        seen = None if observed is None else observed_pixels(x, observed)
+        image = x if seen is None else self.inpaint(x, seen, label)
         with _randomness(generator):
-            chosen, logits, switches = self.max_sum(x, label)
+            chosen, logits, switches = self.max_sum(image, label)
         rendering = self.levels.render(self.templates.weight[chosen], switches)
-        ceiling = self.upper_bound(x)
+        ceiling = self.upper_bound(image)
         return Latents(
             label=chosen,
             score=logits.gather(1, chosen[:, None]).squeeze(1),
             logits=logits,
             upper_bound=ceiling.amax(1) if label is None else ceiling.gather(1, chosen[:, None]).squeeze(1),
-            amplitude=fit_amplitude(x, rendering),
+            amplitude=fit_amplitude(image, rendering, seen),
             switches=switches,
+            observed=seen,
+            completed=None if seen is None else image,
         )
+
+    def inpaint(self, x: Tensor, observed: Tensor, label: Tensor | int | None = None) -> Tensor:
+        """The images (N, C, H, W) with the pixels that were not seen filled in.
+
+        From those beside them, and from what the model draws, as far as it can be trusted: see `drmm.missing`. It
+        does so in evaluation mode and without a gradient; seen pixels are passed on.
+
+        Args:
+            x: images (N, C, H, W).
+            observed: as for `infer`.
+            label: draw this class, (N,) or one for all; None takes the best.
+
+        Raises:
+            InputError: if the labels or the mask do not fit.
+        """
+        seen = observed_pixels(x, observed)
+
+        def draw(image: Tensor, known: Tensor) -> Tensor:
+            chosen, _, switches = self.max_sum(image, label)
+            rendering = self.levels.render(self.templates.weight[chosen], switches)
+            return per_image(fit_amplitude(image, rendering, known)) * rendering
+
+        with torch.no_grad(), evaluation(self):
+            completed = complete(x, seen, draw)
+        return torch.where(seen, x, completed)
 
     @torch.no_grad()
     def upper_bound(self, x: Tensor) -> Tensor:
@@ -202,16 +250,16 @@ class DRMM(nn.Module):
         """The score as a sum over active paths (slide "The Sum-over-Paths Formulation").
 
         Args:
-            x: the images that the latents were inferred from.
+            x: the images that the latents were inferred from; those with missing pixels are taken as completed.
             latents: from `infer`.
         """
-        pixels = x * self.render(latents)
+        pixels = (x if latents.completed is None else latents.completed) * self.render(latents)
         return PathSum(pixels, latents.score - pixels.flatten(1).sum(1))
 
     def log_joint(self, x: Tensor, latents: Latents) -> Tensor:
         """Log p(I, c, g) = log N(I; α μ_cg, σ²) + log π_c + log p(g) of each image, (N,), in nats.
 
-        The amplitude α is the latents' own, under a flat prior.
+        The amplitude α is the latents' own, under a flat prior. I is what was seen, if pixels are missing.
 
         Raises:
             InputError: if the model does not know its image shape.
@@ -227,13 +275,17 @@ class DRMM(nn.Module):
         return self.class_prior.log()[latents.label] + self._prior().log_prob(latents.switches)
 
     def log_likelihood(self, x: Tensor, latents: Latents) -> Tensor:
-        """Log p(I | c, g) = log N(I; α μ_cg, σ²) of each image, (N,), in nats."""
-        return self.log_density(x, self.picture(latents))
+        """Log p(I | c, g) = log N(I; α μ_cg, σ²) of each image, (N,), in nats; of what was seen of it."""
+        return self.log_density(x, self.picture(latents), latents.observed)
 
-    def log_density(self, x: Tensor, picture: Tensor) -> Tensor:
-        """Log N(I; picture, σ²) of each image, (N,), in nats."""
+    def log_density(self, x: Tensor, picture: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Log N(I; picture, σ²) of each image, (N,), in nats; of its pixels in the bool mask, if there is one."""
         residual = (x - picture).flatten(1)
-        normaliser = residual.shape[1] * (2 * math.pi * self.noise).log()
+        pixels = torch.full((len(x),), residual.shape[1], device=x.device)
+        if observed is not None:
+            residual = torch.where(observed.flatten(1), residual, 0.0)
+            pixels = observed.flatten(1).sum(1)
+        normaliser = pixels * (2 * math.pi * self.noise).log()
         return -0.5 * (residual.square().sum(1) / self.noise + normaliser)
 
     @torch.no_grad()
@@ -349,11 +401,13 @@ def per_image(values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fit_amplitude(x: Tensor, rendering: Tensor) -> Tensor:
-    """The least-squares brightness α ≥ 0 of each rendering, (N,): argmin ‖x - α μ‖².
+def fit_amplitude(x: Tensor, rendering: Tensor, observed: Tensor | None = None) -> Tensor:
+    """The least-squares brightness α ≥ 0 of each rendering, (N,): argmin ‖x - α μ‖², over the pixels in the mask.
 
     Detached: at the minimum the derivative with respect to α is 0, so that no gradient is lost.
     """
+    if observed is not None:
+        x, rendering = (torch.where(observed, image, 0.0) for image in (x, rendering))
     x, rendering = x.flatten(1), rendering.flatten(1)
     energy = rendering.square().sum(1)
     match = (x * rendering).sum(1)

@@ -11,22 +11,29 @@ gradient is the mean of the gradients for one mask each, and `Dropout` in traini
 same mask.
 
 Missing features taken literally: pixels that are not observed are integrated out, p(c | I_observed) ∝
-π_c N(s ⊙ I; s ⊙ μ_c, σ²), so that masked images are matched, with templates whose length is masked as well.
+π_c N(s ⊙ I; s ⊙ μ_c, σ²), so that masked images are matched, with templates whose length is masked as well. Where
+noise is independent from pixel to pixel, the likeliest value of a missing one is the rendering's, at the amplitude
+of the seen ones; where it is not, it is that and the regression of what the rendering leaves on the seen pixels,
+which is what `drmm.missing` starts from.
 
 What the slide leaves out: its expectation is over the prior of s, and an E-step's is over the posterior, which
 knows how well each mask explains y. By Jensen E_prior Q ≤ log E_prior exp Q, short of it by KL(prior ‖ posterior):
 dropout is a variational E-step, whose bound is tight for the posterior only.
 
-Controls: without the variance; with another q; with another mask; with the length of the whole template.
+Controls: without the variance; with another q; with another mask; with the length of the whole template; with the
+amplitude of a picture whose gaps are black; with noise taken for independent.
 """
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from drmm import lift
+from drmm.model import fit_amplitude
 from drmm.rendering import Conv2d, Dropout, Dropout2d, Flatten, Linear, ReLU, Sequential
 
 LAW = {"rtol": 1e-10, "atol": 1e-10}
@@ -229,6 +236,56 @@ def test_missing_pixels_are_integrated_out_by_masking():
         there = mask.bool()
         density = torch.distributions.Normal(mu[:, there], noise**0.5).log_prob(x[there]).sum(1)
         torch.testing.assert_close(found, density.log_softmax(0), **LAW)
+
+
+def gaps():
+    """A model of pictures, pictures, and which of their pixels are seen; a rendering of each, of any amplitude."""
+    model = lift(nn.Sequential(nn.Flatten(), nn.Linear(12, OUT)), image_shape=(1, 3, 4))
+    model.noise.fill_(0.7)
+    x, drawn = torch.rand(2, 5, 1, 3, 4)
+    return model, x, torch.rand(x.shape) < 0.6, 3 * drawn
+
+
+@torch.no_grad()
+def test_the_models_likelihood_of_seen_pixels_is_the_integral_over_the_others():
+    """Brute force over two missing pixels, in steps so fine that the sum is the integral."""
+    model, x, _, drawn = gaps()
+    values = torch.arange(-8, 11, 0.1)
+    candidates, missing = torch.cartesian_prod(values, values), torch.tensor([2, 7])
+    seen = torch.ones(12, dtype=torch.bool).index_fill(0, missing, value=False).reshape(1, 1, 3, 4)
+    for image, picture in zip(x, drawn, strict=True):
+        filled = image.flatten().repeat(len(candidates), 1)
+        filled[:, missing] = candidates
+        integral = model.log_density(filled.reshape(-1, 1, 3, 4), picture).logsumexp(0) + 2 * math.log(0.1)
+        found = model.log_density(image[None], picture[None], seen)
+        torch.testing.assert_close(found[0], integral, **LAW)
+        whole = model.log_density(image[None], picture[None])
+        assert (found - whole).abs() > 0.1, "control: not the density of the whole image"
+
+
+def test_the_likeliest_missing_pixels_are_the_rendering_at_the_amplitude_of_the_seen_ones():
+    """Stationary in the missing pixels and in α together."""
+    model, x, seen, drawn = gaps()
+    alpha = fit_amplitude(x, drawn, seen)[:, None, None, None].requires_grad_()
+    filled = torch.where(seen, x, (alpha * drawn).detach()).requires_grad_()
+    slopes = torch.autograd.grad(model.log_density(filled, alpha * drawn).sum(), [filled, alpha])
+    torch.testing.assert_close(slopes[0][~seen], torch.zeros_like(slopes[0][~seen]), **LAW)
+    torch.testing.assert_close(slopes[1], torch.zeros_like(slopes[1]), **LAW)
+    black = fit_amplitude(x * seen, drawn)
+    assert (alpha.flatten() - black).abs().min() > 1e-2, "control: black gaps make it fainter"
+
+
+@torch.no_grad()
+def test_with_correlated_noise_neighbours_add_their_share_of_what_the_rendering_leaves():
+    """The mean of the conditional Gaussian, from the precision matrix, which knows nothing of regressions."""
+    factor, mu, x = torch.randn(D, D), torch.randn(D), torch.randn(D)
+    covariance, seen = factor @ factor.T + 0.1 * torch.eye(D), torch.arange(D) % 3 > 0
+    precision = torch.linalg.inv(covariance)
+    pull = precision[~seen][:, seen] @ (x - mu)[seen]
+    likeliest = mu[~seen] - torch.linalg.solve(precision[~seen][:, ~seen], pull)
+    weights = torch.linalg.solve(covariance[seen][:, seen], covariance[seen][:, ~seen]).T
+    torch.testing.assert_close(likeliest, mu[~seen] + weights @ (x - mu)[seen], **LAW)
+    assert (likeliest - mu[~seen]).abs().max() > 0.1, "control: not the rendering alone"
 
 
 @torch.no_grad()
