@@ -17,7 +17,7 @@ LAYERS = (
     ("labels", "priors", "exactness", "settings", "clusters", "corruptions", "missing"),
     ("data", "model"),
     ("images", "constraints", "inference", "objective", "lift", "testing", "rmm"),
-    ("presets", "initialisation", "surgery"),
+    ("presets", "initialisation", "surgery", "explain"),
     ("storage", "pruning"),
     ("em", "pictures", "layout"),
     ("training", "mixture", "evolution", "selection"),

@@ -1,6 +1,6 @@
 """The Deep Rendering Mixture Model: convnets as exact max-sum inference in a picture-rendering model."""
 
-from drmm import presets
+from drmm import explain, presets
 from drmm._version import __version__
 from drmm.estimator import DRMMClassifier
 from drmm.evolution import EvolutionaryClassifier
@@ -23,6 +23,7 @@ __all__ = [
     "RenderingMixture",
     "__version__",
     "as_images",
+    "explain",
     "initialise",
     "lift",
     "load_model",

@@ -301,7 +301,7 @@ class DRMM(nn.Module):
         if label is None:
             chosen = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
         else:
-            chosen = self._labels(label, n)
+            chosen = self.check_label(label, n)
         switches = prior.sample(n, self.blank_switches(), generator)
         return Latents.without_score(chosen, self.amplitude.expand(n), switches, self.n_classes)
 
@@ -376,19 +376,24 @@ class DRMM(nn.Module):
         """One bottom-up pass: ĉ (N,) (or the label that is given), logits (N, C), and ĝ; arguments as `infer`."""
         features, switches = self.levels.infer(x)
         logits = self.templates(features)
-        return logits.argmax(1) if label is None else self._labels(label, len(x)), logits, switches
+        return logits.argmax(1) if label is None else self.check_label(label, len(x)), logits, switches
 
-    def _prior(self) -> SwitchPrior:
-        if self.prior is None:
-            raise InputError("the model does not know its image shape: pass image_shape=(C, H, W)")
-        return self.prior
+    def check_label(self, label: Tensor | int, n: int) -> Tensor:
+        """Class indices (n,), from one for each of n images or one for all.
 
-    def _labels(self, label: Tensor | int, n: int) -> Tensor:
+        Raises:
+            InputError: if there is no such class, or another number of them.
+        """
         labels = torch.as_tensor(label, device=self.templates.weight.device)
         whole = not labels.is_floating_point() and labels.dtype != torch.bool
         if not whole or labels.numel() not in {1, n} or labels.min() < 0 or labels.max() >= self.n_classes:
             raise InputError(f"label must be one or {n} class indices from 0 to {self.n_classes - 1}")
         return labels.long().reshape(-1).expand(n)
+
+    def _prior(self) -> SwitchPrior:
+        if self.prior is None:
+            raise InputError("the model does not know its image shape: pass image_shape=(C, H, W)")
+        return self.prior
 
 
 def _depends_on_batch(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ __all__ = ["Aside", "Graph", "Step"]
 
 Value = TypeVar("Value")
 Visit = Callable[[Rendering | Join, Sequence[Value], Sequence[object]], Value]
+Descent = Callable[[Rendering | Join, Tensor, Switches, Sequence[Any]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +123,25 @@ class Graph(Rendering):
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Every step in reverse order; what branches draw on one canvas adds up."""
-        canvas = self._draw(z, switches, keep=False).get(0)
-        return z.new_zeros(z.shape[0], *switches.shape) if canvas is None else canvas
+        return self.descend(z, switches, _render)
 
     def render_values(self, z: Tensor, switches: Switches) -> dict[int, Tensor]:
         """The template that comes down to each value, by its number: 0 is the picture, `output` is z."""
-        return self._draw(z, switches, keep=True)
+        return self._descend(z, switches, _render, keep=True)
 
-    def _draw(self, z: Tensor, switches: Switches, *, keep: bool) -> dict[int, Tensor]:
+    def descend(self, z: Tensor, switches: Switches, visit: Descent) -> Tensor:
+        """Go through the graph top-down; what comes to a value from several sides adds up.
+
+        Args:
+            z: (N, ...), of the output's shape.
+            switches: ĝ of the graph.
+            visit: what a step sends down to each of its inputs, from its operation, what came down to it, its
+                switches and its settings.
+        """
+        canvas = self._descend(z, switches, visit, keep=False).get(0)
+        return z.new_zeros(z.shape[0], *switches.shape) if canvas is None else canvas
+
+    def _descend(self, z: Tensor, switches: Switches, visit: Descent, *, keep: bool) -> dict[int, Tensor]:
         settings = self._settings(z, switches)
         drawn = {self.output: z}
         steps = zip(self.steps, switches.parts, strict=False)
@@ -137,11 +149,8 @@ class Graph(Rendering):
             if number not in drawn:
                 continue
             above = drawn[number] if keep else drawn.pop(number)
-            operation = self.operation(step)
-            canvases = operation.render(above, part, *(settings[k] for k in step.settings))
-            for k, canvas in zip(
-                step.inputs, (canvases,) if isinstance(canvases, Tensor) else canvases, strict=True
-            ):
+            canvases = visit(self.operation(step), above, part, [settings[k] for k in step.settings])
+            for k, canvas in zip(step.inputs, canvases, strict=True):
                 drawn[k] = drawn[k] + canvas if k in drawn else canvas
         return drawn
 
@@ -156,6 +165,13 @@ class Graph(Rendering):
             if isinstance(node, Aside):
                 values[i] = node.function(*(values[k] for k in node.inputs))
         return values
+
+
+def _render(
+    operation: Rendering | Join, z: Tensor, switches: Switches, settings: Sequence[Any]
+) -> tuple[Tensor, ...]:
+    canvases = operation.render(z, switches, *settings)
+    return (canvases,) if isinstance(canvases, Tensor) else canvases
 
 
 def _looked_at(node: Step | Aside) -> tuple[int, ...]:
