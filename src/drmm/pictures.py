@@ -18,7 +18,7 @@ from torch import Tensor
 from drmm.model import DRMM
 from drmm.storage import replacing
 
-__all__ = ["Row", "Style", "overview", "samples_sheet", "save_figure", "sheet"]
+__all__ = ["Row", "Style", "overview", "samples_sheet", "save_figure", "sheet", "show"]
 
 Style = Literal["picture", "stretched", "evidence"]
 
@@ -79,7 +79,7 @@ def samples_sheet(images: Tensor, titles: Sequence[str], *, columns: int = 10) -
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
-        _show(axis, image)
+        show(axis, image)
         axis.set_title(title, fontsize=8)
     return figure
 
@@ -91,7 +91,7 @@ def sheet(rows: Sequence[Row], titles: Sequence[str]) -> Figure:
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for row, line in zip(rows, axes, strict=True):
         for axis, image in zip(line, row.images, strict=True):
-            _show(axis, image, row.style)
+            show(axis, image, row.style)
         line[0].set_ylabel(row.caption, rotation=0, ha="right", va="center", fontsize=9)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
@@ -108,16 +108,8 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=150, format="png")
 
 
-def _template(model: DRMM, x: Tensor, label: int) -> Tensor:
-    """The class template as its images draw it: the mean of α μ_cĝ over some of them."""
-    return model.reconstruct(x[:_PER_TEMPLATE], label).mean(0)
-
-
-def _title(true: str, found: str) -> str:
-    return true if true == found else f"{true} (as {found})"
-
-
-def _show(axis: Axes, image: Tensor, style: Style = "picture") -> None:
+def show(axis: Axes, image: Tensor, style: Style = "picture") -> None:
+    """One picture (C, H, W), without ticks."""
     axis.set(xticks=[], yticks=[])
     pixels: npt.NDArray[np.float32] = image.permute(1, 2, 0).numpy()
     if style == "stretched":
@@ -130,3 +122,12 @@ def _show(axis: Axes, image: Tensor, style: Style = "picture") -> None:
         axis.imshow(pixels[:, :, 0], cmap="gray", vmin=0, vmax=1)
     else:
         axis.imshow(np.clip(pixels[:, :, :3], 0, 1))
+
+
+def _template(model: DRMM, x: Tensor, label: int) -> Tensor:
+    """The class template as its images draw it: the mean of α μ_cĝ over some of them."""
+    return model.reconstruct(x[:_PER_TEMPLATE], label).mean(0)
+
+
+def _title(true: str, found: str) -> str:
+    return true if true == found else f"{true} (as {found})"

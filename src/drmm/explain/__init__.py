@@ -6,6 +6,7 @@ An explainer is `explainer(model, x, label=None) -> maps (N, H, W)`, for a `DRMM
 from drmm.explain.climb import as_drmm, draw
 from drmm.explain.contrast import Contrast, contrast
 from drmm.explain.counts import PathCounts, count, count_paths
+from drmm.explain.figures import draw_paths, explanation
 from drmm.explain.guided import guide
 from drmm.explain.maps import (
     EXPLAINERS,
@@ -39,6 +40,8 @@ __all__ = [
     "count",
     "count_paths",
     "draw",
+    "draw_paths",
+    "explanation",
     "gradient",
     "guide",
     "guided_backprop",
