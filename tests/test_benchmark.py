@@ -30,6 +30,7 @@ def test_run_and_table():
     assert set(run["train_seconds"]) == set(run["predict_images_per_second"]) == set(benchmark.RIVALS)
     assert run["ratio"]["plain"]["train_to_plain"] == 1
     assert all(0 < result["convolution_share"][name] < 1 for name in benchmark.RIVALS)
+    assert all(result["explanations"][name]["drmm_to_captum"] > 0 for name in ("active paths", "guided backprop"))
     assert {"cpu", "cores"} <= set(result["machine"])
     assert {"torch", "drmm", "python"} <= set(result["versions"])
 
@@ -37,6 +38,8 @@ def test_run_and_table():
     rows = benchmark.table(result).splitlines()
     assert rows[0].startswith("| threads |")
     assert sum(row.startswith("| 1 | 2 |") for row in rows) == len(benchmark.RIVALS)
+    assert "Captum's" in benchmark.table(result)
+    assert "Captum's" not in benchmark.table(result | {"explanations": None}), "nor without Captum"
 
 
 def test_tune_allocator_says_whether_it_did():

@@ -99,7 +99,7 @@ def test_help_reads_like_a_table_of_contents() -> None:
             },
         ),
         ("predict", {"--out"}),
-        ("sample", {"--out", "--n", "--label", "--noise", "--seed"}),
+        ("sample", {"--out", "--n", "--label", "--noise", "--borrow", "--seed", "--data-dir"}),
         ("prune", {"--out", "--keep", "--synapses", "--epochs", "--criterion", "--data-dir"}),
         ("bench", {"--json", "--quick"}),
     ],
@@ -347,12 +347,17 @@ def test_predicting_without_a_model(tmp_path: Path, pictures: Path, run_drmm) ->
 
 
 def test_samples_are_a_picture(run: Path, tmp_path: Path, run_drmm) -> None:
-    for extra in ([], ["--label", "3"], ["--noise"]):
+    for extra in ([], ["--label", "3"], ["--noise"], ["--borrow", "5"], ["--borrow", "2", "--noise"]):
         out = tmp_path / "samples.png"
         code, _, err = run_drmm("sample", run, "--out", out, "--n", 12, *extra)
         assert code == 0, err
         assert pixels(out).shape[1] > 300
     refused(run_drmm("sample", run, "--out", tmp_path / "x.png", "--label", "kitten"), "kitten")
+    (tmp_path / "bare").mkdir()
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run / name, tmp_path / "bare")
+    bare = run_drmm("sample", tmp_path / "bare", "--out", tmp_path / "x.png", "--borrow", "5")
+    refused(bare, "drmm fit")
     assert not (tmp_path / "x.png").exists()
 
 
@@ -525,3 +530,21 @@ def test_the_demo_in_small(tmp_path: Path, run_drmm) -> None:
     for row in results["models"].values():
         assert f"{row['test_error']:.2f} %" in out
     assert pixels(tmp_path / "demo" / "demo.png").shape[1] > 1000
+
+
+def test_explain(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "explanation.png"
+    for extra in ([], ["--label", "3", "--other", "5", "--paths", "7"]):
+        code, said, err = run_drmm("explain", run, pictures / "digit0.png", "--out", out, *extra)
+        assert code == 0, err
+        assert "explanation.png" in said
+        assert pixels(out).shape[1] > 1000
+        out.unlink()
+    for words, says in (
+        (["digit0.png", "--label", "kitten"], "no class 'kitten'"),
+        (["digit0.png", "--label", "3", "--other", "3"], "same class"),
+        ([".", "--label", "3"], "holds 5 images"),
+        (["nothing.png"], "nothing.png"),
+    ):
+        refused(run_drmm("explain", run, pictures / words[0], *words[1:], "--out", out), says)
+    assert not out.exists()

@@ -11,8 +11,10 @@ import platform
 import statistics
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drmm._version import __version__
+from drmm.explain import active_paths, guided_backprop
+from drmm.lift import lift
 from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.presets import conv_small
@@ -131,6 +135,8 @@ def run_benchmark(
         say("share of convolutions")
         torch.set_num_threads(threads[0])
         shares = {name: _convolution_share(_Rival(name, max(batch_sizes), width, seed)) for name in RIVALS}
+        say("explanations")
+        explanations = _explanations(max(batch_sizes), repeats, width, seed)
     finally:
         torch.set_num_threads(before)
     say("memory")
@@ -142,6 +148,7 @@ def run_benchmark(
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "platform": platform.platform()},
         "versions": {"drmm": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "runs": runs,
+        "explanations": explanations,
         "convolution_share": {"threads": threads[0], "batch_size": max(batch_sizes), **shares},
         "memory": _memory(max(batch_sizes), width),
     }
@@ -161,13 +168,18 @@ def table(result: dict[str, Any]) -> str:
                 f"| {ratio['train_to_plain']:.2f} | {ratio['train_to_plain_channels_last']:.2f} "
                 f"| {run['predict_images_per_second'][name]:,.0f} | {ratio['predict_to_plain']:.2f} |"
             )
-    share, memory = result["convolution_share"], result["memory"]
+    share, memory, explanations = result["convolution_share"], result["memory"], result.get("explanations")
     lines += ["", f"Share of a DRMM's training step inside convolutions: {share['drmm']:.0%}."]
     if memory["drmm"] is not None:
         lines.append(
             f"Peak memory of a training step, {memory['batch_size']} images: {memory['drmm'] / 2**20:.0f} MiB, "
             f"{memory['drmm'] / memory['plain']:.2f} times the plain convnet's."
         )
+    if explanations is not None:
+        took = (
+            f"{name} {explanations[name]['drmm_to_captum']:.2f}" for name in ("active paths", "guided backprop")
+        )
+        lines.append(f"Explanations of the plain convnet, time relative to Captum's: {', '.join(took)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -208,6 +220,35 @@ def _measure(batch_size: int, repeats: int, width: int, seed: int) -> dict[str, 
             for name in RIVALS
         },
     }
+
+
+def _explanations(batch_size: int, repeats: int, width: int, seed: int) -> dict[str, Any] | None:
+    """How long maps take against Captum's of the same net, where definitions coincide; None without Captum."""
+    try:
+        from captum.attr import GuidedBackprop, InputXGradient  # noqa: PLC0415  (a peer for developers)
+    except ImportError:
+        return None
+    rival = _Rival("plain", batch_size, width, seed)
+    net, x = rival.network.eval(), rival.x
+    lifted = lift(net)
+    found: dict[str, Any] = {"batch_size": batch_size}
+    for name, ours, peer in (
+        ("active paths", active_paths, InputXGradient(net)),
+        ("guided backprop", guided_backprop, GuidedBackprop(net)),
+    ):
+        asked = x.clone().requires_grad_()
+
+        def attribute(peer: Any = peer, asked: Tensor = asked) -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # it says that it sets hooks
+                peer.attribute(asked, target=0)
+
+        times = take_turns({"drmm": partial(ours, lifted, x, 0), "captum": attribute}, repeats, _PATIENCE)
+        found[name] = {
+            "seconds": {who: statistics.median(each) for who, each in times.items()},
+            "drmm_to_captum": ratio(times["drmm"], times["captum"]),
+        }
+    return found
 
 
 def _convolution_share(rival: _Rival, steps: int = 4) -> float:
