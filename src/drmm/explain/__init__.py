@@ -1,12 +1,12 @@
 """See what a net sees: evidence by pixel, unit and level, paths, hypotheses against each other, and templates.
 
 An explainer is `explainer(model, x, label=None) -> maps (N, H, W)`, for a `DRMM` or for any convnet.
+`drmm.explain.figures` puts all that there is to one picture on a sheet.
 """
 
 from drmm.explain.climb import as_drmm, draw
 from drmm.explain.contrast import Contrast, contrast
 from drmm.explain.counts import PathCounts, count, count_paths
-from drmm.explain.figures import draw_paths, explanation
 from drmm.explain.guided import guide
 from drmm.explain.maps import (
     EXPLAINERS,
@@ -40,8 +40,6 @@ __all__ = [
     "count",
     "count_paths",
     "draw",
-    "draw_paths",
-    "explanation",
     "gradient",
     "guide",
     "guided_backprop",
