@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Folder with the files of the data sets, for experiments.
 DATA ?= $(DRMM_DATA)
 
-.PHONY: demo test lint format bench learning shifted lift trees pruning feedback readme clean
+.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo
@@ -23,7 +23,7 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix src tests scripts
 	$(BIN)/ruff format src tests scripts
 
-bench: .venv/demo.stamp  ## Speed and memory against the plain convnet.
+bench: .venv/dev.stamp  ## Speed and memory against the plain convnet.
 	$(BIN)/drmm bench --json results/bench.json
 
 learning: .venv/demo.stamp  ## Backprop, EG and EM side by side, and clusters: DATA=folder with MNIST, half an hour.
@@ -36,6 +36,9 @@ lift: .venv/dev.stamp  ## What lifting costs, and a lifted residual net drawn: t
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/lift.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/lift_picture.py
 
+missing: .venv/demo.stamp  ## Digits with missing pixels, by how they are filled in: a quarter of an hour.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/missing_pixels.py
+
 trees: .venv/demo.stamp  ## Evolutionary trees beside scikit-learn's: DATA=folder with MNIST, a quarter of an hour.
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/trees.py $(if $(DATA),--data-dir $(DATA))
 
@@ -45,8 +48,23 @@ pruning: .venv/demo.stamp  ## What pruning costs, by criterion: a quarter of an 
 feedback: .venv/demo.stamp  ## Accuracy under damage before and after feedback: DATA=folder with MNIST and CIFAR-10.
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/feedback.py $(if $(DATA),--data-dir $(DATA))
 
+dynamic: .venv/demo.stamp  ## Shortest path and convnet, one dynamic program: both unrolled, side by side.
+	$(BIN)/python scripts/dynamic_programming.py
+
+samples: .venv/demo.stamp  ## Digits drawn with switches that are independent, and borrowed: ten minutes.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/samples.py
+
+exactness: .venv/demo.stamp  ## Max-sum against trying every configuration, on small random nets: two minutes.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/exactness.py
+
+nonnegativity: .venv/demo.stamp  ## What the penalty on negative templates does: five minutes.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/nonnegativity.py
+
 readme: .venv/dev.stamp  ## Copy the figures of results/*.json into README and docs.
 	$(BIN)/python scripts/fill_readme.py
+
+docs: .venv/dev.stamp  ## The site, into site/: handbook, predictions, guides, API. A warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .venv/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "drmm needs Python 3.11 or newer: make demo PYTHON=python3.12" >&2; exit 2; }
@@ -64,4 +82,4 @@ readme: .venv/dev.stamp  ## Copy the figures of results/*.json into README and d
 	@touch $@ .venv/demo.stamp
 
 clean:
-	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv demo site .mypy_cache .ruff_cache .pytest_cache .hypothesis

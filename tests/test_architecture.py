@@ -16,13 +16,13 @@ LAYERS = (
     ("rendering",),
     ("labels", "priors", "exactness", "settings", "clusters", "corruptions", "missing"),
     ("data", "model"),
-    ("images", "constraints", "inference", "objective", "lift", "testing", "rmm"),
-    ("presets", "initialisation", "surgery", "explain"),
+    ("images", "constraints", "inference", "objective", "lift", "testing", "rmm", "dynamic", "borrowing"),
+    ("presets", "initialisation", "surgery"),
     ("storage", "pruning"),
     ("em", "pictures", "layout"),
-    ("training", "mixture", "evolution", "selection"),
-    ("loop", "estimator", "runs", "benchmark"),
-    ("app", "demo", "options"),
+    ("training", "mixture", "evolution", "selection", "scenes", "explain"),
+    ("loop", "estimator", "runs", "benchmark", "predictions"),
+    ("app", "demo", "options", "report"),
     ("cli",),
 )
 

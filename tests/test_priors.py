@@ -83,7 +83,7 @@ def test_sampling_keeps_types_shapes_and_certainties(net):
     prior.probability(0, "a").fill_(1.0)
     prior.probability(0, "t").copy_(torch.eye(4)[2].reshape(4, 1, 1, 1).expand(4, 2, 3, 3))
     prior.probability(1, "s").fill_(0.0)
-    drawn = prior.sample(50, like)
+    drawn = prior.sample(torch.zeros(50), like)
     first, second = drawn.leaves()
     assert first.a.dtype == torch.bool
     assert first.a.shape == (50, 2, 3, 3)
@@ -97,7 +97,7 @@ def test_sampling_keeps_types_shapes_and_certainties(net):
 def test_a_generator_decides(net):
     like = infer(net, 1)
     prior = SwitchPrior(like)
-    draws = [prior.sample(5, like, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    draws = [prior.sample(torch.zeros(5), like, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     one, same, other = (next(iter(d.leaves())).a for d in draws)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

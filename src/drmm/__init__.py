@@ -2,6 +2,7 @@
 
 from drmm import explain, presets
 from drmm._version import __version__
+from drmm.borrowing import borrow
 from drmm.estimator import DRMMClassifier
 from drmm.evolution import EvolutionaryClassifier
 from drmm.images import as_images
@@ -23,6 +24,7 @@ __all__ = [
     "RenderingMixture",
     "__version__",
     "as_images",
+    "borrow",
     "explain",
     "initialise",
     "lift",

@@ -1,4 +1,4 @@
-"""What the commands do, without the command line: demo, predict, sample, prune, bench."""
+"""What the commands do, without the command line: demo, predict, explain, sample, prune, bench."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from torch import Tensor
 
 from drmm.batches import pixels
 from drmm.benchmark import run_benchmark, table
+from drmm.borrowing import BorrowedPrior, borrow
 from drmm.data import Dataset, holdout, load, mask_labels, stratified_labels
 from drmm.data.progress import track
 from drmm.errors import InputError, RunError
+from drmm.explain.figures import explanation
 from drmm.images import load_image_files
 from drmm.labels import UNLABELLED
 from drmm.model import DRMM
@@ -45,10 +47,22 @@ from drmm.storage import (
 from drmm.timing import ratio, take_turns
 from drmm.training import Training, train
 
-__all__ = ["CONTENDERS", "DEMO_EPOCHS", "Contender", "bench", "demo", "demo_table", "predict", "prune", "sample"]
+__all__ = [
+    "CONTENDERS",
+    "DEMO_EPOCHS",
+    "Contender",
+    "bench",
+    "demo",
+    "demo_table",
+    "explain",
+    "predict",
+    "prune",
+    "sample",
+]
 
 DEMO_EPOCHS = 15
 _CHUNK = 100  # images whose certificates are computed at once
+_DONORS = 4000  # images to borrow switches from: their switches take 40 kB each for MNIST
 _LABELS_PER_CLASS = 10
 _TIMED = 500  # images in the batch that speed is measured on
 
@@ -139,7 +153,17 @@ def predict(run: Path, images: Sequence[Path], out: Path) -> int:
 
 
 @torch.no_grad()
-def sample(run: Path, out: Path, *, n: int, label: str | None, noise: bool, seed: int) -> None:
+def sample(
+    run: Path,
+    out: Path,
+    *,
+    n: int,
+    label: str | None,
+    noise: bool,
+    seed: int,
+    neighbours: int | None = None,
+    data_dir: Path | None = None,
+) -> None:
     """Draw images from a trained model into one PNG.
 
     Args:
@@ -149,22 +173,59 @@ def sample(run: Path, out: Path, *, n: int, label: str | None, noise: bool, seed
         label: name of a class, or None for all in turn.
         noise: add pixel noise.
         seed: of the draw.
+        neighbours: borrow switches from the images that the run learned from, place by place from one of so many
+            that fit best (`drmm.borrowing`); None draws every switch independently.
+        data_dir: where the data sets' files are.
 
     Raises:
-        InputError: if there is no such class.
+        InputError: if there is no such class, or no image of it to borrow from.
+        RunError: if `run` is no run, or the images that it learned from are gone.
     """
     model, recipe = load_model(run)
-    if label is not None and label not in recipe.classes:
-        raise InputError(f"no class {label!r} in this model: choose from {', '.join(recipe.classes)}")
-    codes = torch.arange(n) % len(recipe.classes)
-    if label is not None:
-        codes = torch.full((n,), recipe.classes.index(label))
+    code = _class_index(recipe, label)
+    codes = torch.arange(n) % len(recipe.classes) if code is None else torch.full((n,), code)
+    prior = None if neighbours is None else _borrowed(_past(run, recipe, data_dir), model, neighbours, seed)
     generator = torch.Generator().manual_seed(seed)
     if noise:
-        images = model.sample(n, codes, generator)
+        images = model.sample(n, codes, generator, prior)
     else:
-        images = model.picture(model.sample_latents(n, codes, generator))
+        images = model.picture(model.sample_latents(n, codes, generator, prior))
     save_figure(samples_sheet(images, [recipe.classes[c] for c in codes.tolist()]), out)
+
+
+def explain(run: Path, image: Path, out: Path, *, label: str | None, other: str | None, paths: int) -> None:
+    """Explain one picture on one sheet (`drmm.explain`).
+
+    Args:
+        run: folder of a trained model.
+        image: picture file.
+        out: the PNG.
+        label: name of the class to explain; None takes the best.
+        other: name of the class that it was not; None takes the best of all others.
+        paths: how many of the strongest paths to draw.
+
+    Raises:
+        InputError: if there is no such class, both are the same, or the file holds several images.
+        RunError: if `run` is no run, or the picture cannot be read.
+    """
+    model, recipe = load_model(run)
+    x, names = load_image_files(image, recipe.image_shape)
+    if len(names) != 1:
+        raise InputError(f"{image} holds {len(names)} images: pass one picture")
+    asked = (_class_index(recipe, name) for name in (label, other))
+    save_figure(explanation(model, x[0], recipe.classes, *asked, k=paths), out)
+
+
+def _class_index(recipe: Recipe, name: str | None) -> int | None:
+    if name is not None and name not in recipe.classes:
+        raise InputError(f"no class {name!r} in this model: choose from {', '.join(recipe.classes)}")
+    return None if name is None else recipe.classes.index(name)
+
+
+def _borrowed(past: _Past, model: DRMM, neighbours: int, seed: int) -> BorrowedPrior:
+    """The prior that borrows from some of the images that a model learned from."""
+    some = torch.randperm(len(past.images), generator=torch.Generator().manual_seed(seed))[:_DONORS]
+    return borrow(model, pixels(past.images[some]), past.y[some], neighbours=neighbours)
 
 
 def prune(
@@ -253,6 +314,14 @@ class _Past:
     labels: list[tuple[int, str]]
     kept: npt.NDArray[np.int64]
 
+    @property
+    def y(self) -> Tensor:
+        """Class indices of the images, (N,), -1 where the model knew no label."""
+        labels = np.full(len(self.data.y_train), UNLABELLED)
+        known = [place for place, _ in self.labels]
+        labels[known] = self.data.y_train[known]
+        return torch.from_numpy(labels[self.kept])
+
     def learning(self, epochs: int) -> Callable[[DRMM], DRMM]:
         """How to go on for some more epochs.
 
@@ -269,18 +338,14 @@ class _Past:
         if training.learning == "em":
             raise InputError("a model that was learned by em does not go on learning: leave --epochs out")
         config = replace(training, epochs=epochs, initialisation=None, patience=None)
-        labels = np.full(len(self.data.y_train), UNLABELLED)
-        known = [place for place, _ in self.labels]
-        labels[known] = self.data.y_train[known]
-        y = torch.from_numpy(labels[self.kept])
-        return lambda model: train(model, self.images, y, objective=objective, config=config, progress=False)
+        return lambda model: train(model, self.images, self.y, objective=objective, config=config, progress=False)
 
 
 def _past(run: Path, recipe: Recipe, data_dir: Path | None) -> _Past:
     """What a run, or the one that a pruned model comes from, learned from."""
     found = [run / name for name in ("run.json", "pruning.json") if (run / name).is_file()]
     if not found:
-        raise RunError(f"{run} holds no run.json to say what its model learned from: prune a folder of drmm fit")
+        raise RunError(f"{run} holds no run.json to say what its model learned from: take a folder of drmm fit")
     spec = read_json(found[0]).get("spec")
     try:
         name, size, seed = spec["data"], spec["size"], int(spec["training"]["seed"])  # type: ignore[index]

@@ -6,14 +6,16 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from drmm import app
+from drmm import app, scenes
 from drmm._version import __version__
+from drmm.dynamic import SEMIRINGS, SLIDES_EDGES, edge, paths, unroll, walkthrough
+from drmm.dynamic.drawing import unrolled_figure
 from drmm.errors import DrmmError
 from drmm.objective import Objective
 from drmm.options import (
@@ -51,7 +53,9 @@ from drmm.options import (
     WeightAverage,
     Width,
 )
+from drmm.pictures import save_figure
 from drmm.pruning import Criterion as PruningCriterion
+from drmm.report import write_report
 from drmm.runs import RunSpec, fit_run
 from drmm.selection import Criterion, Grid
 from drmm.threads import tune_allocator
@@ -75,11 +79,12 @@ def main() -> None:
     try:
         cli()
     except DrmmError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
+        console = Console(stderr=True, soft_wrap=True, emoji=False)
+        console.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False)
         sys.exit(2)
     except SystemExit as leave:
         if leave.code == 130:  # what typer makes of Ctrl-C
-            Console(stderr=True).print("interrupted; a run goes on with the same command and --resume")
+            Console(stderr=True).print("interrupted; a run of fit goes on with the same command and --resume")
         raise
 
 
@@ -188,16 +193,51 @@ def predict(
 
 
 @cli.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
+    image: Annotated[Path, typer.Argument(help="Picture file.")],
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("explanation.png"),
+    label: Annotated[str | None, typer.Option(help="Explain this class; the best by default.")] = None,
+    other: Annotated[str | None, typer.Option(help="Why not this class; the second best by default.")] = None,
+    paths: Annotated[int, typer.Option(min=1, max=1000, help="How many active paths to draw.")] = 40,
+) -> None:
+    """Draw what a model sees in a picture: evidence by pixel and level, and the strongest active paths."""
+    app.explain(run, image, out, label=label, other=other, paths=paths)
+    Console().print(f"explained in {out}", highlight=False, soft_wrap=True)
+
+
+@cli.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, of a pruned model, or of drmm demo.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    images: Annotated[int, typer.Option(min=1, help="Look at so many test images, at most.")] = 1000,
+    data_dir: DataDir = None,
+) -> None:
+    """Write all that can be said about a run into one HTML file: figures, mistakes, and what the model sees."""
+    size = write_report(run, out, data_dir=data_dir, images=images)
+    told = f"written to {out} ({size / 1e6:.1f} MB): open it in a browser"
+    Console().print(told, highlight=False, soft_wrap=True)
+
+
+@cli.command()
 def sample(
     run: Annotated[Path, typer.Argument(help="Folder of a trained model.")],
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("samples.png"),
     n: Annotated[int, typer.Option(min=1, max=1000, help="How many images.")] = 20,
     label: Annotated[str | None, typer.Option(help="Only this class; all in turn by default.")] = None,
     noise: Annotated[bool, typer.Option("--noise", help="Add the model's pixel noise.")] = False,
+    borrow: Annotated[
+        int | None, typer.Option(min=1, help="Borrow switches, piece by piece, from this many training images.")
+    ] = None,
     seed: Seed = 0,
+    data_dir: DataDir = None,
 ) -> None:
-    """Draw images from the generative model."""
-    app.sample(run, out, n=n, label=label, noise=noise, seed=seed)
+    """Draw images from the generative model.
+
+    Switches drawn independently make poor pictures. --borrow 5 puts them together from pieces of what training
+    images chose, each one of the 5 that fit best.
+    """
+    app.sample(run, out, n=n, label=label, noise=noise, seed=seed, neighbours=borrow, data_dir=data_dir)
     Console().print(f"{n} samples drawn into {out}", highlight=False, soft_wrap=True)
 
 
@@ -235,6 +275,34 @@ def prune(
     )
 
 
+@cli.command(name="scenes")
+def draw_scenes(
+    out: Annotated[Path, typer.Argument(help="Folder to write; a new one.")],
+    images: Annotated[int, typer.Option(min=1, help="How many.")] = 20_000,
+    size: Annotated[int, typer.Option(help="Side of a picture in pixels, 8 to 512.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all latents.")] = 0,
+    classes: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(scenes.CLASSES),
+    textures: Annotated[str, typer.Option(help="Kinds of background.")] = ",".join(scenes.TEXTURES),
+    condition: Annotated[scenes.Condition, typer.Option(help="What makes them hard.")] = "plain",
+    test_share: Annotated[float, typer.Option(help="Share of the images for the test set.")] = 0.2,
+) -> None:
+    """Render images of which class, pose, light and background are known, with masks of the object."""
+    latents = scenes.sample(
+        images,
+        seed=seed,
+        classes=classes.split(","),
+        ranges=scenes.CONDITIONS[condition],
+        textures=textures.split(","),
+    )
+    about = {"seed": seed, "condition": condition, "textures": textures.split(","), "test_share": test_share}
+    tables = scenes.write(out, latents, size=size, test_share=test_share, about=about)
+    Console().print(
+        f"{images} images, masks and {' and '.join(tables)} written to {out}; next: drmm fit {out / 'images'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 @cli.command()
 def bench(
     json: Annotated[Path, typer.Option(help="File for the raw figures.")] = Path("results/bench.json"),
@@ -242,6 +310,30 @@ def bench(
 ) -> None:
     """Measure speed and memory against the plain convnet: interleaved runs, medians, ratios."""
     app.bench(json, quick=quick, console=Console())
+
+
+@cli.command()
+def dp(
+    edges: Annotated[
+        list[str] | None, typer.Argument(help="FROM:TO:WEIGHT, as in s:t:1.5; the slides' three by default.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="Where the path starts; the first edge's start.")] = None,
+    to: Annotated[str | None, typer.Option(help="Where it ends; the last edge's end.")] = None,
+    semiring: Annotated[
+        Literal["min-sum", "max-sum", "max-product"], typer.Option(help="Shortest, longest or likeliest path.")
+    ] = "min-sum",
+    out: Annotated[Path | None, typer.Option(help="PNG file for the unrolled graph.")] = None,
+) -> None:
+    """Find a shortest path by dynamic programming: every table, update by update, and the backtrace."""
+    chosen = [edge(text) for text in edges] if edges else SLIDES_EDGES
+    tables = unroll(paths(chosen, to or chosen[-1][1]), SEMIRINGS[semiring])
+    first = start or chosen[0][0]
+    if out is not None:
+        save_figure(unrolled_figure(tables, first), out)
+    for part in walkthrough(tables, first):
+        Console().print(part)
+    if out is not None:
+        Console().print(f"drawn into {out}", highlight=False, soft_wrap=True)
 
 
 def _selection_table(criterion: Criterion, candidates: list[dict[str, Any]]) -> Table:

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import update_bn
 from drmm.errors import InputError
 from drmm.exactness import NoBoundError, bound
 from drmm.missing import complete, observed_pixels
-from drmm.priors import SwitchPrior
+from drmm.priors import Prior, SwitchPrior
 from drmm.rendering import BatchNorm1d, BatchNorm2d, Choice, Linear, Sequential, Switches
 from drmm.rendering.local import is_approximate
 
@@ -256,23 +256,29 @@ class DRMM(nn.Module):
         pixels = (x if latents.completed is None else latents.completed) * self.render(latents)
         return PathSum(pixels, latents.score - pixels.flatten(1).sum(1))
 
-    def log_joint(self, x: Tensor, latents: Latents) -> Tensor:
-        """Log p(I, c, g) = log N(I; α μ_cg, σ²) + log π_c + log p(g) of each image, (N,), in nats.
+    def log_joint(self, x: Tensor, latents: Latents, prior: Prior | None = None) -> Tensor:
+        """Log p(I, c, g) = log N(I; α μ_cg, σ²) + log π_c + log p(g | c) of each image, (N,), in nats.
 
         The amplitude α is the latents' own, under a flat prior. I is what was seen, if pixels are missing.
 
-        Raises:
-            InputError: if the model does not know its image shape.
-        """
-        return self.log_likelihood(x, latents) + self.log_prior(latents)
-
-    def log_prior(self, latents: Latents) -> Tensor:
-        """Log p(c, g) = log π_c + log p(g) of each image, (N,), in nats.
+        Args:
+            x: images (N, C, H, W).
+            latents: their latents.
+            prior: over the switches; None is the model's own, which are independent.
 
         Raises:
             InputError: if the model does not know its image shape.
         """
-        return self.class_prior.log()[latents.label] + self._prior().log_prob(latents.switches)
+        return self.log_likelihood(x, latents) + self.log_prior(latents, prior)
+
+    def log_prior(self, latents: Latents, prior: Prior | None = None) -> Tensor:
+        """Log p(c, g) = log π_c + log p(g | c) of each image, (N,), in nats; the prior as for `log_joint`.
+
+        Raises:
+            InputError: if the model does not know its image shape.
+        """
+        chosen = self._prior() if prior is None else prior
+        return self.class_prior.log()[latents.label] + chosen.log_prob(latents.switches, latents.label)
 
     def log_likelihood(self, x: Tensor, latents: Latents) -> Tensor:
         """Log p(I | c, g) = log N(I; α μ_cg, σ²) of each image, (N,), in nats; of what was seen of it."""
@@ -290,24 +296,31 @@ class DRMM(nn.Module):
 
     @torch.no_grad()
     def sample_latents(
-        self, n: int, label: Tensor | int | None = None, generator: torch.Generator | None = None
+        self,
+        n: int,
+        label: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+        prior: Prior | None = None,
     ) -> Latents:
-        """Draw c ~ Cat(π) and g ~ p(g) for n images (independent switches: see the README's limits).
+        """Draw c ~ Cat(π) and g ~ p(g | c) for n images; arguments as for `sample`.
 
         Raises:
             InputError: if the model does not know its image shape.
         """
-        prior = self._prior()
         if label is None:
             chosen = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
         else:
             chosen = self.check_label(label, n)
-        switches = prior.sample(n, self.blank_switches(), generator)
+        switches = (self._prior() if prior is None else prior).sample(chosen, self.blank_switches(), generator)
         return Latents.without_score(chosen, self.amplitude.expand(n), switches, self.n_classes)
 
     @torch.no_grad()
     def sample(
-        self, n: int, label: Tensor | int | None = None, generator: torch.Generator | None = None
+        self,
+        n: int,
+        label: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+        prior: Prior | None = None,
     ) -> Tensor:
         """Ancestral samples (n, C, H, W): class, switches, rendering, pixel noise.
 
@@ -315,11 +328,13 @@ class DRMM(nn.Module):
             n: how many.
             label: condition on a class, (n,) or one for all.
             generator: source of randomness.
+            prior: of the switches; None is the model's own, which are independent and look it. `drmm.borrow` makes
+                one whose samples hang together.
 
         Raises:
             InputError: if the model does not know its image shape.
         """
-        mean = self.picture(self.sample_latents(n, label, generator))
+        mean = self.picture(self.sample_latents(n, label, generator, prior))
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         return mean + self.noise.sqrt() * noise
 

@@ -1,4 +1,4 @@
-"""Priors over the switches: independent for each unit, kept as running averages of what inference chooses.
+"""Priors over the switches, and the model's own: independent units, as running averages of what inference chooses.
 
 Slide "Deep Rendering Mixture Model": g^(ℓ) ~ Cat(π_g^(ℓ)). They enter sampling and the log-joint. They do not
 enter max-sum inference: log-odds outside z break its recursion (only a prior that scales with z, which is a
@@ -8,6 +8,7 @@ convnet's bias, keeps it exact).
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,12 +18,35 @@ from torch.nn import functional as F
 
 from drmm.rendering import Switches
 
-__all__ = ["SwitchPrior"]
+__all__ = ["Prior", "SwitchPrior"]
 
 _FLOOR = 1e-6  # a switch never seen is improbable, not impossible: held-out images keep a finite log-joint
 
 
-class SwitchPrior(nn.Module):
+class Prior(ABC):
+    """p(g | c): draws switches, and tells how probable they are."""
+
+    @abstractmethod
+    def sample(self, label: Tensor, like: Switches, generator: torch.Generator | None = None) -> Switches:
+        """Draw the switches of an image of each class.
+
+        Args:
+            label: classes (N,).
+            like: switches of any images, for the structure and the frozen scales.
+            generator: source of randomness.
+        """
+
+    @abstractmethod
+    def log_prob(self, switches: Switches, label: Tensor | None = None) -> Tensor:
+        """Log p(g | c) of each image, (N,), in nats.
+
+        Args:
+            switches: g.
+            label: c, (N,); a prior that is the same for all classes needs none.
+        """
+
+
+class SwitchPrior(nn.Module, Prior):
     """p(g) = Π over units of Bernoulli(a), Bernoulli(s) and Cat(t).
 
     Args:
@@ -47,6 +71,10 @@ class SwitchPrior(nn.Module):
     def probability(self, leaf: int, name: str) -> Tensor:
         """P(on) of each unit, (C, H, W), or for t the probability of each position, (positions, C, H, W)."""
         return cast("Tensor", getattr(self, f"{name}{leaf}"))
+
+    def floored(self, leaf: int, name: str) -> Tensor:
+        """`probability`, with nothing impossible."""
+        return self.probability(leaf, name).clamp(_FLOOR, 1 - _FLOOR)
 
     @torch.no_grad()
     def update(self, switches: Switches) -> float:
@@ -74,15 +102,9 @@ class SwitchPrior(nn.Module):
         cast("Tensor", self.batches).zero_()
 
     @torch.no_grad()
-    def sample(self, n: int, like: Switches, generator: torch.Generator | None = None) -> Switches:
-        """Draw switches for n images.
-
-        Args:
-            n: how many.
-            like: switches of any images, for the structure and the frozen scales.
-            generator: source of randomness.
-        """
-        number = itertools.count()
+    def sample(self, label: Tensor, like: Switches, generator: torch.Generator | None = None) -> Switches:
+        """Draw switches for as many images as there are labels; the classes do not matter. See `Prior.sample`."""
+        number, n = itertools.count(), len(label)
 
         def draw(leaf: Switches) -> Switches:
             i = next(number)
@@ -94,12 +116,12 @@ class SwitchPrior(nn.Module):
 
         return like.map_leaves(draw)
 
-    def log_prob(self, switches: Switches) -> Tensor:
-        """Log p(g) of each image, (N,), in nats."""
+    def log_prob(self, switches: Switches, label: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Log p(g) of each image, (N,), in nats; the classes do not matter."""
         total = torch.zeros((), device=cast("Tensor", self.batches).device)
         for i, leaf in enumerate(switches.leaves()):
             for name, choice in leaf.choices():
-                probability = self.probability(i, name).clamp(_FLOOR, 1 - _FLOOR)
+                probability = self.floored(i, name)
                 if name == "t":
                     chosen = probability.expand(len(choice), *probability.shape)
                     chosen = chosen.gather(1, choice.long().unsqueeze(1)).squeeze(1)
