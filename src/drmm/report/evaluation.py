@@ -1,0 +1,178 @@
+"""What a model makes of images that it did not learn from, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from drmm.batches import pixels
+from drmm.clusters import name_clusters
+from drmm.data import Dataset
+from drmm.data.progress import track
+from drmm.model import DRMM
+
+__all__ = ["Calibration", "Evaluation", "calibration", "clusters_named", "confusion", "evaluate", "worst"]
+
+_CHUNK = 50
+_TINY = 1e-12  # a probability that is not 0
+
+Indices = npt.NDArray[np.int64]
+Figures = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Images and what was found in them; N of them, in the order of the data set.
+
+    Attributes:
+        part: of the data set that they are from.
+        total: how many images that part has.
+        index: their places there, (N,).
+        images: levels, uint8 (N, C, H, W).
+        truth: index of the true class, -1 where it is unknown, (N,).
+        found: index of the best class of the model, (N,).
+        probability: softmax of the logits, (N, C).
+        score: of the best class, (N,).
+        gap: upper bound less score, (N,); infinite where there is no bound.
+        certified: whether inference was provably exact, (N,).
+        explained: share of the picture's energy that the reconstruction explains, (N,).
+    """
+
+    part: Literal["test", "training"]
+    total: int
+    index: Indices
+    images: Tensor
+    truth: Indices
+    found: Indices
+    probability: Figures
+    score: Figures
+    gap: Figures
+    certified: npt.NDArray[np.bool_]
+    explained: Figures
+
+    @property
+    def confidence(self) -> Figures:
+        """Probability of the best class, (N,)."""
+        return np.asarray(self.probability.max(1), float)
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Where the true class is known, (N,)."""
+        return np.asarray(self.truth >= 0)
+
+    @property
+    def loss(self) -> Figures:
+        """-log of the true class's probability, in nats, (N,); -inf where it is unknown."""
+        right = self.probability[np.arange(len(self.truth)), self.truth.clip(0)]
+        return np.where(self.known, -np.log(right.clip(_TINY)), -np.inf)
+
+    @property
+    def margin(self) -> Figures:
+        """Probability of the best class less that of the second, (N,)."""
+        best = np.sort(self.probability, 1)[:, -2:]
+        return np.asarray(best[:, -1] - best[:, 0] if best.shape[1] > 1 else best[:, -1], float)
+
+
+def evaluate(model: DRMM, data: Dataset, most: int, seed: int = 0) -> Evaluation:
+    """Infer test images, or training images where there are no others.
+
+    Args:
+        model: in evaluation mode.
+        data: whose images.
+        most: so many at most, drawn at random.
+        seed: of the draw.
+    """
+    tested = len(data.x_test) > 0
+    x, y = (data.x_test, data.y_test) if tested else (data.x_train, data.y_train)
+    index = np.arange(len(x))
+    if len(x) > most:
+        index = np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))
+    images = torch.from_numpy(x[index])
+    parts = [_infer(model, pixels(part)) for part in track(images.split(_CHUNK), "looking at images")]
+    found, probability, score, gap, certified, explained = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    return Evaluation(
+        part="test" if tested else "training",
+        total=len(x),
+        index=index,
+        images=images,
+        truth=y[index],
+        found=found,
+        probability=probability.astype(float),
+        score=score.astype(float),
+        gap=gap.astype(float),
+        certified=certified,
+        explained=explained.astype(float),
+    )
+
+
+@torch.no_grad()
+def _infer(model: DRMM, x: Tensor) -> tuple[npt.NDArray[np.generic], ...]:
+    latents = model.infer(x)
+    residual = (x - model.picture(latents)).flatten(1).square().sum(1)
+    explained = 1 - residual / x.flatten(1).square().sum(1).clamp(min=_TINY)
+    parts = (
+        latents.label,
+        latents.logits.softmax(1),
+        latents.score,
+        latents.gap,
+        latents.certified(),
+        explained,
+    )
+    return tuple(part.numpy() for part in parts)
+
+
+def confusion(seen: Evaluation, n_classes: int) -> Indices:
+    """Images by true class and what was found, (n_classes, C)."""
+    table = np.zeros((n_classes, seen.probability.shape[1]), np.int64)
+    np.add.at(table, (seen.truth[seen.known], seen.found[seen.known]), 1)
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Whether a model is as often right as it says.
+
+    Attributes:
+        confidence: mean of each bin, (B,); 0 where it is empty.
+        share: how many of its images are right, (B,).
+        counts: of images, (B,).
+        error: expected calibration error: the bins' mean distance of the two, weighted by their images.
+        nll: mean of -log of the true class's probability, in nats.
+    """
+
+    confidence: Figures
+    share: Figures
+    counts: Indices
+    error: float
+    nll: float
+
+
+def calibration(seen: Evaluation, bins: int = 10) -> Calibration:
+    """Compare confidence and accuracy in bins of equal width (Guo et al., 2017)."""
+    known = seen.known
+    confidence, right = seen.confidence[known], (seen.found == seen.truth)[known].astype(float)
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    full = counts.clip(1)
+    mean, share = (np.bincount(place, values, bins) / full for values in (confidence, right))
+    error = float((counts * np.abs(mean - share)).sum() / counts.sum())
+    return Calibration(mean, share, counts, error, float(seen.loss[known].mean()))
+
+
+def clusters_named(seen: Evaluation) -> dict[int, int]:
+    """The class of each cluster: what most of its images are."""
+    return name_clusters(seen.found, seen.truth)
+
+
+def worst(values: Figures, n: int, among: Sequence[int] | Indices) -> Indices:
+    """The places of the n largest values among some, largest first."""
+    places = np.asarray(among, np.int64)
+    return places[np.argsort(-values[places], kind="stable")[:n]]
