@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from verdicts import quoted
+
 from drmm.app import demo_table
 from drmm.benchmark import table
 
@@ -156,6 +158,23 @@ def pruning_table(results: dict[str, Any]) -> str:
     )
 
 
+def missing_table(results: dict[str, Any]) -> str:
+    """Accuracy on digits with gaps by how they are filled in, as Markdown."""
+    names = {
+        "zeros": "black",
+        "mean": "mean image",
+        "rendering": "rendering alone",
+        "neighbours": "neighbours alone",
+        "observed": "`infer(x, observed=)`",
+    }
+    rows = [f"| model | missing | {' | '.join(names.values())} |", f"|---|---|{'--:|' * len(names)}"]
+    for model, found in results["test"]["models"].items():
+        for gaps, row in found.items():
+            cells = [f"{row[name]['accuracy']:.1f}" for name in names]
+            rows.append(f"| {model} | {gaps} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def feedback_table(results: dict[str, Any]) -> str:
     """Accuracy before and after four iterations of feedback, as Markdown."""
     names = {
@@ -181,6 +200,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
     "README.md": {"demo": demo_table, "bench": table},
     "docs/architectures.md": {
         "lift": lift_table,
+        "missing_pixels": missing_table,
         "trees": trees_table,
         "pruning": pruning_table,
         "feedback": feedback_table,
@@ -189,17 +209,23 @@ DOCUMENTS: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
 }
 
 
+def documents() -> list[str]:
+    """README and every page of the docs."""
+    pages = sorted((ROOT / "docs").rglob("*.md"))
+    return ["README.md", *(page.relative_to(ROOT).as_posix() for page in pages)]
+
+
 def filled(document: str, text: str) -> str:
-    """A document with every marked table made anew."""
-    for name, make in DOCUMENTS[document].items():
+    """A document with every marked table and verdict made anew."""
+    for name, make in DOCUMENTS.get(document, {}).items():
         rows = make(json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))).strip()
         before, rest = text.split(f"<!-- {name} -->")
         after = rest.split(f"<!-- /{name} -->")[1]
         text = f"{before}<!-- {name} -->\n{rows}\n<!-- /{name} -->{after}"
-    return text
+    return quoted(document, text)
 
 
 if __name__ == "__main__":
-    for document in DOCUMENTS:
+    for document in documents():
         path = ROOT / document
         path.write_text(filled(document, path.read_text(encoding="utf-8")), encoding="utf-8")

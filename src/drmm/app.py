@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
@@ -40,6 +42,7 @@ from drmm.storage import (
     model_bytes,
     new_folder,
     read_json,
+    replacing,
     save_model,
     write_csv,
     write_json,
@@ -86,14 +89,16 @@ CONTENDERS = (
 )
 
 
-def demo(out: Path, *, epochs: int, seed: int, console: Console) -> dict[str, Any]:
+def demo(out: Path, *, epochs: int, seed: int, console: Console, command: str = "") -> dict[str, Any]:
     """Train three models on 5,000 real digits with 100 labels, print a table and draw a picture.
 
     Args:
-        out: folder for `demo.png`, `results.json` and the models; what a former demo wrote there is replaced.
+        out: folder for `demo.png`, `results.json`, `labels.csv`, and the models with their curves; what a former
+            demo wrote there is replaced.
         epochs: passes over the 4,000 training images.
         seed: of the label draw, the weights and the batches.
         console: where the table goes.
+        command: the exact command line, kept with the figures.
 
     Returns:
         What `results.json` holds.
@@ -105,8 +110,9 @@ def demo(out: Path, *, epochs: int, seed: int, console: Console) -> dict[str, An
     rows: dict[str, Any] = {}
     for contender in CONTENDERS:
         console.print(f"[bold]{contender.name}[/]", highlight=False)
-        model, seconds = _compete(contender, x, y, epochs=epochs, seed=seed)
-        save_model(model, _recipe(contender, data.classes), out / contender.folder)
+        folder = out / contender.folder
+        model, seconds = _compete(contender, x, y, folder, epochs=epochs, seed=seed)
+        save_model(model, _recipe(contender, data.classes), folder)
         rows[contender.folder] = {
             "name": contender.name,
             "test_error": error_percent(model, x_test, y_test),
@@ -116,7 +122,8 @@ def demo(out: Path, *, epochs: int, seed: int, console: Console) -> dict[str, An
     model, _ = load_model(out / "soft")
     save_figure(overview(model, pixels(x_test), y_test, data.classes, seed=seed), out / "demo.png")
     results = {"dataset": data.name, "images": len(x), "labels": len(labelled), "seed": seed, "epochs": epochs}
-    results |= {"models": rows, "versions": versions()}
+    results |= {"command": command, "models": rows, "versions": versions()}
+    write_csv(out / "labels.csv", ["index", "label"], [(int(i), data.classes[data.y_train[i]]) for i in labelled])
     write_json(out / "results.json", results)
     console.print(_report(results))
     console.print(f"picture: {out / 'demo.png'}, figures: {out / 'results.json'}", highlight=False, soft_wrap=True)
@@ -441,8 +448,10 @@ def _report(results: dict[str, Any]) -> Table:
     return report
 
 
-def _compete(contender: Contender, x: Tensor, y: Tensor, *, epochs: int, seed: int) -> tuple[DRMM, float]:
-    """Train one contender; all make about the same number of steps."""
+def _compete(
+    contender: Contender, x: Tensor, y: Tensor, folder: Path, *, epochs: int, seed: int
+) -> tuple[DRMM, float]:
+    """Train one contender and leave its curves in the folder; all make about the same number of steps."""
     training = Training(epochs=epochs, seed=seed)
     if contender.labels_only:
         # Repeated, so that it makes as many steps an epoch as the others.
@@ -451,9 +460,13 @@ def _compete(contender: Contender, x: Tensor, y: Tensor, *, epochs: int, seed: i
         training = replace(training, batch_size=int(known.sum()))
         x, y = x[known].repeat(times, 1, 1, 1), y[known].repeat(times)
     model = _recipe(contender, [str(c) for c in range(10)]).build(seed)
-    start = time.perf_counter()
-    train(model, x, y, objective=contender.objective, config=training)
-    return model, time.perf_counter() - start
+    with TemporaryDirectory() as scratch:
+        start = time.perf_counter()
+        train(model, x, y, objective=contender.objective, config=training, folder=Path(scratch))
+        seconds = time.perf_counter() - start
+        with replacing(folder / "logs" / "metrics.csv") as curves:
+            shutil.copyfile(Path(scratch) / "logs" / "metrics.csv", curves)
+    return model, seconds
 
 
 @torch.no_grad()

@@ -104,7 +104,7 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Train on real handwritten digits with 100 labels, beside the same convnet without the model (3 minutes)."""
-    app.demo(out, epochs=epochs, seed=seed, console=Console())
+    app.demo(out, epochs=epochs, seed=seed, console=Console(), command=_command())
 
 
 @cli.command()

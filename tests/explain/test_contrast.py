@@ -66,6 +66,11 @@ def test_a_class_against_itself_is_no_question(net, x):
         explain.contrast(net, x, 2, 5)
 
 
+def test_one_class_has_no_other():
+    with pytest.raises(InputError, match="one class"):
+        explain.contrast(nn.Sequential(nn.Flatten(), nn.Linear(4, 1)), torch.rand(2, 1, 2, 2))
+
+
 def test_of_a_model_too():
     model = drmm.presets.conv_small(width=4).double()
     found = explain.contrast(model, torch.rand(2, 1, 28, 28))

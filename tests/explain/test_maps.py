@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import drmm
 from drmm import explain
 from drmm.errors import InputError
+from drmm.explain.climb import level_number
 from drmm.rendering import BatchNorm2d, Conv2d, Level, MaxPool2d
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -80,6 +81,15 @@ def by_captum(method, net, x, label):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it says that it sets hooks, and requires gradients
         return method(net).attribute(x.clone(), target=label).sum(1).detach()
+
+
+def test_a_gate_that_is_used_twice_is_two_levels(float64):
+    model = drmm.lift(Reused())
+    assert level_number(model, -1) == len(model.levels.renderings)
+    x = torch.rand(2, 2, 12, 12)
+    top, below = (explain.LevelEvidence(level)(model, x) for level in (-1, -2))
+    assert not torch.equal(top, below)
+    assert len(explain.count_paths(model, x).levels) == len(model.levels.renderings) + 1
 
 
 # --- peers ---

@@ -13,7 +13,7 @@ from drmm.lift import lift
 from drmm.model import DRMM, evaluation
 from drmm.rendering import Rendering, Switches
 
-__all__ = ["Climb", "Descent", "as_drmm", "climb", "descend", "draw", "level_number"]
+__all__ = ["Climb", "Descent", "as_drmm", "climb", "descend", "draw", "level_names", "level_number"]
 
 Descent = Callable[[Rendering, Tensor, Switches], Tensor]
 """How one level sends z (N, ...) down, given its switches; `draw` is the exact way."""
@@ -95,6 +95,12 @@ def descend(model: DRMM, z: Tensor, climbed: Climb, level: int, way: Descent = d
     return templates[::-1]
 
 
+def level_names(model: DRMM) -> tuple[str, ...]:
+    """Names of the levels, pixels first; a gate that is used twice is two levels."""
+    every = model.levels.named_modules(remove_duplicate=False)
+    return tuple(name for name, _ in every if name and "." not in name)
+
+
 def level_number(model: DRMM, level: int | str) -> int:
     """Number of a level, 1 (next to the pixels) to L.
 
@@ -105,7 +111,7 @@ def level_number(model: DRMM, level: int | str) -> int:
     Raises:
         InputError: if there is no such level.
     """
-    names = [name for name, _ in model.levels.named_children()]
+    names = level_names(model)
     if isinstance(level, str):
         if level not in names:
             raise InputError(f"no level {level!r}: choose from {', '.join(names)}")

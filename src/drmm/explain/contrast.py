@@ -59,9 +59,11 @@ def contrast(
         other: the class that it was not; None takes the best of all others.
 
     Raises:
-        InputError: if the labels do not fit, or both are the same class.
+        InputError: if the labels do not fit, both are the same class, or there is one class only.
     """
     drmm = as_drmm(model)
+    if drmm.n_classes < 2:
+        raise InputError("the model knows one class: there is no other to tell it from")
     with torch.no_grad(), evaluation(drmm):
         chosen, logits, switches = drmm.max_sum(x, label)
         beaten = logits.scatter(1, chosen[:, None], -torch.inf).argmax(1)

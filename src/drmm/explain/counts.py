@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drmm.errors import InputError
-from drmm.explain.climb import as_drmm, climb
+from drmm.explain.climb import as_drmm, climb, level_names
 from drmm.model import evaluation
 from drmm.rendering import (
     Abs,
@@ -96,7 +96,7 @@ def count_paths(model: nn.Module, x: Tensor, label: Tensor | int | None = None) 
     drmm = as_drmm(model)
     climbed = climb(drmm, x, label)
     top = (drmm.templates.weight[climbed.label] != 0).double()
-    names = [name for name, _ in drmm.levels.named_children()]
+    names = level_names(drmm)
     with torch.no_grad(), evaluation(drmm):
         active, every = [top], [top[:1]]
         for level, switches in reversed(list(zip(drmm.levels.renderings, climbed.switches, strict=True))):

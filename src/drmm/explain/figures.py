@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drmm.explain.climb import Climb, as_drmm, climb
+from drmm.explain.climb import Climb, as_drmm, climb, level_names
 from drmm.explain.contrast import contrast
 from drmm.explain.guided import guide
 from drmm.explain.maps import LevelEvidence, active_paths, gradient, guided_backprop
@@ -83,7 +83,7 @@ def explanation(
         _Panel(f"for {names[1]},\nnot for {names[0]}", against.others[0], "evidence"),
         _Panel(f"{names[0]} less {names[1]}", against.maps, "evidence"),
     ]
-    shown, names_of = shown_levels(climbed), [name for name, _ in drmm.levels.named_children()]
+    shown, names_of = shown_levels(climbed), level_names(drmm)
     seen = [
         _Panel(f"level {names_of[n - 1]}", LevelEvidence(n, way=guide)(drmm, image).clamp(min=0), "stretched")
         for n in shown

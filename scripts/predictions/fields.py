@@ -1,0 +1,172 @@
+"""T21. Depth is receptive field: fields of a trained net by level, and what depth is worth beyond them.
+
+Small nets on rendered scenes, all with about as many parameters: by depth where the receptive field is the same, and
+by receptive field where the depth is the same. Writes results/predictions/t21.json and docs/receptive_fields.png.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scene_net import accuracy, parser, scene_task, train_net
+from torch import nn
+
+from drmm.batches import pixels
+from drmm.data.progress import track
+from drmm.pictures import save_figure
+from drmm.predictions.curves import Panel, curves
+from drmm.predictions.fields import DepthStudy, Fields, receptive_fields
+from drmm.runs import versions
+from drmm.scenes import CLASSES
+from drmm.storage import read_json, write_json
+
+PARAMETERS = 15_000
+CELL = 4  # pixels; the first thing that all nets do is to gather two by two pixels of a picture of half the size
+BY_DEPTH: dict[int, Sequence[tuple[int, int]]] = {  # (kernel, dilation) of each layer; the field is 13 cells
+    1: [(13, 1)],
+    3: [(5, 1)] * 3,
+    6: [(3, 1)] * 6,
+}
+BY_FIELD: dict[int, Sequence[tuple[int, int]]] = {  # by field in cells, three layers each
+    7: [(3, 1), (3, 1), (3, 1)],
+    13: [(3, 1), (3, 2), (3, 3)],
+    19: [(3, 2), (3, 3), (3, 4)],
+}
+
+PLANS = {"depth": BY_DEPTH, "field": BY_FIELD}
+IMAGES = 50  # that the fields of the trained net are measured on
+
+
+def small_net(kernels: Sequence[tuple[int, int]], width: int) -> nn.Sequential:
+    """Convolutions with batch norm on 16 x 16 cells, and a mean."""
+    layers: list[nn.Module] = [nn.AvgPool2d(2), nn.PixelUnshuffle(2)]
+    inputs = 12
+    for kernel, dilation in kernels:
+        padding = (kernel - 1) * dilation // 2
+        layers += [nn.Conv2d(inputs, width, kernel, padding=padding, dilation=dilation, bias=False)]
+        layers += [nn.BatchNorm2d(width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.AvgPool2d(16), nn.Flatten(), nn.Linear(width, len(CLASSES)))
+
+
+def size(net: nn.Module) -> int:
+    """How many parameters."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def of_equal_size(kernels: Sequence[tuple[int, int]]) -> nn.Sequential:
+    """The width that comes closest to the parameters that all have."""
+    return min((small_net(kernels, width) for width in range(2, 64)), key=lambda net: abs(size(net) - PARAMETERS))
+
+
+def trained(cache: Path, kernels: Sequence[tuple[int, int]], seed: int) -> dict[str, Any]:
+    """Accuracy of one net, from the cache where it has it."""
+    file = cache / f"depth-{'-'.join(f'{k}x{d}' for k, d in kernels)}-{seed}.json"
+    if not file.exists():
+        _, train, test = scene_task(cache, seed=0)
+        torch.manual_seed(seed)
+        net = of_equal_size(kernels)
+        train_net(net, train)
+        write_json(file, {"accuracy": accuracy(net, test), "train": accuracy(net, train), "parameters": size(net)})
+    return read_json(file)
+
+
+def study(cache: Path, seeds: int) -> tuple[DepthStudy, dict[str, Any]]:
+    """Accuracies of all nets, and what else is known of them."""
+    plans = {(kind, number): kernels for kind, plan in PLANS.items() for number, kernels in plan.items()}
+    runs = [(name, kernels, seed) for seed in range(seeds) for name, kernels in plans.items()]
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {name: [] for name in plans}
+    for name, kernels, seed in track(runs, "Nets"):
+        found[name].append(trained(cache, kernels, seed))
+    accuracies = {name: [run["accuracy"] for run in nets] for name, nets in found.items()}
+    by_depth = {depth: accuracies["depth", depth] for depth in BY_DEPTH}
+    by_field = {CELL * cells: accuracies["field", cells] for cells in BY_FIELD}
+    rows = {
+        f"{kind} {number}": {
+            "layers": [list(layer) for layer in plans[kind, number]],
+            "parameters": nets[0]["parameters"],
+            "accuracy": accuracies[kind, number],
+            "training_accuracy": [run["train"] for run in nets],
+        }
+        for (kind, number), nets in found.items()
+    }
+    return DepthStudy(by_depth, by_field), rows
+
+
+def measured(net: nn.Module, images: torch.Tensor) -> tuple[list[str], Fields]:
+    """Fields of a net's convolutions, pools and mean; "c2" is the second convolution, "p" are the pools."""
+    counts: Counter[str] = Counter()
+    labels, places = ["pixels"], []
+    fields = receptive_fields(net, images)
+    for place, name in enumerate(fields.levels):
+        module = net.get_submodule(name)
+        for kind, letter in ((nn.Conv2d, "c"), (nn.MaxPool2d, "p"), (nn.AvgPool2d, "mean")):
+            if isinstance(module, kind):
+                counts[letter] += 1
+                labels.append(letter if letter == "mean" else f"{letter}{counts[letter]}")
+                places.append(place)
+    ones = np.ones((len(images), 1))
+    some = Fields(
+        tuple(labels),
+        np.concatenate([[1], fields.support[places]]),
+        np.concatenate([ones.astype(int), fields.active[:, places]], 1),
+        np.concatenate([ones, fields.effective[:, places]], 1),
+    )
+    return labels, some
+
+
+def picture(labels: Sequence[str], fields: Fields, found: DepthStudy) -> None:
+    """Fields by level, and accuracies by field and by depth."""
+    shape = (1, *fields.active.shape)
+    lines = {
+        "theoretical": np.broadcast_to(fields.support.astype(float), shape),
+        "of active paths": fields.active[None].astype(float),
+        "effective": fields.effective[None],
+    }
+    panels = [Panel("Receptive field of a trained net", "side in pixels", lines, labels)]
+    for title, along, accuracies in (
+        ("Three convolutions", "receptive field in pixels", found.by_field),
+        (f"Receptive field {13 * CELL} pixels", "convolutions", found.by_depth),
+    ):
+        values = 100 * np.array(list(accuracies.values())).T[None]
+        names = list(map(str, accuracies))
+        panels.append(
+            Panel(f"{title}, equal parameters", "accuracy, %", {"held-out scenes": values}, names, along=along)
+        )
+    save_figure(curves(panels), Path("docs/receptive_fields.png"))
+
+
+def main() -> None:
+    """Measure, write, draw."""
+    asked = parser(__doc__)
+    asked.add_argument("--seeds", type=int, default=3)
+    arguments = asked.parse_args()
+    net, _, test = scene_task(arguments.cache, seed=0)
+    labels, fields = measured(net, pixels(torch.from_numpy(test.images[:IMAGES])))
+    found, rows = study(arguments.cache, arguments.seeds)
+    picture(labels, fields, found)
+    content = {
+        **asdict(found.verdict("make predictions")),
+        "gains": {name: asdict(gain) for name, gain in found.gains().items()},
+        "nets": rows,
+        "fields": {
+            "levels": labels,
+            "theoretical": fields.support.tolist(),
+            "of_active_paths": fields.active.mean(0).round(1).tolist(),
+            "effective": np.nanmean(fields.effective, 0).round(1).tolist(),
+        },
+        "images": IMAGES,
+        "seeds": list(range(arguments.seeds)),
+        "versions": versions(),
+    }
+    write_json(Path("results/predictions/t21.json"), content)
+
+
+if __name__ == "__main__":
+    main()

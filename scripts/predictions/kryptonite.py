@@ -1,0 +1,273 @@
+"""What do nets that learned ordinary scenes get wrong, and does their evidence foretell it?
+
+Errors by condition: small, thin, occluded, low contrast, odd viewpoint, and a cluttered background beside a plain
+one; the same scenes in every condition, so that they are compared pair by pair. A second kind of net learned as
+many scenes of all conditions mixed: what is still hard for it is not merely unseen. Then, within each condition,
+how well the margin, the number of active paths and the evidence from the object's pixels foretell errors.
+
+Writes results/predictions/kryptonite.json, kryptonite_evidence.json and docs/kryptonite.png.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from safetensors.torch import load_file, save_file
+from scene_net import IMAGES, parser, scene_net, scene_task, train_net
+from torch import Tensor, nn
+
+from drmm.data.progress import track
+from drmm.explain import as_drmm
+from drmm.pictures import save_figure
+from drmm.predictions import Interval, Verdict, interval, judge
+from drmm.predictions.kryptonite import Difficulty, difficulty, foretells, signs, wrong
+from drmm.runs import versions
+from drmm.scenes import CLASSES, CONDITIONS, Latents, Renderer, Scenes, sample
+from drmm.storage import write_json
+
+SCENES, SEED, MIXED_SEED = 500, 103, 104
+CLUTTER = ("stripes", "checker", "noise")
+ORDINARY, PLAIN, CLUTTERED = "ordinary", "plain_background", "cluttered_background"
+SIGN, RIVAL = "evidence of the object", "margin"
+ENDS = ("mean", "low", "high")
+SHOWN = 5
+
+Floats = npt.NDArray[np.float64]
+Figures = dict[str, Any]
+
+
+def conditions(n: int, seed: int) -> dict[str, Latents]:
+    """The same scenes in every condition."""
+    named = {ORDINARY: CONDITIONS["plain"]} | {name: it for name, it in CONDITIONS.items() if name != "plain"}
+    found = {name: sample(n, seed=seed, ranges=ranges) for name, ranges in named.items()}
+    found[PLAIN] = sample(n, seed=seed, textures=("plain",))
+    found[CLUTTERED] = sample(n, seed=seed, textures=CLUTTER)
+    return found
+
+
+def draw_scenes(cache: Path) -> dict[str, Scenes]:
+    """Every condition's scenes, from the cache where it has them."""
+    file, latents = cache / f"kryptonite-{SCENES}-{SEED}.npz", conditions(SCENES, SEED)
+    if not file.exists():
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        with Renderer() as renderer:
+            for name, scenes in latents.items():
+                arrays[f"{name}.images"], arrays[f"{name}.masks"] = renderer.render(scenes)
+        np.savez(file, **arrays)
+    with np.load(file) as found:
+        return {
+            name: Scenes(found[f"{name}.images"], found[f"{name}.masks"], scenes, np.ones(SCENES, np.bool_))
+            for name, scenes in latents.items()
+        }
+
+
+def mixed_net(cache: Path, seed: int) -> nn.Module:
+    """A net that learned as many scenes as the others, a sixth of them under each condition."""
+    file = cache / f"mixed-{IMAGES}-{seed}.safetensors"
+    torch.manual_seed(seed)
+    net = scene_net()
+    if file.exists():
+        net.load_state_dict(load_file(file))
+        return net.eval()
+    parts = np.array_split(np.arange(IMAGES), len(CONDITIONS))
+    images, labels = [], []
+    with Renderer() as renderer:
+        for part, ranges in zip(parts, CONDITIONS.values(), strict=True):
+            latents = sample(IMAGES, seed=MIXED_SEED, ranges=ranges)[part]
+            images.append(renderer.render(latents)[0])
+            labels.append(latents)
+    train_net(net, mixture(images, labels))
+    save_file(net.state_dict(), file)
+    return net.eval()
+
+
+def mixture(images: list[npt.NDArray[np.uint8]], latents: list[Latents]) -> Scenes:
+    """Scenes of several conditions as one."""
+    arrays = {name: np.concatenate([one.arrays()[name] for one in latents]) for name in latents[0].arrays()}
+    every = np.concatenate(images)
+    masks = np.zeros((len(every), *every.shape[2:]), np.bool_)  # nobody asks where the objects are
+    return Scenes(every, masks, Latents(classes=CLASSES, **arrays), np.zeros(len(every), np.bool_))
+
+
+def tensors(scenes: Scenes) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures, classes and masks."""
+    return (
+        torch.from_numpy(scenes.images),
+        torch.from_numpy(scenes.latents.label),
+        torch.from_numpy(scenes.masks),
+    )
+
+
+def errors(nets: list[nn.Module], scenes: Mapping[str, Scenes]) -> dict[str, list[Floats]]:
+    """What each net misses of each condition."""
+    return {name: [wrong(net, *tensors(one)[:2]) for net in nets] for name, one in scenes.items()}
+
+
+def table(missed: Mapping[str, list[Floats]]) -> dict[str, Difficulty]:
+    """Means over nets by scene; cluttered backgrounds are held against plain ones, all else against ordinary."""
+    by_scene = {name: np.mean(runs, 0) for name, runs in missed.items()}
+    beside = dict.fromkeys(by_scene, ORDINARY) | {CLUTTERED: PLAIN}
+    return {name: difficulty(found, by_scene[beside[name]]) for name, found in by_scene.items()}
+
+
+def evidence(
+    nets: list[nn.Module], scenes: Mapping[str, Scenes], missed: Mapping[str, list[Floats]]
+) -> tuple[dict[str, Interval], Figures]:
+    """How well each sign foretells errors within conditions; and the signs' means by condition."""
+    chosen = [name for name in scenes if name not in {PLAIN, CLUTTERED}]
+    found: dict[str, list[dict[str, Floats]]] = {
+        name: [signs(as_drmm(net), tensors(scenes[name])[0], tensors(scenes[name])[2]) for net in nets]
+        for name in track(chosen, "evidence")
+    }
+    place = np.repeat(np.arange(len(chosen)), SCENES)
+    groups = {name: place == i for i, name in enumerate(chosen)}
+    kinds = list(found[chosen[0]][0])
+    areas = {}
+    for kind in kinds:
+        by_net = [
+            foretells(
+                np.concatenate([found[name][i][kind] for name in chosen]),
+                np.concatenate([missed[name][i] for name in chosen]),
+                groups,
+            )
+            for i in range(len(nets))
+        ]
+        # Nets saw the same scenes: the interval of their mean is taken to be as wide as those of single nets.
+        areas[kind] = Interval(*(float(np.mean([getattr(one, end) for one in by_net])) for end in ENDS))
+    means = {
+        name: {kind: asdict(interval(np.mean([one[kind] for one in found[name]], 0))) for kind in kinds}
+        for name in chosen
+    }
+    return areas, means
+
+
+def percent(found: Interval) -> str:
+    """An interval of shares, in percent."""
+    return f"{100 * found.mean:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+
+
+def words(name: str) -> str:
+    """A name as people write it."""
+    return name.replace("_", " ")
+
+
+def hard(seen: dict[str, Difficulty], mixed: dict[str, Difficulty]) -> Verdict:
+    """Is every condition harder than ordinary scenes?"""
+    conditions_asked = [name for name in seen if name not in {ORDINARY, PLAIN}]
+    outcomes = {name: seen[name].outcome for name in conditions_asked}
+    outcome = next((one for one in ("refuted", "inconclusive") if one in outcomes.values()), "confirmed")
+    listed = ", ".join(
+        f"{words(name)} {percent(seen[name].error)} ({100 * mixed[name].error.mean:.0f})"
+        for name in conditions_asked
+    )
+    not_harder = [words(name) for name, one in outcomes.items() if one != "confirmed"]
+    return Verdict(
+        claim="Small, thin, occluded, low-contrast, oddly viewed and cluttered objects are what nets get wrong",
+        slide="Kryptonite categories",
+        law="kryptonite",
+        verdict=outcome,
+        says=f"Errors in % of nets that learned ordinary scenes (in brackets: of nets that learned as many scenes "
+        f"of all conditions): ordinary {percent(seen[ORDINARY].error)} ({100 * mixed[ORDINARY].error.mean:.0f}), "
+        f"{listed}; a plain background {percent(seen[PLAIN].error)} ({100 * mixed[PLAIN].error.mean:.0f})"
+        + (f". Not harder beyond doubt: {', '.join(not_harder)}." if not_harder else "."),
+        command="python scripts/predictions/kryptonite.py",
+    )
+
+
+def told(areas: dict[str, Interval]) -> Verdict:
+    """Do errors happen where the object gives little evidence?"""
+    listed = ", ".join(f"{name} {area}" for name, area in areas.items() if name not in {SIGN, RIVAL})
+    return Verdict(
+        claim="Nets go wrong where the object's pixels send little evidence along active paths",
+        slide="Implications of the DP Interpretation",
+        law="kryptonite",
+        verdict=judge(areas[SIGN], 0.5),
+        says=f"Within each condition, the evidence of the object's pixels tells right from wrong with an area "
+        f"under the ROC curve of {areas[SIGN]} (0.5 is chance). The margin over the next class, all pixels and "
+        f"biases together, has {areas[RIVAL]}; {listed}.",
+        command="python scripts/predictions/kryptonite.py",
+    )
+
+
+def draw(scenes: Mapping[str, Scenes], seen: dict[str, Difficulty], mixed: dict[str, Difficulty]) -> Figure:
+    """A row a condition: some of its scenes, and its errors."""
+    figure = Figure(figsize=(11, 7.4), layout="constrained")
+    grid = figure.add_gridspec(len(scenes), SHOWN + 6)
+    bars = figure.add_subplot(grid[:, SHOWN:])
+    for row, (name, one) in enumerate(scenes.items()):
+        for column in range(SHOWN):
+            axis = figure.add_subplot(grid[row, column])
+            axis.imshow(one.images[2 * column].transpose(1, 2, 0))
+            axis.set(xticks=[], yticks=[])
+            if column == 0:
+                axis.set_ylabel(words(name).replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=9)
+    for shift, colour, label, found in (
+        (-0.18, "C3", "learned ordinary scenes", seen),
+        (0.18, "C0", "learned all conditions", mixed),
+    ):
+        places = np.arange(len(found)) + shift
+        errors_found = [one.error for one in found.values()]
+        means = np.array([100 * one.mean for one in errors_found])
+        spread = np.array([[100 * (one.mean - one.low), 100 * (one.high - one.mean)] for one in errors_found]).T
+        bars.barh(places, means, 0.34, xerr=spread, color=colour, label=label, ecolor="0.2", capsize=2)
+    bars.set_ylim(len(scenes) - 0.5, -0.5)
+    bars.set(yticks=[], xlabel="error (%)")
+    bars.spines[["top", "right"]].set_visible(False)
+    bars.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def by_class(missed: list[Floats], latents: Latents) -> dict[str, float]:
+    """Mean error of each class in ordinary scenes, hardest first."""
+    mean = np.mean(missed, 0)
+    found = {name: round(float(mean[latents.label == c].mean()), 4) for c, name in enumerate(latents.classes)}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def main() -> None:
+    """Measure, draw, and write the verdicts."""
+    asked = parser(__doc__)
+    asked.add_argument("--seeds", type=int, default=3)
+    asked.add_argument("--out", type=Path, default=Path("results/predictions"))
+    asked.add_argument("--picture", type=Path, default=Path("docs/kryptonite.png"))
+    arguments = asked.parse_args()
+    torch.set_num_threads(1)
+    cache, seeds = arguments.cache, range(arguments.seeds)
+    scenes = draw_scenes(cache)
+    nets: list[nn.Module] = [scene_task(cache, seed)[0] for seed in seeds]
+    others = [mixed_net(cache, seed) for seed in seeds]
+    missed = errors(nets, scenes)
+    seen, mixed = table(missed), table(errors(others, scenes))
+    save_figure(draw(scenes, seen, mixed), arguments.picture)
+    about = {"scenes": SCENES, "seed": SEED, "nets": arguments.seeds, "versions": versions()}
+    write = functools.partial(write_row, arguments.out, about)
+    classes = by_class(missed[ORDINARY], scenes[ORDINARY].latents)
+    write(
+        "kryptonite",
+        hard(seen, mixed),
+        {
+            "learned_ordinary_scenes": {name: asdict(one) for name, one in seen.items()},
+            "learned_all_conditions": {name: asdict(one) for name, one in mixed.items()},
+            "classes": classes,
+        },
+    )
+    areas, means = evidence(nets, scenes, missed)
+    figures = {"areas": {name: asdict(area) for name, area in areas.items()}, "means": means}
+    write("kryptonite_evidence", told(areas), figures)
+
+
+def write_row(folder: Path, about: Figures, name: str, said: Verdict, figures: Figures) -> None:
+    """One file for the table."""
+    write_json(folder / f"{name}.json", {**asdict(said), "figures": figures, **about})
+
+
+if __name__ == "__main__":
+    main()

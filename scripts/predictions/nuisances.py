@@ -1,0 +1,220 @@
+"""How much do nets that learned to classify know about nuisances? Linear decoding of scenes' latents by level.
+
+From the features of every stage, in at most 512 numbers, a ridge regression reads azimuth, elevation, scale,
+place, light, colour, background and class of scenes that neither the nets nor it learned from; beside trained nets
+stand nets with random weights (batch norms measured on scenes). Then the same from the switches alone: which units
+are on, and where pools took their largest value. Skill is R² for numbers and Cohen's kappa for kinds; 0.05 or more
+counts as information, a limit set before anything was measured.
+
+Writes results/predictions/t19.json, t19_switches.json and docs/nuisances.png.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from localisation import random_net
+from matplotlib.figure import Figure
+from scene_net import draw_scenes, parser, scene_task
+from torch import nn
+
+from drmm.data.progress import track
+from drmm.pictures import save_figure
+from drmm.predictions import Interval, Verdict, interval, judge
+from drmm.predictions.nuisances import Codes, Targets, decode, encode, scene_targets
+from drmm.runs import versions
+from drmm.scenes import Scenes
+from drmm.storage import write_json
+
+LEARNED_ON, SCENES_SEED = 3000, 102
+SIZE, SMALLER = 512, 64  # numbers that each stage is brought to
+INFORMATION = 0.05  # skill from which on a latent counts as known
+AS_GOOD = 0.05  # skill that switches may lack and still be as good as features
+CLASS = "class"
+
+Floats = npt.NDArray[np.float64]
+Skill = dict[str, dict[str, Floats]]  # by stage and latent, (scenes,)
+Intervals = dict[str, dict[str, Interval]]  # likewise
+Figures = dict[str, Any]
+
+
+def decoded(kind: Mapping[str, Any], other: Mapping[str, Any], targets: Targets, known: Targets) -> Skill:
+    """Skill of every stage."""
+    return {name: decode(kind[name], targets, other[name], known) for name in kind}
+
+
+def fewer(codes: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Codes projected further, at random and always alike."""
+    rng = np.random.default_rng(0)
+    turns = {
+        length: rng.standard_normal((length, SMALLER)) for length in sorted({c.shape[1] for c in codes.values()})
+    }
+    return {name: c @ turns[c.shape[1]] if c.shape[1] > SMALLER else c for name, c in codes.items()}
+
+
+def run(net: nn.Module, learned: Scenes, test: Scenes) -> dict[str, Skill]:
+    """Skill from features, from fewer numbers of them, and from switches."""
+    targets, known = scene_targets(learned.latents), scene_targets(test.latents)
+    codes: list[Codes] = [encode(net, torch.from_numpy(scenes.images), size=SIZE) for scenes in (learned, test)]
+    features, switches = [code.features for code in codes], [code.switches for code in codes]
+    return {
+        "features": decoded(features[0], features[1], targets, known),
+        f"features in {SMALLER} numbers": decoded(fewer(features[0]), fewer(features[1]), targets, known),
+        "switches": decoded(switches[0], switches[1], targets, known),
+    }
+
+
+def mean_of(runs: list[Skill]) -> Skill:
+    """The mean over nets, by scene."""
+    return {
+        stage: {name: np.mean([one[stage][name] for one in runs], 0) for name in runs[0][stage]}
+        for stage in runs[0]
+    }
+
+
+def intervals(found: dict[str, Skill]) -> dict[str, Intervals]:
+    """Of everything that was decoded."""
+    return {
+        kind: {
+            stage: {name: interval(values) for name, values in latents.items()} for stage, latents in skill.items()
+        }
+        for kind, skill in found.items()
+    }
+
+
+def as_json(found: dict[str, Intervals]) -> Figures:
+    """Intervals as plain numbers."""
+    return {
+        kind: {stage: {name: asdict(one) for name, one in latents.items()} for stage, latents in stages.items()}
+        for kind, stages in found.items()
+    }
+
+
+def overall(skill: Mapping[str, Floats]) -> Floats:
+    """Mean over nuisances, by scene."""
+    return np.mean([values for name, values in skill.items() if name != CLASS], 0)
+
+
+def last_maps(skill: Skill) -> str:
+    """The last stage that chooses: the deepest before all places are averaged."""
+    return list(skill)[-1]
+
+
+def keeps(trained: dict[str, Skill], untrained: dict[str, Skill]) -> Verdict:
+    """T19: are all nuisances still known at the deepest convolution?"""
+    top = last_maps(trained["switches"])
+    known = {name: interval(v) for name, v in trained["features"][top].items() if name != CLASS}
+    outcomes = {name: judge(found, INFORMATION) for name, found in known.items()}
+    outcome = next((one for one in ("refuted", "inconclusive") if one in outcomes.values()), "confirmed")
+    listed = ", ".join(f"{name.replace('_', ' ')} {found.mean:.2f}" for name, found in known.items())
+    averages = {
+        stage: (overall(values).mean(), overall(untrained["features"][stage]).mean())
+        for stage, values in trained["features"].items()
+    }
+    pooled = list(averages)[-2]
+    change = interval(overall(trained["features"][top]) - overall(untrained["features"][top]))
+    lost = [name for name, one in outcomes.items() if one == "refuted"]
+    return Verdict(
+        claim="A net that was trained to classify alone still holds every nuisance in its deepest features",
+        slide="How much information about nuisance variables is there in a net trained for classification?",
+        law="T19",
+        verdict=outcome,
+        says=f"Skill of a linear decoder at the last convolution (0 chance, 1 perfect): {listed}"
+        + (f"; below {INFORMATION}: {', '.join(lost)}" if lost else "")
+        + f". Mean over nuisances: pixels {averages['pixels'][0]:.2f}, last convolution {averages[top][0]:.2f} "
+        f"(random weights {averages[top][1]:.2f}, difference {change}), after the mean over places "
+        f"{averages[pooled][0]:.2f}, logits {averages['logits'][0]:.2f}.",
+        command="python scripts/predictions/nuisances.py",
+    )
+
+
+def in_switches(trained: dict[str, Skill]) -> Verdict:
+    """T19: do switches alone hold what features hold?"""
+    differences = {
+        stage: overall(found) - overall(trained["features"][stage]) for stage, found in trained["switches"].items()
+    }
+    effect = interval(np.mean(list(differences.values()), 0))
+    means = {
+        kind: np.mean([overall(trained[kind][stage]).mean() for stage in differences])
+        for kind in ("switches", "features")
+    }
+    by_stage = ", ".join(f"{values.mean():+.2f}" for values in differences.values())
+    return Verdict(
+        claim="What a net knows about nuisances is in its switches: these alone tell as much as the features",
+        slide="How much information about nuisance variables is there in a net trained for classification?",
+        law="T19",
+        verdict=judge(effect, -AS_GOOD),
+        says=f"Mean skill over nuisances and stages: switches {means['switches']:.2f}, features "
+        f"{means['features']:.2f}, difference {effect} where {-AS_GOOD} was allowed; by stage, pixels first: "
+        f"{by_stage}.",
+        command="python scripts/predictions/nuisances.py",
+    )
+
+
+def draw(trained: dict[str, Intervals], untrained: dict[str, Intervals]) -> Figure:
+    """A panel a latent: skill by stage."""
+    curves = {
+        ("trained, features", "C0", "-"): trained["features"],
+        ("trained, switches alone", "C1", "-"): trained["switches"],
+        ("random weights, features", "0.5", "--"): untrained["features"],
+    }
+    names = list(next(iter(trained["features"].values())))
+    stages = list(trained["features"])
+    ticks = ["pixels", *(f"conv {i + 1}" for i in range(len(stages) - 3)), "mean", "logits"]
+    figure = Figure(figsize=(14, 5.6), layout="constrained")
+    axes = figure.subplots(2, -(-len(names) // 2), sharex=True, sharey=True, squeeze=False)
+    for axis, name in zip(axes.flat, names, strict=False):
+        for (label, colour, style), found in curves.items():
+            places = [stages.index(stage) for stage in found]
+            rows = [found[stage][name] for stage in found]
+            low, high = [one.low for one in rows], [one.high for one in rows]
+            axis.plot(places, [one.mean for one in rows], style, color=colour, label=label, lw=1.6)
+            axis.fill_between(places, low, high, color=colour, alpha=0.2)
+        axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+        axis.set_title(name.replace("_", " "), fontsize=10)
+        axis.set_ylim(-0.1, 1.02)
+        axis.set_xticks(range(len(stages)), ticks, rotation=60, fontsize=8)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.supylabel("skill of a linear decoder: 0 chance, 1 perfect", fontsize=10)
+    return figure
+
+
+def main() -> None:
+    """Encode, decode, and write the verdicts."""
+    asked = parser(__doc__)
+    asked.add_argument("--seeds", type=int, default=3)
+    asked.add_argument("--out", type=Path, default=Path("results/predictions"))
+    asked.add_argument("--picture", type=Path, default=Path("docs/nuisances.png"))
+    arguments = asked.parse_args()
+    torch.set_num_threads(1)
+    learned = draw_scenes(arguments.cache, LEARNED_ON, SCENES_SEED)
+    runs: dict[str, list[dict[str, Skill]]] = {"trained": [], "random": []}
+    for seed in track(range(arguments.seeds), "nets"):
+        net, train, test = scene_task(arguments.cache, seed)
+        runs["trained"].append(run(net, learned, test))
+        runs["random"].append(run(random_net(train, seed), learned, test))
+    trained, untrained = (
+        {kind: mean_of([one[kind] for one in found]) for kind in found[0]} for found in runs.values()
+    )
+    seen, beside = intervals(trained), intervals(untrained)
+    save_figure(draw(seen, beside), arguments.picture)
+    about = {
+        "numbers_a_stage": SIZE,
+        "scenes": {"learned_on": len(learned.masks), "tested_on": len(test.masks)},
+        "nets": arguments.seeds,
+        "versions": versions(),
+    }
+    figures = {"trained": as_json(seen), "random_weights": as_json(beside)}
+    for name, said in (("t19", keeps(trained, untrained)), ("t19_switches", in_switches(trained))):
+        more = {"figures": figures} if name == "t19" else {}
+        write_json(arguments.out / f"{name}.json", {**asdict(said), **more, **about})
+
+
+if __name__ == "__main__":
+    main()

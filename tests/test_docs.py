@@ -1,0 +1,82 @@
+"""README, docs and handbook: their code runs, their figures are the committed ones, what they name exists."""
+
+import pkgutil
+import re
+import runpy
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import typer
+
+import drmm
+from drmm.cli import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = ("README.md", *PAGES)
+CODE = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
+SHELL = re.compile(r"```(?:sh)?\n((?:make|drmm) .*?)```", flags=re.DOTALL)
+
+
+def read(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """A script's names; scripts import each other."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return lambda name: runpy.run_path(str(ROOT / "scripts" / f"{name}.py"))
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if CODE.search(read(name))])
+def test_the_code_runs(document: str, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    space: dict[str, object] = {}
+    for block in CODE.finditer(read(document)):
+        before = read(document).count("\n", 0, block.start(1))  # so that errors name the line
+        exec(compile("\n" * before + block[1], document, "exec"), space)
+    if document == "README.md":
+        accuracy = float(capsys.readouterr().out.splitlines()[0])
+        assert accuracy > 0.8
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_figures_are_the_committed_ones(document: str, script) -> None:
+    assert script("fill_readme")["filled"](document, read(document)) == read(document)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_somewhere(document: str) -> None:
+    folder = (ROOT / document).parent
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", CODE.sub("", read(document))):
+        if "://" not in target:
+            assert (folder / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_exists(document: str) -> None:
+    targets = re.findall(r"^([a-z]+):", read("Makefile"), flags=re.MULTILINE)
+    commands = typer.main.get_command(cli).commands  # type: ignore[attr-defined]
+    said = [line for block in SHELL.findall(read(document)) for line in block.splitlines()]
+    said += re.findall(r"`((?:make|drmm) [^`]+)`", read(document))
+    for words in (line.split()[:2] for line in said if line.strip()):
+        assert words[1] in (targets if words[0] == "make" else commands), words
+
+
+def test_every_chapter_has_its_verdicts(script) -> None:
+    for chapter, laws in script("verdicts")["CHAPTERS"].items():
+        quoted = re.findall(r"<!-- verdict: (.+?) -->", read(f"docs/handbook/{chapter}.md"))
+        assert sorted(quoted) == sorted(laws), chapter
+
+
+def test_every_public_package_has_its_reference() -> None:
+    said = "\n".join(read(page) for page in PAGES if page.startswith("docs/api/"))
+    packages = [module.name for module in pkgutil.iter_modules(drmm.__path__) if module.ispkg]
+    hidden = {
+        name for name in drmm.__all__ if not isinstance(getattr(drmm, name), ModuleType)
+    }  # lift, the function
+    for name in {*packages, "presets"} - hidden:
+        assert f"::: drmm.{name}\n" in said, name
