@@ -299,6 +299,26 @@ def lifted() -> Prediction:
     )
 
 
+def samples() -> Prediction:
+    """Independent switches, independent ones of each class, and borrowed ones."""
+    rows = results("samples")["rows"]
+    alone, of_class = rows["independent"], rows["independent in each class"]
+    borrowed, real = rows["borrowed, 5 neighbours"], rows["test images"]
+    known = {name: row["recognised"] for name, row in (("alone", alone), ("class", of_class), ("new", borrowed))}
+    return Prediction(
+        "T20",
+        *WAITING["T20"],
+        "only if" if known["class"] > 90 else "confirmed" if known["new"] > 90 > known["alone"] else "refuted",
+        f"Another net recognises {known['alone']:.0f} % of samples with independent switches and {known['new']:.0f} % "
+        f"with borrowed ones (real digits: {real['recognised']:.0f} %), only if independent means that switches do "
+        f"not know the class either: drawn apart for each class, {known['class']:.0f} % are recognised. But those "
+        f"are blurred means: their distance from each other is {of_class['spread']:.2f}, that of borrowed ones "
+        f"{borrowed['spread']:.2f}, of real digits {real['spread']:.2f}.",
+        "make samples",
+        "tests/laws/test_t20_samples.py",
+    )
+
+
 def certificate() -> Prediction:
     """The demo's three models."""
     models = results("demo")["models"]
@@ -435,6 +455,7 @@ def mnist() -> Prediction:
 MEASURED: tuple[Callable[[], Prediction], ...] = (
     shifts,
     lifted,
+    samples,
     certificate,
     trees,
     race,
