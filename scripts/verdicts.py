@@ -311,9 +311,10 @@ def samples() -> Prediction:
         "only if" if known["class"] > 90 else "confirmed" if known["new"] > 90 > known["alone"] else "refuted",
         f"Another net recognises {known['alone']:.0f} % of samples with independent switches and "
         f"{known['new']:.0f} % with borrowed ones (real digits: {real['recognised']:.0f} %), only if independent "
-        f"means that switches do not know the class either: drawn apart for each class, {known['class']:.0f} % are "
-        f"recognised. But those are blurred means: their distance from each other is {of_class['spread']:.2f}, that "
-        f"of borrowed ones {borrowed['spread']:.2f}, of real digits {real['spread']:.2f}.",
+        f"means that switches do not know the class either: drawn apart for each class, {known['class']:.0f} % "
+        f"are recognised. But those are blurred means: their distance from each other is "
+        f"{of_class['spread']:.2f}, that of borrowed ones {borrowed['spread']:.2f}, of real digits "
+        f"{real['spread']:.2f}.",
         "make samples",
         "tests/laws/test_t20_samples.py",
     )
