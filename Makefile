@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Folder with the files of the data sets, for experiments.
 DATA ?= $(DRMM_DATA)
 
-.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity readme docs clean
+.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity predictions readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo
@@ -59,6 +59,11 @@ exactness: .venv/demo.stamp  ## Max-sum against trying every configuration, on s
 
 nonnegativity: .venv/demo.stamp  ## What the penalty on negative templates does: five minutes.
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/nonnegativity.py
+
+predictions: .venv/dev.stamp  ## The slides' predictions, on nets trained on rendered scenes: an hour.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/active.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/invariance.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/fields.py
 
 readme: .venv/dev.stamp  ## Copy the figures of results/*.json into README and docs.
 	$(BIN)/python scripts/fill_readme.py

@@ -22,6 +22,7 @@ LAYERS = (
     ("em", "pictures", "layout"),
     ("training", "mixture", "evolution", "selection", "scenes", "explain"),
     ("loop", "estimator", "runs", "benchmark", "predictions"),
+    ("reproduce",),
     ("app", "demo", "options", "report"),
     ("cli",),
 )

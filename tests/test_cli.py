@@ -548,3 +548,19 @@ def test_explain(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
     ):
         refused(run_drmm("explain", run, pictures / words[0], *words[1:], "--out", out), says)
     assert not out.exists()
+
+
+def test_reproduce(tmp_path: Path, run_drmm) -> None:
+    small = ["--labels", 20, "--method", "kl", "--seeds", 1, "--epochs", 1, "--width", 2, "--images", 200]
+    for _ in range(2):  # the second time there is nothing left to do
+        code, out, err = run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--workers", 1)
+        assert code == 0, err
+        assert "KL, no rendering" in out
+    run = json.loads((tmp_path / "r" / "mnist-5k" / "20" / "kl-0.json").read_text())
+    assert run["command"].startswith("drmm")
+    assert (tmp_path / "r" / "table.md").read_text().count("\n") == 3
+    assert pixels(tmp_path / "r" / "table.png").shape[1] > 300
+    refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--labels", 25), "25 labels")
+    refused(run_drmm("reproduce", "imagenet"), "imagenet")
+    refused(run_drmm("reproduce", "mnist-5k", "--method", "magic"), "magic")
+    refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--epochs", 2), "another protocol")

@@ -1,18 +1,20 @@
 """T21. Depth is receptive field: fields of a trained net by level, and what depth is worth beyond them.
 
-Small nets on rendered scenes, all with about as many parameters: by depth where the receptive field is the same, and
-by receptive field where the depth is the same. Writes results/predictions/t21.json and docs/receptive_fields.png.
+Small nets on rendered scenes, all with about as many parameters: by depth where the receptive field is the same,
+and by receptive field where the depth is the same. Writes results/predictions/t21.json and
+docs/receptive_fields.png.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scene_net import accuracy, parser, scene_task, train_net
 from torch import nn
@@ -28,18 +30,24 @@ from drmm.storage import read_json, write_json
 
 PARAMETERS = 15_000
 CELL = 4  # pixels; the first thing that all nets do is to gather two by two pixels of a picture of half the size
-BY_DEPTH: dict[int, Sequence[tuple[int, int]]] = {  # (kernel, dilation) of each layer; the field is 13 cells
+Plan = dict[int, Sequence[tuple[int, int]]]  # (kernel, dilation) of each layer, pixels first
+BY_DEPTH: Plan = {  # the field is 13 cells
+    3: [(3, 1), (3, 2), (3, 3)],
+    4: [(3, 1), (3, 1), (3, 2), (3, 2)],
+    6: [(3, 1)] * 6,
+}
+LARGE_KERNELS: Plan = {  # by depth likewise, with kernels as large as the field demands
     1: [(13, 1)],
     3: [(5, 1)] * 3,
     6: [(3, 1)] * 6,
 }
-BY_FIELD: dict[int, Sequence[tuple[int, int]]] = {  # by field in cells, three layers each
+BY_FIELD: Plan = {  # by field in cells, three layers each
     7: [(3, 1), (3, 1), (3, 1)],
     13: [(3, 1), (3, 2), (3, 3)],
     19: [(3, 2), (3, 3), (3, 4)],
 }
 
-PLANS = {"depth": BY_DEPTH, "field": BY_FIELD}
+PLANS = {"depth": BY_DEPTH, "field": BY_FIELD, "large kernels": LARGE_KERNELS}
 IMAGES = 50  # that the fields of the trained net are measured on
 
 
@@ -77,8 +85,8 @@ def trained(cache: Path, kernels: Sequence[tuple[int, int]], seed: int) -> dict[
     return read_json(file)
 
 
-def study(cache: Path, seeds: int) -> tuple[DepthStudy, dict[str, Any]]:
-    """Accuracies of all nets, and what else is known of them."""
+def study(cache: Path, seeds: int) -> tuple[DepthStudy, dict[int, list[float]], dict[str, Any]]:
+    """Accuracies of all nets, those with large kernels apart, and what else is known of all."""
     plans = {(kind, number): kernels for kind, plan in PLANS.items() for number, kernels in plan.items()}
     runs = [(name, kernels, seed) for seed in range(seeds) for name, kernels in plans.items()]
     found: dict[tuple[str, int], list[dict[str, Any]]] = {name: [] for name in plans}
@@ -96,7 +104,8 @@ def study(cache: Path, seeds: int) -> tuple[DepthStudy, dict[str, Any]]:
         }
         for (kind, number), nets in found.items()
     }
-    return DepthStudy(by_depth, by_field), rows
+    large = {depth: accuracies["large kernels", depth] for depth in LARGE_KERNELS}
+    return DepthStudy(by_depth, by_field), large, rows
 
 
 def measured(net: nn.Module, images: torch.Tensor) -> tuple[list[str], Fields]:
@@ -121,7 +130,15 @@ def measured(net: nn.Module, images: torch.Tensor) -> tuple[list[str], Fields]:
     return labels, some
 
 
-def picture(labels: Sequence[str], fields: Fields, found: DepthStudy) -> None:
+def percent(accuracies: Mapping[int, Sequence[float]], names: Sequence[int]) -> npt.NDArray[np.float64]:
+    """As a line of a panel, (1, S, L); NaN where there is none."""
+    seeds = len(next(iter(accuracies.values())))
+    return 100 * np.array([accuracies.get(name, [np.nan] * seeds) for name in names]).T[None]
+
+
+def picture(
+    labels: Sequence[str], fields: Fields, found: DepthStudy, large: Mapping[int, Sequence[float]]
+) -> None:
     """Fields by level, and accuracies by field and by depth."""
     shape = (1, *fields.active.shape)
     lines = {
@@ -130,15 +147,15 @@ def picture(labels: Sequence[str], fields: Fields, found: DepthStudy) -> None:
         "effective": fields.effective[None],
     }
     panels = [Panel("Receptive field of a trained net", "side in pixels", lines, labels)]
-    for title, along, accuracies in (
-        ("Three convolutions", "receptive field in pixels", found.by_field),
-        (f"Receptive field {13 * CELL} pixels", "convolutions", found.by_depth),
+    for title, along, accuracies, more in (
+        ("Three convolutions", "receptive field in pixels", found.by_field, {}),
+        (f"Receptive field of {13 * CELL} pixels", "convolutions", found.by_depth, large),
     ):
-        values = 100 * np.array(list(accuracies.values())).T[None]
-        names = list(map(str, accuracies))
-        panels.append(
-            Panel(f"{title}, equal parameters", "accuracy, %", {"held-out scenes": values}, names, along=along)
-        )
+        names = sorted({*accuracies, *more})
+        lines = {"3 × 3, dilated": percent(accuracies, names)}
+        if more:
+            lines["undilated, large"] = percent(more, names)
+        panels.append(Panel(title, "accuracy, %", lines, list(map(str, names)), along=along))
     save_figure(curves(panels), Path("docs/receptive_fields.png"))
 
 
@@ -149,10 +166,20 @@ def main() -> None:
     arguments = asked.parse_args()
     net, _, test = scene_task(arguments.cache, seed=0)
     labels, fields = measured(net, pixels(torch.from_numpy(test.images[:IMAGES])))
-    found, rows = study(arguments.cache, arguments.seeds)
-    picture(labels, fields, found)
+    found, large, rows = study(arguments.cache, arguments.seeds)
+    picture(labels, fields, found, large)
+    row = asdict(found.verdict("make predictions"))
+    sides = {
+        depth: plan[0][0]
+        for depth, plan in LARGE_KERNELS.items()
+        if depth not in BY_DEPTH or plan != BY_DEPTH[depth]
+    }
+    kernels = " and ".join(
+        f"{depth} of {side} × {side} {100 * np.mean(large[depth]):.0f} %" for depth, side in sides.items()
+    )
+    row["says"] += f" Kernels are 3 × 3, and dilated; undilated ones reach less: {kernels}."
     content = {
-        **asdict(found.verdict("make predictions")),
+        **row,
         "gains": {name: asdict(gain) for name, gain in found.gains().items()},
         "nets": rows,
         "fields": {

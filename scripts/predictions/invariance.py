@@ -19,7 +19,7 @@ from drmm.batches import pixels
 from drmm.explain import draw, guide
 from drmm.pictures import save_figure
 from drmm.predictions.curves import Panel, curves
-from drmm.predictions.invariance import BackgroundLoss, Invariance, background_loss, invariance
+from drmm.predictions.invariance import BackgroundLoss, Invariance, background_loss, feature_invariance
 from drmm.runs import versions
 from drmm.scenes import Scenes, render
 from drmm.storage import write_json
@@ -92,7 +92,7 @@ def draw_saliency(found: dict[str, BackgroundLoss]) -> None:
     """T6 as a picture."""
     panels = [
         Panel(
-            f"Background in {name} maps",
+            f"Background in maps by {name}",
             "share beyond chance (points)",
             {
                 "trained": 100 * loss.trained,
@@ -118,7 +118,7 @@ def draw_invariance(found: Invariance) -> None:
             "background / (background + object), %",
             {**shares, "all levels random": 100 * found.untrained},
             names(found),
-            (50, "no odds"),
+            (50, "both count the same"),
         ),
     ]
     save_figure(curves(panels), Path("docs/invariance.png"))
@@ -149,7 +149,7 @@ def main() -> None:
     seconds = round(time.perf_counter() - start, 1)
     content = {**conditional(saliency), "maps": by_way, "background": background, "seconds": seconds, **notes}
     write_json(Path("results/predictions/t06.json"), content)
-    swaps = invariance(nets, x, *swapped(scenes), redraws=2)
+    swaps = feature_invariance(nets, x, *swapped(scenes), redraws=2)
     draw_invariance(swaps)
     seconds = round(time.perf_counter() - start - seconds, 1)
     content = {**asdict(swaps.verdict(COMMAND)), **figures(swaps), "seconds": seconds, **notes}

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from drmm.data.progress import track
 from drmm.explain import as_drmm
 from drmm.pictures import save_figure
-from drmm.predictions import Interval, Verdict, interval, judge
+from drmm.predictions import Interval, Verdict, judge
 from drmm.predictions.kryptonite import Difficulty, difficulty, foretells, signs, wrong
 from drmm.runs import versions
 from drmm.scenes import CLASSES, CONDITIONS, Latents, Renderer, Scenes, sample
@@ -41,6 +41,7 @@ ENDS = ("mean", "low", "high")
 SHOWN = 5
 
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 Figures = dict[str, Any]
 
 
@@ -118,35 +119,47 @@ def table(missed: Mapping[str, list[Floats]]) -> dict[str, Difficulty]:
     return {name: difficulty(found, by_scene[beside[name]]) for name, found in by_scene.items()}
 
 
-def evidence(
-    nets: list[nn.Module], scenes: Mapping[str, Scenes], missed: Mapping[str, list[Floats]]
-) -> tuple[dict[str, Interval], Figures]:
-    """How well each sign foretells errors within conditions; and the signs' means by condition."""
-    chosen = [name for name in scenes if name not in {PLAIN, CLUTTERED}]
-    found: dict[str, list[dict[str, Floats]]] = {
-        name: [signs(as_drmm(net), tensors(scenes[name])[0], tensors(scenes[name])[2]) for net in nets]
-        for name in track(chosen, "evidence")
-    }
-    place = np.repeat(np.arange(len(chosen)), SCENES)
-    groups = {name: place == i for i, name in enumerate(chosen)}
-    kinds = list(found[chosen[0]][0])
+def evidence(nets: list[nn.Module], scenes: Mapping[str, Scenes]) -> list[dict[str, dict[str, Floats]]]:
+    """What each net shows that might foretell errors, by condition."""
+    chosen = {name: tensors(scenes[name]) for name in (ORDINARY, *CONDITIONS) if name in scenes}
+    return [
+        {name: signs(model, x, masks) for name, (x, _, masks) in chosen.items()}
+        for model in track([as_drmm(net) for net in nets], "evidence")
+    ]
+
+
+def told_by(
+    shown: list[dict[str, dict[str, Floats]]], missed: Mapping[str, list[Floats]], groups: Mapping[str, Mask]
+) -> dict[str, Interval]:
+    """How well each sign foretells errors within groups of scenes.
+
+    Nets saw the same scenes: the interval of their mean is taken to be as wide as those of single nets.
+    """
+    conditions_shown = list(shown[0])
     areas = {}
-    for kind in kinds:
+    for kind in shown[0][ORDINARY]:
         by_net = [
             foretells(
-                np.concatenate([found[name][i][kind] for name in chosen]),
-                np.concatenate([missed[name][i] for name in chosen]),
+                np.concatenate([net[name][kind] for name in conditions_shown]),
+                np.concatenate([missed[name][i] for name in conditions_shown]),
                 groups,
             )
-            for i in range(len(nets))
+            for i, net in enumerate(shown)
         ]
-        # Nets saw the same scenes: the interval of their mean is taken to be as wide as those of single nets.
         areas[kind] = Interval(*(float(np.mean([getattr(one, end) for one in by_net])) for end in ENDS))
-    means = {
-        name: {kind: asdict(interval(np.mean([one[kind] for one in found[name]], 0))) for kind in kinds}
-        for name in chosen
+    return areas
+
+
+def grouped(names: list[str], label: npt.NDArray[np.int64], *, by_class: bool) -> dict[str, Mask]:
+    """Which of all scenes, condition after condition, are under each condition, and of each class if wanted."""
+    condition, kind = np.repeat(np.arange(len(names)), len(label)), np.tile(label, len(names))
+    if not by_class:
+        return {name: condition == i for i, name in enumerate(names)}
+    return {
+        f"{name}, {CLASSES[c]}": (condition == i) & (kind == c)
+        for i, name in enumerate(names)
+        for c in range(len(CLASSES))
     }
-    return areas, means
 
 
 def percent(found: Interval) -> str:
@@ -161,38 +174,40 @@ def words(name: str) -> str:
 
 def hard(seen: dict[str, Difficulty], mixed: dict[str, Difficulty]) -> Verdict:
     """Is every condition harder than ordinary scenes?"""
-    conditions_asked = [name for name in seen if name not in {ORDINARY, PLAIN}]
-    outcomes = {name: seen[name].outcome for name in conditions_asked}
-    outcome = next((one for one in ("refuted", "inconclusive") if one in outcomes.values()), "confirmed")
-    listed = ", ".join(
-        f"{words(name)} {percent(seen[name].error)} ({100 * mixed[name].error.mean:.0f})"
-        for name in conditions_asked
-    )
-    not_harder = [words(name) for name, one in outcomes.items() if one != "confirmed"]
+    chosen = [name for name in seen if name in CONDITIONS]
+    outcomes = [seen[name].outcome for name in chosen]
+    outcome = next((one for one in ("refuted", "inconclusive") if one in outcomes), "confirmed")
+    both = {
+        name: f"{percent(seen[name].error)}, {percent(mixed[name].error)}"
+        for name in (ORDINARY, *chosen, PLAIN, CLUTTERED)
+    }
+    still = sum(mixed[name].outcome == "confirmed" for name in chosen)
     return Verdict(
-        claim="Small, thin, occluded, low-contrast, oddly viewed and cluttered objects are what nets get wrong",
+        claim="Small, thin, occluded, low-contrast and oddly viewed objects are what nets get wrong",
         slide="Kryptonite categories",
         law="kryptonite",
         verdict=outcome,
-        says=f"Errors in % of nets that learned ordinary scenes (in brackets: of nets that learned as many scenes "
-        f"of all conditions): ordinary {percent(seen[ORDINARY].error)} ({100 * mixed[ORDINARY].error.mean:.0f}), "
-        f"{listed}; a plain background {percent(seen[PLAIN].error)} ({100 * mixed[PLAIN].error.mean:.0f})"
-        + (f". Not harder beyond doubt: {', '.join(not_harder)}." if not_harder else "."),
+        says="Errors in % of nets that learned ordinary scenes, and of nets that learned as many scenes of all "
+        f"conditions: ordinary {both[ORDINARY]}; {'; '.join(f'{words(name)} {both[name]}' for name in chosen)}. "
+        f"For the latter, {still} of {len(chosen)} conditions are still harder than ordinary scenes. "
+        f"Backgrounds: plain {both[PLAIN]}; patterned {both[CLUTTERED]}.",
         command="python scripts/predictions/kryptonite.py",
     )
 
 
-def told(areas: dict[str, Interval]) -> Verdict:
+def told(areas: dict[str, Interval], within_class: dict[str, Interval]) -> Verdict:
     """Do errors happen where the object gives little evidence?"""
-    listed = ", ".join(f"{name} {area}" for name, area in areas.items() if name not in {SIGN, RIVAL})
+    listed = ", ".join(
+        f"{name} {area} ({within_class[name]})" for name, area in areas.items() if name not in {SIGN, RIVAL}
+    )
     return Verdict(
         claim="Nets go wrong where the object's pixels send little evidence along active paths",
         slide="Implications of the DP Interpretation",
         law="kryptonite",
         verdict=judge(areas[SIGN], 0.5),
-        says=f"Within each condition, the evidence of the object's pixels tells right from wrong with an area "
-        f"under the ROC curve of {areas[SIGN]} (0.5 is chance). The margin over the next class, all pixels and "
-        f"biases together, has {areas[RIVAL]}; {listed}.",
+        says="Area under the ROC curve for errors within each condition (in brackets, within each condition and "
+        f"class), where 0.5 is chance: evidence of the object's pixels {areas[SIGN]} ({within_class[SIGN]}), "
+        f"margin over the next class {areas[RIVAL]} ({within_class[RIVAL]}), {listed}.",
         command="python scripts/predictions/kryptonite.py",
     )
 
@@ -225,7 +240,7 @@ def draw(scenes: Mapping[str, Scenes], seen: dict[str, Difficulty], mixed: dict[
     return figure
 
 
-def by_class(missed: list[Floats], latents: Latents) -> dict[str, float]:
+def error_by_class(missed: list[Floats], latents: Latents) -> dict[str, float]:
     """Mean error of each class in ordinary scenes, hardest first."""
     mean = np.mean(missed, 0)
     found = {name: round(float(mean[latents.label == c].mean()), 4) for c, name in enumerate(latents.classes)}
@@ -249,7 +264,7 @@ def main() -> None:
     save_figure(draw(scenes, seen, mixed), arguments.picture)
     about = {"scenes": SCENES, "seed": SEED, "nets": arguments.seeds, "versions": versions()}
     write = functools.partial(write_row, arguments.out, about)
-    classes = by_class(missed[ORDINARY], scenes[ORDINARY].latents)
+    classes = error_by_class(missed[ORDINARY], scenes[ORDINARY].latents)
     write(
         "kryptonite",
         hard(seen, mixed),
@@ -259,9 +274,18 @@ def main() -> None:
             "classes": classes,
         },
     )
-    areas, means = evidence(nets, scenes, missed)
-    figures = {"areas": {name: asdict(area) for name, area in areas.items()}, "means": means}
-    write("kryptonite_evidence", told(areas), figures)
+    shown, label = evidence(nets, scenes), scenes[ORDINARY].latents.label
+    names = list(shown[0])
+    areas, within_class = (
+        told_by(shown, missed, grouped(names, label, by_class=by_class)) for by_class in (False, True)
+    )
+    means = {name: {kind: float(np.mean([net[name][kind] for net in shown])) for kind in areas} for name in names}
+    figures = {
+        "areas": {name: asdict(area) for name, area in areas.items()},
+        "areas_within_class": {name: asdict(area) for name, area in within_class.items()},
+        "means": means,
+    }
+    write("kryptonite_evidence", told(areas, within_class), figures)
 
 
 def write_row(folder: Path, about: Figures, name: str, said: Verdict, figures: Figures) -> None:

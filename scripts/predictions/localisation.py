@@ -35,7 +35,7 @@ from drmm.storage import write_json
 
 TUNED_ON, TESTED = 200, 500
 PATHS, GUIDE, CAM = "active paths", "guided backprop", "LayerGradCam (Captum)"
-RIVAL, POOL, BOX = "active paths less the next class's", "evidence of the last pool", "centre box"
+RIVAL, POOL, BOX = "active paths less\nthe next class's", "evidence of the last pool", "centre box"
 AT_RANDOM = (PATHS, GUIDE, CAM)  # what is also tried with random weights
 SHOWN = 10
 
@@ -100,6 +100,11 @@ def rows(runs: list[dict[str, Localisation]]) -> tuple[Figures, dict[str, np.nda
     return figures, by_scene
 
 
+def plain(name: str) -> str:
+    """A name in one line."""
+    return name.replace("\n", " ")
+
+
 def draw(test: Scenes, found: dict[str, Localisation], maps: dict[str, Tensor]) -> Figure:
     """Scenes, their masks, and the masks found by each method, a column a class."""
     x, masks = tensors(test, SHOWN)
@@ -111,27 +116,27 @@ def draw(test: Scenes, found: dict[str, Localisation], maps: dict[str, Tensor]) 
     return sheet(lines, [test.latents.classes[label].replace("_", "\n") for label in test.latents.label[:SHOWN]])
 
 
-def verdict(figures: Figures, trained: dict[str, np.ndarray], untrained: dict[str, np.ndarray]) -> Verdict:
+def verdict(trained: dict[str, np.ndarray], untrained: dict[str, np.ndarray], figures: Figures) -> Verdict:
     """Active paths against the box that knows nothing, and against the same paths through random weights."""
-    over_box = interval(trained[PATHS] - trained[BOX])
-    over_random = interval(trained[PATHS] - untrained[PATHS])
-    over_cam = interval(trained[PATHS] - trained[CAM])
-    weakest = min(over_box, over_random, key=lambda found: found.low)
-    best = max((name for name in trained if name != PATHS), key=lambda name: float(trained[name].mean()))
-    iou = {name: one["iou"]["mean"] for name, one in figures.items()}
+    over = {
+        "box": interval(trained[PATHS] - trained[BOX]),
+        "random": interval(trained[PATHS] - untrained[PATHS]),
+        "cam": interval(trained[PATHS] - trained[CAM]),
+    }
+    weakest = min(over["box"], over["random"], key=lambda found: found.low)
+    iou = {name: float(values.mean()) for name, values in trained.items()}
+    on = {name: f"{100 * figures[name]['pointing']['mean']:.0f}" for name in figures}
     return Verdict(
-        claim="Tracing active paths back to the pixels finds the object: better than a box that knows nothing, "
-        "and better than paths through random weights",
-        slide="Implications of the DP Interpretation",
+        claim="Active paths lead to the pixels of the object",
+        slide="Active Paths Encode/Lead to Task-Relevant Pixels",
         law="localisation",
         verdict=judge(weakest),
-        says=f"IoU with the object's mask: active paths {iou[PATHS]:.2f}, the best box in the middle "
-        f"{iou[BOX]:.2f} (difference {over_box}), paths through random weights "
-        f"{untrained[PATHS].mean():.2f} (difference {over_random}). GradCAM has {iou[CAM]:.2f} (difference "
-        f"{over_cam}), the best other method is {best} with {iou[best]:.2f}. The strongest pixel is on the "
-        f"object in {100 * figures[PATHS]['pointing']['mean']:.0f} % of scenes (GradCAM "
-        f"{100 * figures[CAM]['pointing']['mean']:.0f} %), where the box has "
-        f"{100 * figures[BOX]['pointing']['mean']:.0f} %.",
+        says=f"IoU of the best mask with the object's: active paths {iou[PATHS]:.2f}, a box in the middle "
+        f"{iou[BOX]:.2f} (difference {over['box']}), paths through random weights {untrained[PATHS].mean():.2f} "
+        f"(difference {over['random']}). GradCAM has {iou[CAM]:.2f} (difference {over['cam']}), the gradient "
+        f"{iou['gradient']:.2f}, guided backprop {iou[GUIDE]:.2f}, and {untrained[GUIDE].mean():.2f} through "
+        f"random weights. The strongest pixel is on the object in {on[PATHS]} % of scenes, the box's in "
+        f"{on[BOX]}, GradCAM's in {on[CAM]}, guided backprop's in {on[GUIDE]}.",
         command="python scripts/predictions/localisation.py",
     )
 
@@ -160,13 +165,13 @@ def main() -> None:
             save_figure(draw(test, trained[0], maps), arguments.picture)
     figures, by_scene = rows(trained)
     others, random_by_scene = rows(untrained)
-    said = verdict(figures, by_scene, random_by_scene)
+    said = verdict(by_scene, random_by_scene, figures)
     write_json(
         arguments.out,
         {
             **asdict(said),
-            "figures": figures,
-            "random_weights": others,
+            "figures": {plain(name): one for name, one in figures.items()},
+            "random_weights": {plain(name): one for name, one in others.items()},
             "scenes": TESTED,
             "readings_chosen_on": TUNED_ON,
             "object_share": round(float(test.masks.mean()), 4),

@@ -1,4 +1,4 @@
-"""What the commands do, without the command line: demo, predict, explain, sample, prune, bench."""
+"""What the commands do, without the command line: demo, predict, explain, sample, prune, reproduce, bench."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from torch import Tensor
 
@@ -34,6 +35,7 @@ from drmm.objective import Objective
 from drmm.pictures import overview, samples_sheet, save_figure
 from drmm.presets import Constraint
 from drmm.pruning import Criterion, Pruned, Pruner, check_share, prune_synapses
+from drmm.reproduce import METHODS, Cell, Failure, Protocol, cells, figure, markdown, rows, run_cells
 from drmm.runs import error_percent, predict_logits, versions
 from drmm.storage import (
     Recipe,
@@ -44,6 +46,7 @@ from drmm.storage import (
     read_json,
     replacing,
     save_model,
+    write_bytes,
     write_csv,
     write_json,
 )
@@ -422,6 +425,61 @@ def _pruning_report(results: dict[str, Any]) -> Table:
         what = {"before": "nothing", "on": "P(on)"}.get(name, name)
         report.add_row(what, *(forms.get(key, "{:,}").format(row[key]) for key in told))
     return report
+
+
+def reproduce(
+    plan: Protocol,
+    out: Path,
+    *,
+    labels: Sequence[int],
+    methods: Sequence[str],
+    seeds: int,
+    workers: int,
+    data_dir: Path | None,
+    console: Console,
+    command: str = "",
+) -> str:
+    """Run the rows of a published table, and draw the table beside it.
+
+    Args:
+        plan: the data set's protocol.
+        out: folder of the JSON files, `table.md` and `table.png`; what is there already is not run again.
+        labels: how many labels; none takes the published ones.
+        methods: names of the rows; none takes all.
+        seeds: label draws of each row.
+        workers: processes, each on one core.
+        data_dir: where the data sets' files are.
+        console: where the table goes.
+        command: the exact command line, kept with every run.
+
+    Returns:
+        The table as Markdown.
+
+    Raises:
+        InputError: if there is no such method, or a run that is there was made by another protocol.
+        RunError: if a cell could not be run; the others are finished then.
+    """
+    todo = cells(plan, labels or plan.labels, methods or list(METHODS), seeds)
+    load(plan.dataset, data_dir=data_dir)  # complains, or downloads, once and not in every process
+    console.print(f"{plan}", highlight=False, soft_wrap=True)
+    columns = (SpinnerColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("runs", total=len(todo))
+
+        def tell(cell: Cell, result: dict[str, Any] | Failure) -> None:
+            said = result.why if isinstance(result, Failure) else f"{result['test_error']:.2f} %"
+            bar.console.print(f"{cell.labels} labels, {cell.method}, seed {cell.seed}: {said}", highlight=False)
+            bar.advance(task)
+
+        failures = run_cells(todo, out, data_dir=data_dir, workers=workers, command=command, done=tell)
+    found = rows(out)
+    text = markdown(found)
+    write_bytes(out / "table.md", text.encode())
+    save_figure(figure(found), out / "table.png")
+    console.print(text, highlight=False, soft_wrap=True)
+    if failures:
+        raise RunError(f"{len(failures)} of {len(todo)} runs failed, the first one so: {failures[0].why}")
+    return text
 
 
 def bench(path: Path, *, quick: bool, console: Console) -> None:

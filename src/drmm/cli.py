@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import warnings
@@ -56,6 +57,7 @@ from drmm.options import (
 from drmm.pictures import save_figure
 from drmm.pruning import Criterion as PruningCriterion
 from drmm.report import write_report
+from drmm.reproduce import METHODS, protocol
 from drmm.runs import RunSpec, fit_run
 from drmm.selection import Criterion, Grid
 from drmm.threads import tune_allocator
@@ -300,6 +302,42 @@ def draw_scenes(
         f"{images} images, masks and {' and '.join(tables)} written to {out}; next: drmm fit {out / 'images'}",
         highlight=False,
         soft_wrap=True,
+    )
+
+
+@cli.command()
+def reproduce(
+    dataset: Annotated[str, typer.Argument(help="mnist, svhn or cifar10; mnist-5k for a try of some minutes.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs' figures and the table.")] = Path(
+        "results/reproduce"
+    ),
+    labels: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Images with a label, several times for several; the slides' own."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"Row of the table: {', '.join(METHODS)}; all by default.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Label draws of each row.")] = 5,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at the same time, each on one core.")] = os.cpu_count()
+    or 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Scale down: passes over the images.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Scale down: templates of the first level.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Scale down: training images.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run the slides' benchmark tables again, with error bars; go on with the same command after a stop."""
+    plan = protocol(dataset, epochs=epochs, width=width, images=images)
+    app.reproduce(
+        plan,
+        out,
+        labels=labels or (),
+        methods=method or (),
+        seeds=seeds,
+        workers=workers,
+        data_dir=data_dir,
+        console=Console(),
+        command=_command(),
     )
 
 

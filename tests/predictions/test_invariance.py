@@ -12,7 +12,7 @@ import drmm
 from drmm.errors import InputError
 from drmm.explain import LevelEvidence, draw, guide
 from drmm.predictions.curves import Panel, curves
-from drmm.predictions.invariance import background_loss, invariance
+from drmm.predictions.invariance import background_loss, feature_invariance
 
 N, WIDTH = 24, 6  # images; channels of the object, and as many of the background
 
@@ -67,7 +67,7 @@ def test_features(outcome, float64):
     x, other_background, other_object = (
         torch.cat(parts, 1) for parts in ((objects, backgrounds), (objects, others[1]), (others[0], backgrounds))
     )
-    found = invariance(NETS[outcome](), x, other_background, other_object, redraws=2)
+    found = feature_invariance(NETS[outcome](), x, other_background, other_object, redraws=2)
     assert found.verdict("pytest").verdict == outcome
     assert found.levels[0] == "pixels"
     assert len(found.levels) == found.share.shape[2] == 5
@@ -165,6 +165,8 @@ def test_what_cannot_be_measured():
     net, x, masks = NETS["confirmed"](), torch.rand(4, 12, 8, 8), torch.ones(4, 8, 8, dtype=torch.bool)
     with pytest.raises(InputError, match="masks must be bool"):
         background_loss(net, x, masks.float())
+    with pytest.raises(InputError, match="two or more images"):
+        background_loss(net, x[:1], masks[:1])
     with pytest.raises(InputError, match="redraws"):
         background_loss(net, x, masks, redraws=0)
     with pytest.raises(InputError, match="two or more levels"):
@@ -172,7 +174,7 @@ def test_what_cannot_be_measured():
     with pytest.raises(InputError, match="one architecture"):
         background_loss([net, planted((1.0,) * 2, (1.0,) * 2)], x, masks)
     with pytest.raises(InputError, match="same two or more images"):
-        invariance(net, x, x[:2], x)
+        feature_invariance(net, x, x[:2], x)
     own = nn.Sequential(OwnWeights(), nn.ReLU(), nn.Conv2d(12, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
     with pytest.raises(InputError, match="reset_parameters"):
         background_loss(own, x, masks)

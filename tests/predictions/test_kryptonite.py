@@ -96,8 +96,17 @@ def test_signs_by_hand(halves):
     assert found["evidence of the object"].tolist() == [2.0, 1.0]
     assert found["paths on the object"].tolist() == [0.5, 1.0]
     np.testing.assert_allclose(10 ** found["active paths"], [4, 2])
+    np.testing.assert_allclose(found["certificate"], 0, atol=1e-6)  # no weight is negative: a proof
     with pytest.raises(InputError, match="masks must be bool"):
         signs(halves, x, masks.float())
+
+
+def test_signed_weights_leave_no_certificate(halves):
+    with torch.no_grad():
+        halves[3].weight.mul_(-1)
+        halves[0].weight.mul_(-1)
+    found = signs(halves, torch.rand(3, 1, 4, 4) - 0.5, torch.ones(3, 4, 4, dtype=torch.bool))
+    assert (found["certificate"] < -1e-3).all()
 
 
 def test_signs_without_a_path(halves):

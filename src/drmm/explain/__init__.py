@@ -4,7 +4,7 @@ An explainer is `explainer(model, x, label=None) -> maps (N, H, W)`, for a `DRMM
 `drmm.explain.figures` puts all that there is to one picture on a sheet.
 """
 
-from drmm.explain.climb import as_drmm, draw
+from drmm.explain.climb import as_drmm, draw, level_names
 from drmm.explain.contrast import Contrast, contrast
 from drmm.explain.counts import PathCounts, count, count_paths
 from drmm.explain.guided import guide
@@ -43,6 +43,7 @@ __all__ = [
     "gradient",
     "guide",
     "guided_backprop",
+    "level_names",
     "level_relevance",
     "strongest_paths",
 ]

@@ -63,7 +63,7 @@ class ActivePaths:
         share = float((self.inactive / (self.inactive + self.active)).mean())
         smallest = float(np.median(self.without_active[:, 0]))
         return Verdict(
-            claim="Only the active paths matter for the decision",
+            claim="Only the active paths matter for the decision of a trained net",
             slide="Implications of the DP Interpretation",
             law="T5",
             verdict="refuted" if worst > _HARMLESS else judge(times, float(np.log10(_TIMES))),

@@ -50,9 +50,10 @@ def curves(panels: Sequence[Panel]) -> Figure:
 
 
 def _draw(axis: Axes, panel: Panel) -> None:
-    place = np.arange(len(panel.levels))
     for (name, values), colour, style in zip(panel.lines.items(), _COLOURS, _STYLES, strict=False):
-        bands = [interval(_mean(level)) for level in np.moveaxis(values, 2, 0)]
+        means = [_mean(level) for level in np.moveaxis(values, 2, 0)]
+        place = [at for at, mean in enumerate(means) if len(mean)]
+        bands = [interval(means[at]) for at in place]
         axis.plot(place, [band.mean for band in bands], style, color=colour, label=name, linewidth=2)
         axis.fill_between(
             place,
@@ -63,15 +64,13 @@ def _draw(axis: Axes, panel: Panel) -> None:
             linewidth=0,
         )
         for net in values if len(values) > 1 else ():
-            axis.plot(
-                place, [_known_mean(level) for level in net.T], style, color=colour, linewidth=0.5, alpha=0.6
-            )
+            ones = [_known_mean(level) for level in net.T]
+            axis.plot(range(len(ones)), ones, style, color=colour, linewidth=0.5, alpha=0.6)
     if panel.floor is not None:
         axis.axhline(panel.floor[0], color="black", linewidth=0.6)
-        axis.annotate(
-            panel.floor[1], (0.01, panel.floor[0]), xycoords=("axes fraction", "data"), fontsize=8, va="bottom"
-        )
-    axis.set_xticks(place, panel.levels)
+        corner, words = (0.99, panel.floor[0]), panel.floor[1]
+        axis.annotate(words, corner, xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom")
+    axis.set_xticks(range(len(panel.levels)), panel.levels)
     axis.set(title=panel.title, xlabel=panel.along, ylabel=panel.unit)
     axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
@@ -81,7 +80,8 @@ def _mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Over nets, of values (M, N) that may be missing: of those images (at most N) of which one net has any."""
     known = np.isfinite(values)
     some = known.any(0)
-    return np.where(known, values, 0)[:, some].sum(0) / known[:, some].sum(0)
+    found: npt.NDArray[np.float64] = np.where(known, values, 0)[:, some].sum(0) / known[:, some].sum(0)
+    return found
 
 
 def _known_mean(values: npt.NDArray[np.float64]) -> float:

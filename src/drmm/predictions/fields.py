@@ -188,13 +188,14 @@ class DepthStudy:
         """
         field, depth = self.gains().values()
         return Verdict(
-            claim="Depth is necessary because the recursion variable is the size of the receptive field",
+            claim="Depth is about the recursion variable, the receptive field, not about expressive power",
             slide="New Explanations & Testable Predictions",
             law="T21",
             verdict=_outcome(field, depth),
-            says=f"Accuracy at equal depth, with receptive fields of {_range(self.by_field)} pixels: a gain of "
-            f"{_points(field)} points. At equal field, with {_range(self.by_depth)} convolutions: "
-            f"{_points(depth)}. All nets have about as many parameters.",
+            says=f"A larger field {_helps(field)}, and depth beyond its field {_helps(depth)}. Accuracy at equal "
+            f"depth, with receptive fields of {_range(self.by_field)} pixels: a gain of {_points(field)} "
+            f"points. At equal field, with {_range(self.by_depth)} convolutions: {_points(depth)}. "
+            "All nets have about as many parameters, and were trained alike.",
             command=command,
         )
 
@@ -203,6 +204,10 @@ def _outcome(field: Interval, depth: Interval) -> Outcome:
     if depth.low > 0 or field.high < 0:
         return "refuted"
     return "confirmed" if field.low > max(0.0, depth.high) else "inconclusive"
+
+
+def _helps(gain: Interval) -> str:
+    return "helps" if gain.low > 0 else "does not surely help"
 
 
 def _gain(accuracies: Mapping[int, Sequence[float]]) -> Interval:

@@ -25,7 +25,7 @@ from drmm.model import DRMM, evaluation
 from drmm.predictions.verdict import Interval, Outcome, Verdict, interval, judge
 from drmm.rendering import Sequential, Switches
 
-__all__ = ["BackgroundLoss", "Invariance", "background_loss", "invariance"]
+__all__ = ["BackgroundLoss", "Invariance", "background_loss", "feature_invariance"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -81,7 +81,7 @@ class BackgroundLoss:
             claim="Saliency loses the background layer by layer, more than in layers of random weights",
             slide="New Explanations & Testable Predictions",
             law="T6",
-            verdict=together(found),
+            verdict=_together(found),
             says=f"Beyond chance, the background's share of a level's map goes from {first:+.1f} points at the "
             f"first level to {last:+.1f} at the last. The fall is {_points(found['falls'])}, that beyond "
             f"untrained nets' {_points(found['falls more'])}. One level redrawn at random brings "
@@ -112,7 +112,7 @@ class Invariance:
 
     @property
     def share(self) -> Floats:
-        """Background / (background + object), (M, N, L + 1): 0 is invariance, 1/2 sees no odds."""
+        """Background / (background + object), (M, N, L + 1): 0 is invariance, 1/2 if both count the same."""
         return _share(self.background, self.object)
 
     def effects(self) -> dict[str, Interval]:
@@ -149,7 +149,7 @@ class Invariance:
             claim="Invariance to the background grows with depth, and selectivity for the object stays",
             slide="New Explanations & Testable Predictions",
             law="T7",
-            verdict=together(found),
+            verdict=_together(found),
             says=f"Of what swapping background or object changes, the background's part is {100 * first:.0f} % in "
             f"pixels and {100 * last:.0f} % at the last level. The fall is {_points(found['falls'])} points, that "
             f"beyond untrained nets' {_points(found['falls more'])}. One level redrawn at random brings "
@@ -172,6 +172,8 @@ def background_loss(
 ) -> BackgroundLoss:
     """Measure how much background each level still sees (T6), as `LevelEvidence` maps it.
 
+    All images are in memory at once, with the features of every level: a few hundred are enough.
+
     Args:
         models: one `DRMM` or convnet, or several that differ in their seeds.
         x: images (N, C, H, W).
@@ -180,11 +182,11 @@ def background_loss(
         redraws: how often weights are drawn anew; results are averaged.
         seed: of these draws.
 
-    All images are in memory at once, with the features of every level: a few hundred are enough.
-
     Raises:
-        InputError: if masks do not fit or leave nothing to compare, or a net cannot be cut or redrawn.
+        InputError: if masks do not fit, there is one image only, or a net cannot be cut or redrawn.
     """
+    if len(x) < 2:
+        raise InputError("chance is what the masks of other images say: pass two or more images")
     if masks.shape != (len(x), *x.shape[2:]) or masks.dtype != torch.bool:
         raise InputError(
             f"masks must be bool ({len(x)}, H, W) as the images, got {masks.dtype} {tuple(masks.shape)}"
@@ -201,7 +203,7 @@ def background_loss(
 
 
 @torch.no_grad()
-def invariance(
+def feature_invariance(
     models: nn.Module | Sequence[nn.Module],
     x: Tensor,
     other_background: Tensor,
@@ -210,7 +212,7 @@ def invariance(
     redraws: int = 3,
     seed: int = 0,
 ) -> Invariance:
-    """Measure what changes each level's features (T7).
+    """Measure what changes each level's features (T7); memory as for `background_loss`.
 
     Args:
         models: one `DRMM` or convnet, or several that differ in their seeds.
@@ -257,11 +259,11 @@ def _measure(
     if redraws < 1:
         raise InputError(f"redraws must be at least 1, got {redraws}")
     nets = [models] if isinstance(models, nn.Module) else list(models)
-    seeds = [seed + 1000 * draw for draw in range(redraws)]
     names: list[tuple[str, ...]] = []
     found: list[list[Floats]] = []
-    for model in track(nets, "Nets"):
+    for number, model in enumerate(track(nets, "Nets")):
         drmm = as_drmm(model)
+        seeds = [seed + 1000 * (number * redraws + draw) for draw in range(redraws)]  # the levels' are in between
         with evaluation(drmm):
             levels, tower = _cut(drmm, x[:1])
             names.append(levels)
@@ -394,7 +396,7 @@ def _over_both(values: Floats) -> Interval:
     return Interval(found.mean, min(found.low, nets.low), max(found.high, nets.high))
 
 
-def together(effects: dict[str, Interval]) -> Outcome:
+def _together(effects: dict[str, Interval]) -> Outcome:
     """Confirmed if all effects are above 0, refuted if one is below, inconclusive otherwise."""
     outcomes = {judge(effect) for effect in effects.values()}
     if "refuted" in outcomes:

@@ -7,6 +7,7 @@ other classes win. What each picture has of them is measured, and whether errors
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from drmm.batches import pixels
 from drmm.errors import InputError
 from drmm.explain import as_drmm, contrast, count_paths
-from drmm.model import evaluation
+from drmm.model import DRMM, evaluation
 from drmm.predictions.verdict import Interval, Outcome, interval, judge
 
 __all__ = ["Difficulty", "difficulty", "foretells", "signs", "wrong"]
@@ -87,6 +88,7 @@ def signs(model: nn.Module, x: Tensor, masks: Tensor) -> dict[str, Floats]:
     - "paths on the object": share of the magnitude of what pixels add to the margin that the object's pixels have.
     - "evidence of the object": what the object's pixels add to the margin.
     - "object's pixels": how many there are.
+    - "certificate": how near inference is to a proof that it is exact, 0 where it is proved, and less otherwise.
 
     Args:
         model: a `DRMM` or a convnet that can be lifted.
@@ -112,9 +114,18 @@ def signs(model: nn.Module, x: Tensor, masks: Tensor) -> dict[str, Floats]:
             "paths on the object": (strength * known).sum((1, 2)) / whole,
             "evidence of the object": (told.maps * known).sum((1, 2)),
             "object's pixels": known.sum((1, 2)),
+            "certificate": -_gap(drmm, images),
         }.items():
             found.setdefault(name, []).append(values.detach().double())
     return {name: np.asarray(torch.cat(values).numpy()) for name, values in found.items()}
+
+
+def _gap(model: DRMM, x: Tensor) -> Tensor:
+    """Logarithm of how far the bound lies above the score, relative to the score, (N,): 0 is a proof."""
+    with torch.no_grad(), evaluation(model):
+        score, ceiling = model(x).amax(1), model.upper_bound(x).amax(1)
+    relative = (ceiling - score).clamp(min=0) / (1 + score.abs())
+    return torch.log1p(relative.clamp(max=torch.finfo(x.dtype).max)) / math.log(10)
 
 
 def foretells(

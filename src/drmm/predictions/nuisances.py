@@ -35,6 +35,8 @@ __all__ = ["Codes", "Stage", "Targets", "decode", "encode", "scene_targets", "st
 Floats = npt.NDArray[np.float64]
 
 _GRID = 8  # features are averaged to so many by so many places before they are projected
+_DECODED = ("azimuth", "elevation", "roll", "scale", "x", "y", "light_azimuth", "light_elevation", "hue")
+_TURNS = {"azimuth": 360, "roll": 360, "hue": 1}  # what is a whole turn, of latents that go round
 _BATCH = 100  # pictures that are encoded at a time
 _PENALTIES = np.logspace(-1, 5, 13)  # of the ridge, in units of standardised codes
 
@@ -94,15 +96,12 @@ class Targets:
 
 
 def scene_targets(latents: Latents) -> Targets:
-    """The latents of scenes that vary: the class among them, azimuth and roll as sine and cosine."""
-    numbers: dict[str, Floats] = {}
-    for name in ("azimuth", "elevation", "roll", "scale", "x", "y", "light_azimuth", "light_elevation", "hue"):
-        values: Floats = getattr(latents, name)
-        turns = {"azimuth": 360, "roll": 360, "hue": 1}.get(name)
-        if np.ptp(values) == 0:
-            continue
-        angle = 2 * math.pi * values / (turns or 1)
-        numbers[name] = np.stack([np.sin(angle), np.cos(angle)], 1) if turns else values[:, None]
+    """The latents of scenes that vary, and the class; what goes round (angles, the hue) as sine and cosine."""
+    varying = {name: getattr(latents, name) for name in _DECODED if np.ptp(getattr(latents, name)) > 0}
+    numbers = {
+        name: _circle(2 * math.pi * values / _TURNS[name]) if name in _TURNS else values[:, None]
+        for name, values in varying.items()
+    }
     return Targets(numbers, {"background": latents.texture, "class": latents.label})
 
 
@@ -204,6 +203,10 @@ def decode(codes: Floats, targets: Targets, test_codes: Floats, test_targets: Ta
         name: _agreement(part.argmax(1), test_targets.kinds[name])
         for name, part in zip(targets.kinds, parts[n:], strict=True)
     }
+
+
+def _circle(angle: Floats) -> Floats:
+    return np.stack([np.sin(angle), np.cos(angle)], 1)
 
 
 def _explained(predicted: Floats, known: Floats) -> Floats:

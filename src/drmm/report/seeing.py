@@ -12,7 +12,7 @@ from drmm.batches import pixels
 from drmm.borrowing import borrow
 from drmm.data.progress import track
 from drmm.errors import InputError
-from drmm.explain import LevelEvidence, PathCounts, contrast, count_paths
+from drmm.explain import LevelEvidence, PathCounts, contrast, count_paths, level_names
 from drmm.model import DRMM
 from drmm.priors import Prior
 from drmm.rendering import Level, ReLU
@@ -198,7 +198,7 @@ def _path_rows(
     model: DRMM, found: list[PathCounts]
 ) -> tuple[tuple[tuple[str, ...], ...], dict[str, tuple[float, float]]]:
     """The table's rows, and both counts as exponents, from the top level down to the pixels."""
-    names = [name for name, _ in model.levels.named_children()]
+    names = level_names(model)
     numbered = {names[place - 1]: f"level {i}" for i, (place, _) in enumerate(_numbered(model), 1)}
     active = torch.cat([one.active for one in found]).mean(0)
     on = torch.cat([one.on for one in found]).mean(0)

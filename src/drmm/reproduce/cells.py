@@ -1,0 +1,216 @@
+"""One cell of the table: a method, a number of labels, a seed; run in a process of its own, kept as one JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drmm.data import Dataset, load, mask_labels, stratified_labels
+from drmm.errors import DrmmError, InputError
+from drmm.reproduce.protocol import METHODS, Method, Protocol
+from drmm.runs import error_percent, versions
+from drmm.storage import Recipe, read_json, write_json
+from drmm.threads import tune_allocator
+from drmm.training import train
+
+__all__ = ["Cell", "Failure", "cells", "run_cells", "run_one"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What to run.
+
+    Attributes:
+        plan: the protocol of its data set.
+        method: name of the row.
+        labels: how many images keep their label.
+        seed: of the label draw, the weights and the batches.
+    """
+
+    plan: Protocol
+    method: str
+    labels: int
+    seed: int
+
+    def path(self, out: Path) -> Path:
+        """Where its figures are kept."""
+        name = self.method.replace(", ", "-").replace(" ", "-")
+        return out / self.plan.dataset / str(self.labels) / f"{name}-{self.seed}.json"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that could not be run, and why, in one line."""
+
+    cell: Cell
+    why: str
+
+
+def cells(plan: Protocol, labels: Sequence[int], methods: Sequence[str], seeds: int) -> list[Cell]:
+    """Every cell of a table, the first seed of all rows first, so that a table is there early.
+
+    Raises:
+        InputError: if there is no such method, no seed, or no label.
+    """
+    unknown = sorted(set(methods) - METHODS.keys())
+    if unknown:
+        raise InputError(f"no method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    if seeds < 1 or any(n < 1 for n in labels):
+        raise InputError("seeds and labels must be at least 1")
+    found = product(range(seeds), labels, methods)
+    return [Cell(plan, method, n, seed) for seed, n, method in found]
+
+
+def run_cells(
+    todo: Sequence[Cell],
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    workers: int = 1,
+    command: str = "",
+    done: Callable[[Cell, dict[str, Any] | Failure], None] | None = None,
+) -> list[Failure]:
+    """Run what has no JSON yet, several at a time, each on one thread.
+
+    A cell that is killed goes on from its checkpoint when it is asked for again.
+
+    Args:
+        todo: from `cells`.
+        out: folder of the JSON files.
+        data_dir: where the data sets' files are.
+        workers: processes.
+        command: the exact command line, kept with each cell.
+        done: told of each cell when it is finished.
+
+    Returns:
+        What failed; the others are finished.
+
+    Raises:
+        InputError: if a cell that is there was run by another protocol.
+    """
+    tell = done or (lambda _cell, _result: None)
+    waiting = []
+    for cell in todo:
+        if not cell.path(out).exists():
+            waiting.append(cell)
+            continue
+        found = read_json(cell.path(out))
+        if found.get("protocol") != _described(cell.plan):
+            raise InputError(f"{cell.path(out)} was run by another protocol: choose another --out, or remove it")
+        tell(cell, found)
+    if not waiting:
+        return []
+    failures = []
+    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=get_context("spawn")) as pool:
+        futures: dict[Future[dict[str, Any] | Failure], Cell] = {
+            pool.submit(_guarded, cell, out, data_dir, command): cell for cell in waiting
+        }
+        try:
+            for future in as_completed(futures):
+                result = future.result()
+                if isinstance(result, Failure):
+                    failures.append(result)
+                tell(futures[future], result)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
+
+
+def _guarded(cell: Cell, out: Path, data_dir: Path | None, command: str) -> dict[str, Any] | Failure:
+    """`run_one` in a process of its own; what went wrong is told, not raised."""
+    torch.set_num_threads(1)
+    tune_allocator()
+    try:
+        return run_one(cell, out, data_dir=data_dir, command=command)
+    except DrmmError as error:
+        return Failure(cell, str(error))
+
+
+def run_one(cell: Cell, out: Path, *, data_dir: Path | None = None, command: str = "") -> dict[str, Any]:
+    """Learn, read the test set once, write the JSON.
+
+    Returns:
+        What the JSON holds: test error in percent, seconds, and all that decides them.
+
+    Raises:
+        InputError: if the data set has fewer labels, or no test images with labels.
+        RunError: if a file cannot be read or written.
+    """
+    data, method = load(cell.plan.dataset, data_dir=data_dir), METHODS[cell.method]
+    x, y = _task(cell, data, method)
+    x_test, y_test = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
+    known = y_test >= 0
+    if not known.any():
+        raise InputError(f"{data.name} has no test images with labels: nothing can be measured")
+    shape = tuple(data.x_train.shape[1:])
+    recipe = Recipe(cell.plan.preset, shape, tuple(data.classes), width=cell.plan.width)
+    config = replace(cell.plan.training, seed=cell.seed, epochs=cell.plan.training.epochs * method.longer)
+    if method.labels_only:
+        config = replace(config, batch_size=min(config.batch_size, int((y >= 0).sum())))
+    work = cell.path(out).with_suffix("")
+    start = time.perf_counter()
+    model = train(
+        recipe.build(cell.seed),
+        x,
+        y,
+        objective=method.objective,
+        config=config,
+        folder=work,
+        resume=True,
+        progress=False,
+    )
+    found = {
+        "dataset": data.name,
+        "labels": cell.labels,
+        "images": len(x) if not method.labels_only else cell.labels,
+        "seed": cell.seed,
+        "method": cell.method,
+        "test_error": error_percent(model, x_test[known], y_test[known]),
+        "seconds": round(time.perf_counter() - start, 1),
+        "epochs": config.epochs,
+        "command": command,
+        "protocol": _described(cell.plan),
+        "versions": versions(),
+    }
+    write_json(cell.path(out), found)
+    rmtree(work, ignore_errors=True)
+    return found
+
+
+def _task(cell: Cell, data: Dataset, method: Method) -> tuple[Tensor, Tensor]:
+    """Images and labels, -1 where hidden."""
+    images, labels = data.x_train, data.y_train
+    if cell.plan.images is not None and cell.plan.images < len(labels):
+        taken = np.sort(np.random.default_rng(cell.seed).permutation(len(labels))[: cell.plan.images])
+        images, labels = images[taken], labels[taken]
+    classes = len(data.classes)
+    if cell.labels % classes:
+        raise InputError(f"{cell.labels} labels cannot be shared equally by {classes} classes: use a multiple")
+    y = mask_labels(labels, stratified_labels(labels, cell.labels // classes, seed=cell.seed))
+    x = torch.from_numpy(images)
+    if not method.labels_only:
+        return x, torch.from_numpy(y)
+    # Repeated, so that it makes as many steps an epoch as the others.
+    training = cell.plan.training
+    steps = round(len(y) / (training.batch_size - training.labelled_per_batch))
+    few = torch.from_numpy(np.flatnonzero(y >= 0))
+    batch = min(training.batch_size, len(few))
+    repeated = few.repeat(-(-steps * batch // len(few)))[: steps * batch]
+    return x[repeated], torch.from_numpy(y)[repeated]
+
+
+def _described(plan: Protocol) -> dict[str, Any]:
+    """The protocol as JSON keeps it."""
+    return {**asdict(plan), "labels": list(plan.labels)}

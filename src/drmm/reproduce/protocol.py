@@ -1,0 +1,117 @@
+"""What the published tables say, and how their rows are run here: fixed in advance, and printed.
+
+Labels are drawn stratified, once for each seed; all other training images are there without their label. There is
+no augmentation. Hyper-parameters were chosen on a validation part of the training images, and the test set is read
+once, at the end of a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from drmm.errors import InputError
+from drmm.objective import Objective
+from drmm.settings import Training
+
+__all__ = ["METHODS", "PROTOCOLS", "PUBLISHED", "Method", "Protocol", "protocol"]
+
+_BARE = Objective(reconstruction=0, kl=0, balance=0, nonnegativity=0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        title: what the table calls it.
+        objective: what it minimises.
+        labels_only: whether it sees the labelled images alone, repeated so that it makes as many steps.
+        longer: how many times as many epochs it may learn, for comparisons at equal time.
+    """
+
+    title: str
+    objective: Objective
+    labels_only: bool = False
+    longer: int = 1
+
+
+METHODS: dict[str, Method] = {
+    "supervised": Method("the labels alone", _BARE, labels_only=True),
+    "kl": Method("KL, no rendering", Objective(reconstruction=0, nonnegativity=0)),
+    "kl, twice as long": Method(
+        "KL, no rendering, twice as many epochs", Objective(reconstruction=0, nonnegativity=0), longer=2
+    ),
+    "rc": Method("RC", Objective(kl=0, balance=0, nonnegativity=0)),
+    "rc+nn": Method("RC + NN", Objective(kl=0, balance=0)),
+    "rc+kl": Method("RC + KL", Objective(nonnegativity=0)),
+    "rc+kl+nn": Method("RC + KL + NN", Objective()),
+    "printed": Method("RC + KL + NN, the KL's sign as printed", Objective(kl_sign="printed", balance=0)),
+}
+
+PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
+    "mnist": {
+        "rc": {50: 21.73, 100: 13.41, 1000: 2.35},
+        "rc+nn": {50: 22.10, 100: 12.28, 1000: 2.26},
+        "rc+kl": {50: 2.46, 100: 1.36, 1000: 0.71},
+        "rc+kl+nn": {50: 0.91, 100: 0.57, 1000: 0.60},
+    },
+    "svhn": {
+        "rc+kl": {500: 11.11, 1000: 9.75, 2000: 8.44},
+        "rc+kl+nn": {500: 9.85, 1000: 6.78, 2000: 6.50},
+    },
+    "cifar10": {
+        "rc+kl": {4000: 23.24, 8000: 20.95},
+        "rc+kl+nn": {4000: 21.50, 8000: 17.16},
+    },
+}
+"""Test error in percent on the slides by data set, method and number of labels; one number each, no error bars."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the rows of a data set are run.
+
+    Attributes:
+        dataset: its name.
+        preset: the architecture.
+        labels: numbers of labels in the published table.
+        training: the schedule; the seed is the run's.
+        width: of the preset; None is the published one.
+        images: how many training images to take, the first of a draw by the seed; None takes all.
+    """
+
+    dataset: str
+    preset: str
+    labels: tuple[int, ...]
+    training: Training = field(default_factory=Training)
+    width: int | None = None
+    images: int | None = None
+
+
+PROTOCOLS = {
+    "mnist": Protocol("mnist", "conv_small", (50, 100, 1000), Training(epochs=8, weight_average=0.999)),
+    "svhn": Protocol("svhn", "conv_large", (500, 1000, 2000), Training(epochs=60, weight_average=0.999)),
+    "cifar10": Protocol("cifar10", "conv_large", (4000, 8000), Training(epochs=60, weight_average=0.999)),
+}
+
+
+def protocol(
+    dataset: str, *, epochs: int | None = None, width: int | None = None, images: int | None = None
+) -> Protocol:
+    """The protocol of a data set, scaled down where that is asked for.
+
+    Args:
+        dataset: "mnist", "svhn" or "cifar10"; "mnist-5k", the demo's digits, for a try of a few minutes.
+        epochs: instead of the protocol's own.
+        width: likewise.
+        images: likewise.
+
+    Raises:
+        InputError: if there is no such table.
+    """
+    known = PROTOCOLS | {"mnist-5k": replace(PROTOCOLS["mnist"], dataset="mnist-5k", labels=(100,))}
+    if dataset not in known:
+        raise InputError(f"no published table for {dataset!r}: choose from {', '.join(known)}")
+    found = known[dataset]
+    training = found.training if epochs is None else replace(found.training, epochs=epochs)
+    return replace(found, training=training, width=found.width if width is None else width, images=images)

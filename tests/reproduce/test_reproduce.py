@@ -1,0 +1,144 @@
+"""The published tables: cells that can be killed and resumed, a protocol that is kept, a table that is honest."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from drmm.errors import InputError, RunError
+from drmm.reproduce import (
+    METHODS,
+    PUBLISHED,
+    Cell,
+    Failure,
+    cells,
+    figure,
+    markdown,
+    protocol,
+    rows,
+    run_cells,
+    run_one,
+)
+from drmm.settings import Training
+
+
+@pytest.fixture(scope="module")
+def plan():
+    small = protocol("mnist-5k", width=2, images=200)
+    training = Training(epochs=1, batch_size=64, labelled_per_batch=16)
+    return replace(small, preset="conv_small", labels=(20,), training=training)
+
+
+def test_every_row_of_the_slides_has_a_method():
+    for table in PUBLISHED.values():
+        assert table.keys() <= METHODS.keys()
+    assert not METHODS["kl"].objective.renders, "the bare convnet draws nothing"
+    assert METHODS["printed"].objective.kl_sign == "printed"
+    assert METHODS["rc"].objective.kl == METHODS["rc"].objective.balance == 0
+
+
+def test_protocols():
+    full, small = protocol("mnist"), protocol("mnist", epochs=2, width=4, images=1000)
+    assert full.labels == (50, 100, 1000)
+    assert (small.training.epochs, small.width, small.images) == (2, 4, 1000)
+    assert replace(small.training, epochs=full.training.epochs) == full.training
+    assert protocol("cifar10").preset == "conv_large"
+    with pytest.raises(InputError, match="no published table for 'imagenet'"):
+        protocol("imagenet")
+
+
+def test_cells_come_seed_by_seed(plan):
+    found = cells(plan, [10, 20], ["kl", "rc"], 2)
+    assert [(cell.seed, cell.labels, cell.method) for cell in found][:5] == [
+        (0, 10, "kl"), (0, 10, "rc"), (0, 20, "kl"), (0, 20, "rc"), (1, 10, "kl"),
+    ]  # fmt: skip
+    for bad, says in (
+        (([10], ["magic"], 1), "no method 'magic'"),
+        (([10], ["kl"], 0), "at least 1"),
+        (([0], ["kl"], 1), "at least 1"),
+    ):
+        with pytest.raises(InputError, match=says):
+            cells(plan, *bad)
+
+
+@pytest.mark.parametrize("method", ["supervised", "kl", "kl, twice as long", "rc+kl+nn"])
+def test_one_cell(plan, method, tmp_path):
+    cell = Cell(plan, method, 20, 3)
+    found = run_one(cell, tmp_path, command="drmm reproduce mnist-5k")
+    assert json.loads(cell.path(tmp_path).read_text()) == json.loads(json.dumps(found))
+    assert {"dataset", "labels", "seed", "method", "test_error", "seconds", "command", "versions"} <= found.keys()
+    assert found["epochs"] == (2 if "twice" in method else 1)
+    assert found["images"] == (20 if method == "supervised" else 200)
+    assert 0 < found["test_error"] <= 95
+    assert [path.name for path in cell.path(tmp_path).parent.iterdir()] == [cell.path(tmp_path).name], (
+        "no checkpoint"
+    )
+
+
+def test_cells_are_functions_of_their_seed(plan, tmp_path):
+    errors = [
+        run_one(Cell(plan, "rc+kl+nn", 20, seed), tmp_path / str(i))["test_error"]
+        for i, seed in enumerate([0, 0, 1])
+    ]
+    assert errors[0] == errors[1]
+    assert errors[0] != errors[2], "control: another seed, another draw"
+
+
+def test_what_is_there_is_not_run_again(plan, tmp_path):
+    todo, told = cells(plan, [20], ["kl", "rc"], 1), []
+    first = todo[0].path(tmp_path)
+    run_one(todo[0], tmp_path)
+    before = first.read_bytes()
+    failures = run_cells(todo, tmp_path, workers=2, done=lambda cell, result: told.append((cell.method, result)))
+    assert not failures
+    assert first.read_bytes() == before
+    assert [name for name, _ in told] == ["kl", "rc"]
+    assert all(result["test_error"] > 0 for _, result in told)
+
+
+def test_another_protocol_is_refused(plan, tmp_path):
+    run_one(Cell(plan, "kl", 20, 0), tmp_path)
+    other = replace(plan, training=replace(plan.training, epochs=2))
+    with pytest.raises(InputError, match="another protocol"):
+        run_cells(cells(other, [20], ["kl"], 1), tmp_path)
+
+
+def test_what_cannot_be_run_is_told_and_the_rest_goes_on(plan, tmp_path):
+    todo = [Cell(plan, "kl", 25, 0), Cell(plan, "kl", 20, 0), Cell(plan, "kl", 5000, 0)]
+    failures = run_cells(todo, tmp_path)
+    assert [type(failure) for failure in failures] == [Failure, Failure]
+    assert "cannot be shared equally by 10 classes" in failures[0].why
+    assert "fewer than" in failures[1].why
+    assert todo[1].path(tmp_path).exists()
+
+
+def write(folder, dataset, labels, method, seed, error):
+    path = folder / dataset / str(labels) / f"{method}-{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"labels": labels, "method": method, "seed": seed, "test_error": error, "seconds": 90})
+    )
+
+
+def test_the_table(tmp_path):
+    for seed, error in enumerate([1.0, 2.0, 3.0]):
+        write(tmp_path, "mnist", 100, "rc+kl+nn", seed, error)
+    write(tmp_path, "mnist", 100, "kl", 0, 4.5)
+    write(tmp_path, "mnist", 50, "rc", 0, 20.0)
+    found = rows(tmp_path)
+    assert [(row.labels, row.method) for row in found] == [(50, "rc"), (100, "kl"), (100, "rc+kl+nn")]
+    text = markdown(found)
+    assert "| mnist | 100 | RC + KL + NN | 2.00 ± 1.00 | 3 | 1.5 | 0.57 |" in text
+    assert "| mnist | 100 | KL, no rendering | 4.50 | 1 | 1.5 | – |" in text
+    figure(found).canvas.draw()
+    assert "| data |" in markdown(rows(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"labels": 100, "method": "kl", "seed": 0, "test_error": null, "seconds": 1}', "["]
+)
+def test_damaged_files(content, tmp_path):
+    write(tmp_path, "mnist", 100, "kl", 0, 4.5)
+    (tmp_path / "mnist" / "100" / "rc-0.json").write_text(content)
+    with pytest.raises(RunError, match=r"rc-0\.json"):
+        rows(tmp_path)
