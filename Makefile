@@ -64,6 +64,13 @@ predictions: .venv/dev.stamp  ## The slides' predictions, on nets trained on ren
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/active.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/invariance.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/fields.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/memories.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/nuisances.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/localisation.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/kryptonite.py
+
+explain: .venv/demo.stamp  ## One digit explained by the demo's model, after make demo.
+	$(BIN)/python scripts/explain_picture.py
 
 readme: .venv/dev.stamp  ## Copy the figures of results/*.json into README and docs.
 	$(BIN)/python scripts/fill_readme.py

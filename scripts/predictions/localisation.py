@@ -131,7 +131,7 @@ def verdict(trained: dict[str, np.ndarray], untrained: dict[str, np.ndarray], fi
         slide="Active Paths Encode/Lead to Task-Relevant Pixels",
         law="localisation",
         verdict=judge(weakest),
-        says=f"IoU of the best mask with the object's: active paths {iou[PATHS]:.2f}, a box in the middle "
+        says=f"IoU with the object's mask: active paths {iou[PATHS]:.2f}, a box in the middle "
         f"{iou[BOX]:.2f} (difference {over['box']}), paths through random weights {untrained[PATHS].mean():.2f} "
         f"(difference {over['random']}). GradCAM has {iou[CAM]:.2f} (difference {over['cam']}), the gradient "
         f"{iou['gradient']:.2f}, guided backprop {iou[GUIDE]:.2f}, and {untrained[GUIDE].mean():.2f} through "
