@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Folder with the files of the data sets, for experiments.
 DATA ?= $(DRMM_DATA)
 
-.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity predictions readme docs clean
+.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity predictions explain readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo

@@ -191,7 +191,7 @@ def hard(seen: dict[str, Difficulty], mixed: dict[str, Difficulty]) -> Verdict:
         f"conditions: ordinary {both[ORDINARY]}; {'; '.join(f'{words(name)} {both[name]}' for name in chosen)}. "
         f"For the latter, {still} of {len(chosen)} conditions are still harder than ordinary scenes. "
         f"Backgrounds: plain {both[PLAIN]}; patterned {both[CLUTTERED]}.",
-        command="python scripts/predictions/kryptonite.py",
+        command="make predictions",
     )
 
 
@@ -208,7 +208,7 @@ def told(areas: dict[str, Interval], within_class: dict[str, Interval]) -> Verdi
         says="Area under the ROC curve for errors within each condition (in brackets, within each condition and "
         f"class), where 0.5 is chance: evidence of the object's pixels {areas[SIGN]} ({within_class[SIGN]}), "
         f"margin over the next class {areas[RIVAL]} ({within_class[RIVAL]}), {listed}.",
-        command="python scripts/predictions/kryptonite.py",
+        command="make predictions",
     )
 
 

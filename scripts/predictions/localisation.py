@@ -37,7 +37,7 @@ TUNED_ON, TESTED = 200, 500
 PATHS, GUIDE, CAM = "active paths", "guided backprop", "LayerGradCam (Captum)"
 RIVAL, POOL, BOX = "active paths less\nthe next class's", "evidence of the last pool", "centre box"
 AT_RANDOM = (PATHS, GUIDE, CAM)  # what is also tried with random weights
-SHOWN = 10
+SHOWN = 8
 
 Figures = dict[str, Any]
 
@@ -109,7 +109,7 @@ def draw(test: Scenes, found: dict[str, Localisation], maps: dict[str, Tensor]) 
     """Scenes, their masks, and the masks found by each method, a column a class."""
     x, masks = tensors(test, SHOWN)
     lines = [Row("scene", x), Row("object", masks[:, None].float())]
-    for name in (PATHS, RIVAL, GUIDE, CAM, BOX):
+    for name in (PATHS, GUIDE, CAM, BOX):
         if name in maps:
             lines.append(Row(name, maps[name][:, None], "evidence"))
         lines.append(Row(f"mask by\n{name}", found[name].masks[:SHOWN, None].float()))
@@ -137,7 +137,7 @@ def verdict(trained: dict[str, np.ndarray], untrained: dict[str, np.ndarray], fi
         f"{iou['gradient']:.2f}, guided backprop {iou[GUIDE]:.2f}, and {untrained[GUIDE].mean():.2f} through "
         f"random weights. The strongest pixel is on the object in {on[PATHS]} % of scenes, the box's in "
         f"{on[BOX]}, GradCAM's in {on[CAM]}, guided backprop's in {on[GUIDE]}.",
-        command="python scripts/predictions/localisation.py",
+        command="make predictions",
     )
 
 

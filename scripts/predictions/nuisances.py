@@ -38,7 +38,7 @@ INFORMATION = 0.05  # skill from which on a latent counts as known
 AS_GOOD = 0.05  # skill that switches may lack and still be as good as features
 CLASS = "class"
 SLIDE = "How much information about nuisance variables is there in a net trained for classification?"
-COMMAND = "python scripts/predictions/nuisances.py"
+COMMAND = "make predictions"
 
 Floats = npt.NDArray[np.float64]
 Skill = dict[str, dict[str, Floats]]  # by stage and latent, (scenes,)

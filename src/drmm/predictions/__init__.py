@@ -3,22 +3,39 @@
 from drmm.predictions.active import ActivePaths, active_paths_matter
 from drmm.predictions.fields import DepthStudy, Fields, arithmetic, receptive_fields
 from drmm.predictions.invariance import BackgroundLoss, Invariance, background_loss, feature_invariance
+from drmm.predictions.kryptonite import Difficulty, difficulty, foretells, signs, wrong
+from drmm.predictions.localisation import Localisation, Reading, best_reading, localise
+from drmm.predictions.nuisances import Codes, Targets, decode, encode, scene_targets
 from drmm.predictions.verdict import Interval, Outcome, Verdict, interval, judge
 
 __all__ = [
     "ActivePaths",
     "BackgroundLoss",
+    "Codes",
     "DepthStudy",
+    "Difficulty",
     "Fields",
     "Interval",
     "Invariance",
+    "Localisation",
     "Outcome",
+    "Reading",
+    "Targets",
     "Verdict",
     "active_paths_matter",
     "arithmetic",
     "background_loss",
+    "best_reading",
+    "decode",
+    "difficulty",
+    "encode",
     "feature_invariance",
+    "foretells",
     "interval",
     "judge",
+    "localise",
     "receptive_fields",
+    "scene_targets",
+    "signs",
+    "wrong",
 ]
