@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drmm.explain.climb import Climb, as_drmm, climb, level_names
-from drmm.explain.contrast import contrast
+from drmm.explain.contrast import Contrast, contrast
 from drmm.explain.guided import guide
 from drmm.explain.maps import LevelEvidence, active_paths, gradient, guided_backprop
 from drmm.explain.strongest import Path, strongest_paths
-from drmm.model import evaluation
+from drmm.model import DRMM, evaluation
 from drmm.pictures import Style, show
 
 __all__ = ["draw_paths", "explanation", "shown_levels"]
@@ -67,49 +67,59 @@ def explanation(
     """
     drmm, image = as_drmm(model), x[None]
     climbed = climb(drmm, image, label)
-    best = int(climbed.label)
-    with torch.no_grad(), evaluation(drmm):
-        drawn = drmm.reconstruct(image, best)
-    against = contrast(drmm, image, best, other)
+    against = contrast(drmm, image, climbed.label, other)
+    paths, shown = strongest_paths(drmm, image, int(climbed.label), k=k), shown_levels(climbed)
     names = [_short(classes[int(c)]) for c in (against.label, against.other)]
-    probability = climbed.logits.softmax(1)[0]
-    panels = [
-        _Panel("picture", x, "picture"),
-        _Panel("reconstruction", drawn[0], "picture"),
-        _Panel("active paths:\nevidence by pixel", active_paths(drmm, image, best), "evidence"),
-        _Panel("gradient", gradient(drmm, image, best), "stretched"),
-        _Panel("guided backprop", guided_backprop(drmm, image, best).clamp(min=0), "stretched"),
-        _Panel(f"for {names[0]},\nnot for {names[1]}", against.own[0], "evidence"),
-        _Panel(f"for {names[1]},\nnot for {names[0]}", against.others[0], "evidence"),
-        _Panel(f"{names[0]} less {names[1]}", against.maps, "evidence"),
-    ]
-    shown, names_of = shown_levels(climbed), level_names(drmm)
-    seen = [
-        _Panel(f"level {names_of[n - 1]}", LevelEvidence(n, way=guide)(drmm, image).clamp(min=0), "stretched")
-        for n in shown
-    ]
-    paths = strongest_paths(drmm, image, best, k=k)
     figure = Figure(figsize=(11.5, 5.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(4, 7))[0]
     draw_paths(left.subplots(), x, climbed, paths, shown)
-    left.suptitle(
-        f"the {len(paths)} strongest active paths to {names[0]}\nred adds to the score, blue takes", fontsize=9
-    )
-    grid = right.subplots(3, max(4, len(seen)), squeeze=False)
+    said = f"the {len(paths)} strongest active paths to {names[0]}\nred adds to the score, blue takes"
+    left.suptitle(said, fontsize=9)
+    rows = [*_evidence(drmm, image, against, names), _seen(drmm, image, shown)]
+    grid = right.subplots(3, max(len(row) for row in rows), squeeze=False)
     for axis in grid.flat:
         axis.axis("off")
-    for line, row in zip(grid, (panels[:4], panels[4:], seen), strict=True):
+    for line, row in zip(grid, rows, strict=True):
         for axis, panel in zip(line, row, strict=False):
             axis.axis("on")
             show(axis, panel.image, panel.style)
             axis.set_title(panel.title, fontsize=8)
     right.supxlabel("bottom row: what the active units of each level see (guided backprop)", fontsize=8)
+    probability = climbed.logits.softmax(1)[0]
     shares = (100 * float(probability[int(c)]) for c in (against.label, against.other))
-    figure.suptitle(
-        "   ".join(f"{name}: {share:.1f} %" for name, share in zip(names, shares, strict=True)), fontsize=11
-    )
+    said = "   ".join(f"{name}: {share:.1f} %" for name, share in zip(names, shares, strict=True))
+    figure.suptitle(said, fontsize=11)
     return figure
+
+
+def _evidence(
+    model: DRMM, x: Tensor, against: Contrast, names: Sequence[str]
+) -> tuple[list[_Panel], list[_Panel]]:
+    """What speaks for the class, and what for either of the two; one image."""
+    label, other = names
+    with torch.no_grad(), evaluation(model):
+        drawn = model.reconstruct(x, against.label)
+    return [
+        _Panel("picture", x[0], "picture"),
+        _Panel("reconstruction", drawn[0], "picture"),
+        _Panel("active paths:\nevidence by pixel", active_paths(model, x, against.label), "evidence"),
+        _Panel("gradient", gradient(model, x, against.label), "stretched"),
+    ], [
+        _Panel("guided backprop", guided_backprop(model, x, against.label).clamp(min=0), "stretched"),
+        _Panel(f"for {label},\nnot for {other}", against.own[0], "evidence"),
+        _Panel(f"for {other},\nnot for {label}", against.others[0], "evidence"),
+        _Panel(f"{label} less {other}", against.maps, "evidence"),
+    ]
+
+
+def _seen(model: DRMM, x: Tensor, shown: Sequence[int]) -> list[_Panel]:
+    """What the active units of each level see."""
+    names = level_names(model)
+    return [
+        _Panel(f"level {names[n - 1]}", LevelEvidence(n, way=guide)(model, x).clamp(min=0), "stretched")
+        for n in shown
+    ]
 
 
 def draw_paths(axis: Axes, x: Tensor, climbed: Climb, paths: Sequence[Path], shown: Sequence[int]) -> None:
