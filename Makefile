@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Folder with the files of the data sets, for experiments.
 DATA ?= $(DRMM_DATA)
 
-.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity predictions explain readme docs clean
+.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity predictions explain peers readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo
@@ -15,13 +15,13 @@ test: .venv/dev.stamp  ## Every law and every test.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q $(ARGS)
 
 lint: .venv/dev.stamp  ## Style and types.
-	$(BIN)/ruff check src tests scripts
-	$(BIN)/ruff format --check src tests scripts
+	$(BIN)/ruff check src tests scripts benchmarks
+	$(BIN)/ruff format --check src tests scripts benchmarks
 	$(BIN)/mypy
 
 format: .venv/dev.stamp
-	$(BIN)/ruff check --fix src tests scripts
-	$(BIN)/ruff format src tests scripts
+	$(BIN)/ruff check --fix src tests scripts benchmarks
+	$(BIN)/ruff format src tests scripts benchmarks
 
 bench: .venv/dev.stamp  ## Speed and memory against the plain convnet.
 	$(BIN)/drmm bench --json results/bench.json
@@ -68,6 +68,10 @@ predictions: .venv/dev.stamp  ## The slides' predictions, on nets trained on ren
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/nuisances.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/localisation.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/kryptonite.py
+
+peers: .venv/demo.stamp  ## Rules of few-label learning side by side: DATA=folder with MNIST, hours; resumable.
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py --tune --seeds 100 $(if $(DATA),--data-dir $(DATA))
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(if $(DATA),--data-dir $(DATA))
 
 explain: .venv/demo.stamp  ## One digit explained by the demo's model, after make demo.
 	$(BIN)/python scripts/explain_picture.py

@@ -1,0 +1,444 @@
+"""Few-label learning by others' rules, side by side: the same convnet, batches, schedule, averaging and budget.
+
+Every rule is written here, and learns in one loop: the plain convnet of `conv_small`, and for "drmm" the model
+itself. Images are MNIST's, a few with a label, without augmentation (noise is part of some rules). Each run learns
+for the same number of epochs; its time is measured, and the validation error along it. The test set is read once,
+at the end. Strengths are chosen by `--tune`, on a validation part of the training images. scikit-learn's label
+spreading and self-training work on pixels. Writes one JSON a run into results/peers/, and results/peers.png:
+`make peers`.
+
+- supervised: the labels alone;
+- entropy: minimal entropy of what has no label (Grandvalet and Bengio, 2005);
+- pseudo-label: labels that the net is sure of are taken for true (Lee, 2013);
+- mean teacher: agree with an average of earlier weights, under noise (Tarvainen and Valpola, 2017);
+- vat: agree with oneself in the direction that changes most (Miyato et al., 2018), with minimal entropy;
+- ladder: the Γ-model, which denoises the top level (Rasmus et al., 2015);
+- kl: the model's objective without rendering; drmm: all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+
+from drmm.batches import Batches, pixels, unlabelled
+from drmm.benchmark import plain_twin
+from drmm.data import holdout, load, mask_labels, stratified_labels
+from drmm.data.progress import track
+from drmm.objective import Objective, balance, cross_entropy, kl_divergence
+from drmm.pictures import save_figure
+from drmm.presets import conv_small
+from drmm.runs import versions
+from drmm.storage import read_json, write_json
+from drmm.threads import tune_allocator
+
+BATCH, LABELLED, RATE, AVERAGE, CLIP = 96, 32, 1.5e-3, 0.999, 1.0
+VALIDATION, CHUNK, POINTS, CALIBRATION = 5000, 500, 8, 40
+SIMPLE = 10_000  # images that scikit-learn's methods see: their time and memory grow with its square
+
+
+class Rule(ABC):
+    """What a batch costs a net; subclasses are final."""
+
+    strengths: tuple[float, ...] = (0.0,)  # to choose from, the default first
+
+    def __init__(self, net: nn.Module, strength: float) -> None:
+        self.net, self.strength = net, strength
+
+    @abstractmethod
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """The loss of images (N, 1, H, W) with labels (N,), -1 where there is none; progress from 0 to 1."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All that is learned."""
+        return self.net.parameters()
+
+    def stepped(self) -> None:  # noqa: B027  (most rules do nothing then)
+        """Called after each step."""
+
+
+@final
+class Supervised(Rule):
+    """The labels alone."""
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """Cross-entropy."""
+        del progress
+        return cross_entropy(self.net(x[y >= 0]), y[y >= 0])
+
+
+@final
+class Entropy(Rule):
+    """Minimal entropy."""
+
+    strengths = (0.5, 0.1, 1.0)
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """Cross-entropy, and the entropy of all posteriors, which comes in over the first tenth."""
+        logits = self.net(x)
+        return cross_entropy(logits, y) + self.strength * min(1.0, 10 * progress) * _entropy(logits)
+
+
+@final
+class PseudoLabel(Rule):
+    """What the net is sure of is taken for true."""
+
+    strengths = (1.0, 0.3, 3.0)
+    sure = 0.95
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """Cross-entropy with true labels, and with the net's own where it is sure."""
+        logits = self.net(x)
+        confidence, label = logits.detach().softmax(1).max(1)
+        own = torch.where((y < 0) & (confidence > self.sure), label, -1)
+        return cross_entropy(logits, y) + self.strength * min(1.0, 10 * progress) * cross_entropy(logits, own)
+
+
+@final
+class MeanTeacher(Rule):
+    """Agree with the average of earlier weights; both see noise of their own."""
+
+    strengths = (10.0, 3.0, 30.0)
+    noise, decay = 0.15, 0.99
+
+    def __init__(self, net: nn.Module, strength: float) -> None:
+        super().__init__(net, strength)
+        self.teacher = copy.deepcopy(net).requires_grad_(requires_grad=False)
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """Cross-entropy, and the squared distance of the posteriors, which comes in over the first third."""
+        logits = self.net(x + self.noise * torch.randn_like(x))
+        with torch.no_grad():
+            target = self.teacher(x + self.noise * torch.randn_like(x)).softmax(1)
+        rise = math.exp(-5 * (1 - min(1.0, 3 * progress)) ** 2)
+        agree = (logits.softmax(1) - target).square().sum(1).mean()
+        return cross_entropy(logits, y) + self.strength * rise * agree
+
+    @torch.no_grad()
+    def stepped(self) -> None:
+        """The teacher follows."""
+        for mine, theirs in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - self.decay)
+
+
+@final
+class Vat(Rule):
+    """Virtual adversarial training, with minimal entropy."""
+
+    strengths = (1.5, 3.0, 6.0)  # length of the step, in units of a picture's range
+    finite = 1e-2
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """Cross-entropy, entropy, and the divergence from the posterior at the worst picture near by."""
+        logits = self.net(x)
+        target = logits.detach().log_softmax(1)
+        direction = _unit(torch.randn_like(x)).requires_grad_()
+        with _frozen_statistics(self.net):
+            found = _divergence(target, self.net(x + self.finite * direction))
+            (slope,) = torch.autograd.grad(found, direction)
+            worst = _divergence(target, self.net(x + self.strength * _unit(slope.detach())))
+        return cross_entropy(logits, y) + min(1.0, 10 * progress) * (worst + _entropy(logits))
+
+
+@final
+class Ladder(Rule):
+    """The Γ-model: the noisy net's top level, denoised, is to be the clean one's."""
+
+    strengths = (1.0, 0.3, 3.0)
+    noise = 0.3
+
+    def __init__(self, net: nn.Module, strength: float) -> None:
+        super().__init__(net, strength)
+        classes = net[-1].out_features  # type: ignore[index]
+        self.combine = nn.Parameter(torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0] * 2)[:, None].repeat(1, classes))
+        self.norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The net's and the denoiser's."""
+        yield from self.net.parameters()
+        yield self.combine
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """Cross-entropy of the noisy net, and the squared distance of the denoised top from the clean one."""
+        del progress
+        clean = self.net(x)
+        hooks = [norm.register_forward_hook(self._blur) for norm in self.norms]
+        try:
+            with _frozen_statistics(self.net):
+                logits = self.net(x + self.noise * torch.randn_like(x))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        noisy = _whitened(logits) + self.noise * torch.randn_like(logits)
+        mean, scale = clean.mean(0), clean.std(0) + 1e-3
+        denoised = (self._denoise(noisy, _whitened(logits)) - mean) / scale
+        distance = (denoised - ((clean - mean) / scale).detach()).square().mean()
+        return cross_entropy(logits, y) + self.strength * distance
+
+    def _blur(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        del module, inputs
+        return output + self.noise * torch.randn_like(output)
+
+    def _denoise(self, z: Tensor, u: Tensor) -> Tensor:
+        """g(z, u) = (z - μ(u)) v(u) + μ(u), with μ and v of the published form."""
+        a = self.combine
+        mean, gain = (a[i] * torch.sigmoid(a[i + 1] * u + a[i + 2]) + a[i + 3] * u + a[i + 4] for i in (0, 5))
+        return (z - mean) * gain + mean
+
+
+@final
+class ConfidentKL(Rule):
+    """The model's objective without rendering."""
+
+    strengths = (0.5, 0.2, 1.0)
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """Cross-entropy, confident posteriors, balanced classes."""
+        del progress
+        logits = self.net(x)
+        prior = torch.full((logits.shape[1],), 1 / logits.shape[1])
+        unsure = kl_divergence(logits, prior) + balance(logits, prior)
+        return cross_entropy(logits, y) + self.strength * unsure
+
+
+@final
+class Drawing(Rule):
+    """All of the model's objective; the net is a DRMM."""
+
+    strengths = (1.0, 0.3, 3.0)  # of the reconstruction
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """Every term."""
+        del progress
+        return Objective(reconstruction=self.strength)(self.net, x, y)["loss"]  # type: ignore[arg-type]
+
+
+RULES: dict[str, type[Rule]] = {
+    "supervised": Supervised,
+    "entropy": Entropy,
+    "pseudo-label": PseudoLabel,
+    "mean teacher": MeanTeacher,
+    "vat": Vat,
+    "ladder": Ladder,
+    "kl": ConfidentKL,
+    "drmm": Drawing,
+}
+SKLEARN = ("label spreading", "self-training")
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    return -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+
+
+def _divergence(target: Tensor, logits: Tensor) -> Tensor:
+    return F.kl_div(logits.log_softmax(1), target, reduction="batchmean", log_target=True)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.flatten(1)).reshape(x.shape)
+
+
+def _whitened(logits: Tensor) -> Tensor:
+    return (logits - logits.mean(0)) / (logits.std(0) + 1e-3)
+
+
+class _frozen_statistics:  # noqa: N801  (a context manager, used as a function)
+    """Norms use the batch's statistics, and do not remember them."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+
+    def __enter__(self) -> None:
+        self.before = [norm.momentum for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum = 0.0
+
+    def __exit__(self, *_: object) -> None:
+        for norm, momentum in zip(self.norms, self.before, strict=True):
+            norm.momentum = momentum
+
+
+class Task:
+    """Images to learn from with a few labels, to validate and to test on."""
+
+    def __init__(self, data_dir: Path | None, labels: int, seed: int, images: int | None) -> None:
+        data = load("mnist", data_dir=data_dir)
+        out = holdout(data.y_train, VALIDATION, seed=1000)  # the same for all seeds
+        kept = np.setdiff1d(np.arange(len(data.y_train)), out)
+        if images is not None:
+            kept = np.sort(np.random.default_rng(seed).permutation(kept)[:images])
+        y = data.y_train[kept]
+        few = mask_labels(y, stratified_labels(y, labels // 10, seed=seed))
+        self.x, self.y = torch.from_numpy(data.x_train[kept]), torch.from_numpy(few)
+        self.validation = torch.from_numpy(data.x_train[out]), torch.from_numpy(data.y_train[out])
+        self.test = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
+
+
+@torch.no_grad()
+def error(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Percent, in evaluation mode."""
+    found = torch.cat([net(pixels(part)).argmax(1) for part in x.split(CHUNK)])
+    return round(100 * float((found != y).double().mean()), 4)
+
+
+def averaged(average: AveragedModel, task: Task, seed: int) -> nn.Module:
+    """The averaged weights with statistics of their own."""
+    net = copy.deepcopy(average.module)
+    update_bn(unlabelled(task.x, batch_size=BATCH, seed=seed, epoch=0, most=CALIBRATION), net)
+    return net.eval()
+
+
+def run_rule(name: str, strength: float, task: Task, epochs: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """Learn by a rule; validation error and seconds of learning on the way."""
+    torch.manual_seed(seed)
+    model = conv_small()
+    rule = RULES[name]((model if name == "drmm" else plain_twin(model)).train(), strength)
+    plan = [
+        Batches(task.x, task.y, batch_size=BATCH, labelled=LABELLED, seed=seed, epoch=e) for e in range(epochs)
+    ]
+    steps = sum(len(batches) for batches in plan)
+    optimizer = torch.optim.Adam(rule.parameters(), RATE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(steps))
+    average = AveragedModel(rule.net, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
+    looks = {round(steps * (i + 1) / POINTS) for i in range(POINTS)}
+    seconds, curve, done = 0.0, [], 0
+    for batches in plan:
+        for x, y in batches:
+            start = time.perf_counter()
+            loss = rule(x, y, done / steps)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(list(rule.parameters()), CLIP)
+            optimizer.step()
+            schedule.step()
+            rule.stepped()
+            average.update_parameters(rule.net)
+            seconds, done = seconds + time.perf_counter() - start, done + 1
+            if done in looks:
+                curve.append([round(seconds, 1), error(averaged(average, task, seed), *task.validation)])
+    return averaged(average, task, seed), {"curve": curve, "seconds": round(seconds, 1), "steps": steps}
+
+
+def _schedule(steps: int) -> Callable[[int], float]:
+    return lambda step: min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def run_sklearn(name: str, task: Task, seed: int) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+    """Label spreading, or self-training of boosted trees, on the pixels of some images."""
+    chosen = torch.cat([torch.nonzero(task.y >= 0).squeeze(1), torch.nonzero(task.y < 0).squeeze(1)])[:SIMPLE]
+    start = time.perf_counter()
+    if name == "label spreading":
+        learner: Any = LabelSpreading(kernel="knn", n_neighbors=10, alpha=0.5)
+    else:
+        learner = SelfTrainingClassifier(
+            HistGradientBoostingClassifier(max_iter=50, random_state=seed), threshold=0.9
+        )
+    learner.fit(_flat(task.x[chosen]), task.y[chosen].numpy())
+    seconds = round(time.perf_counter() - start, 1)
+    return lambda x: torch.from_numpy(learner.predict(_flat(x))), {
+        "curve": [],
+        "seconds": seconds,
+        "images": SIMPLE,
+    }
+
+
+def _flat(x: Tensor) -> np.ndarray:
+    return pixels(x).flatten(1).numpy()
+
+
+def run(
+    name: str, strength: float, task: Task, args: argparse.Namespace, seed: int, *, tune: bool
+) -> dict[str, Any]:
+    """One run and its figures."""
+    found: dict[str, Any] = {"method": name, "strength": strength, "labels": args.labels, "seed": seed}
+    found |= {"epochs": args.epochs, "images": len(task.x), "command": "make peers", "versions": versions()}
+    if name in SKLEARN:
+        predict, figures = run_sklearn(name, task, seed)
+        errors = {
+            part: round(100 * float((predict(x) != y).double().mean()), 4)
+            for part, (x, y) in (("validation", task.validation), ("test", task.test))
+        }
+    else:
+        net, figures = run_rule(name, strength, task, args.epochs, seed)
+        errors = {"validation": error(net, *task.validation)}
+        if not tune:
+            errors["test"] = error(net, *task.test)
+    return found | figures | {f"{part}_error": value for part, value in errors.items()}
+
+
+def draw(runs: list[dict[str, Any]]) -> Figure:
+    """Validation error against seconds of learning, the median draw of each method."""
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axis = figure.subplots()
+    for name in dict.fromkeys(one["method"] for one in runs):
+        mine = sorted((one for one in runs if one["method"] == name), key=lambda one: one["validation_error"])
+        middle = mine[len(mine) // 2]
+        points = middle["curve"] or [[middle["seconds"], middle["validation_error"]]]
+        axis.plot(*zip(*points, strict=True), marker=".", label=name, linewidth=2.5 if name == "drmm" else 1.2)
+    axis.set(xscale="log", yscale="log", xlabel="seconds of learning, one core", ylabel="validation error, %")
+    axis.legend(frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> None:
+    """Choose strengths on a validation part, or run with those chosen."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, help="folder of the data sets; by default $DRMM_DATA")
+    parser.add_argument("--labels", type=int, default=100)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--images", type=int, help="learn from so many images only")
+    parser.add_argument("--methods", nargs="+", default=[*RULES, *SKLEARN], choices=[*RULES, *SKLEARN])
+    parser.add_argument("--tune", action="store_true", help="try every strength; the test set is not read")
+    parser.add_argument("--out", type=Path, default=Path("results/peers"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    tune_allocator()
+    for name, seed in track(list(product(asked.methods, asked.seeds)), "runs"):
+        task = Task(asked.data_dir, asked.labels, seed, asked.images)
+        for strength in chosen_strengths(name, asked):
+            path = (
+                asked.out
+                / ("tuning" if asked.tune else "runs")
+                / f"{asked.labels}-{name}-{strength:g}-{seed}.json"
+            )
+            if not path.exists():
+                write_json(path, run(name, strength, task, asked, seed, tune=asked.tune))
+    runs = [read_json(path) for path in sorted((asked.out / "runs").glob("*.json"))]
+    if runs:
+        save_figure(draw(runs), asked.out.with_suffix(".png"))
+
+
+def chosen_strengths(name: str, asked: argparse.Namespace) -> tuple[float, ...]:
+    """All to try, or the best of those that were tried on validation images; the first if none were."""
+    if name in SKLEARN:
+        return (0.0,)
+    tried = [read_json(path) for path in (asked.out / "tuning").glob(f"{asked.labels}-{name}-*.json")]
+    if asked.tune or not tried:
+        return RULES[name].strengths if asked.tune else RULES[name].strengths[:1]
+    means = {
+        strength: np.mean([one["validation_error"] for one in tried if one["strength"] == strength])
+        for strength in {one["strength"] for one in tried}
+    }
+    return (min(means, key=lambda strength: means[strength]),)
+
+
+if __name__ == "__main__":
+    main()

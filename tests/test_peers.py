@@ -1,0 +1,119 @@
+"""The peers of the benchmark: each rule is what its paper says, on nets small enough to see it."""
+
+import copy
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from drmm.benchmark import plain_twin
+from drmm.presets import conv_small
+
+PEERS = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "peers.py"))
+RULES = PEERS["RULES"]
+
+
+def make(name, strength=None):
+    torch.manual_seed(0)
+    model = conv_small(width=3)
+    net = model if name == "drmm" else plain_twin(model)
+    kind = RULES[name]
+    return kind(net.train(), kind.strengths[0] if strength is None else strength)
+
+
+@pytest.fixture
+def batch():
+    torch.manual_seed(1)
+    return torch.rand(24, 1, 28, 28), torch.tensor([*range(10), *[-1] * 14])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_learns_a_batch(name, batch):
+    rule = make(name)
+    optimizer = torch.optim.Adam(rule.parameters(), 3e-3)
+    first = None
+    for _ in range(40):
+        loss = rule(*batch, 1.0)
+        assert loss.isfinite()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rule.stepped()
+        first = float(loss.detach()) if first is None else first
+    assert float(rule(*batch, 1.0).detach()) < first
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_only_the_supervised_rule_does_not_see_what_has_no_label(name, batch):
+    x, y = batch
+    other = torch.where((y < 0)[:, None, None, None], torch.rand_like(x), x)
+
+    def slope(images):
+        torch.manual_seed(2)
+        rule = make(name)
+        torch.manual_seed(2)
+        loss = rule(images, y, 1.0)
+        return torch.autograd.grad(loss, next(rule.net.parameters()))[0]
+
+    same = torch.allclose(slope(x), slope(other), atol=1e-7)
+    assert same == (name == "supervised")
+
+
+def test_labels_that_are_not_sure_are_not_taken(batch):
+    x, y = batch
+    rule = make("pseudo-label")
+    unsure = rule(x, y, 1.0)
+    torch.testing.assert_close(unsure, make("pseudo-label", 0.0)(x, y, 1.0))
+    with torch.no_grad():
+        rule.net[-1].weight.mul_(60)
+    assert rule(x, y, 1.0) > PEERS["cross_entropy"](rule.net(x), y) + 1e-4, "control: when sure, they are"
+
+
+def test_the_teacher_is_an_average_and_learns_nothing(batch):
+    rule = make("mean teacher")
+    before = copy.deepcopy(rule.teacher.state_dict())
+    rule(*batch, 1.0).backward()
+    assert all(p.grad is None for p in rule.teacher.parameters())
+    with torch.no_grad():
+        for parameter in rule.net.parameters():
+            parameter.add_(1)
+    rule.stepped()
+    weight = before["0.weight"]
+    torch.testing.assert_close(rule.teacher[0].weight, weight + 0.01)
+
+
+def test_the_adversarial_direction_is_worse_than_a_random_one(batch):
+    """Of the same length: the power iteration finds a direction that changes the posterior more."""
+    x, _ = batch
+    rule = make("vat", 3.0)
+    with torch.no_grad():
+        rule.net[-1].weight.mul_(30)
+    rule.net.eval()
+    target = rule.net(x).detach().log_softmax(1)
+    direction = PEERS["_unit"](torch.randn_like(x)).requires_grad_()
+    found = PEERS["_divergence"](target, rule.net(x + rule.finite * direction))
+    (slope,) = torch.autograd.grad(found, direction)
+    worst, chance = (
+        PEERS["_divergence"](target, rule.net(x + 3 * PEERS["_unit"](step)))
+        for step in (slope, torch.randn_like(x))
+    )
+    assert worst > 1.5 * chance
+
+
+@pytest.mark.parametrize("name", ["vat", "ladder"])
+def test_passes_under_noise_leave_running_statistics_alone(name, batch):
+    rule, plain = make(name), make("entropy")
+    rule(*batch, 1.0)
+    plain(*batch, 1.0)
+    for mine, theirs in zip(rule.net.buffers(), plain.net.buffers(), strict=True):
+        if mine.is_floating_point():
+            torch.testing.assert_close(mine, theirs)
+    assert all(module.momentum == 0.1 for module in rule.net.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_the_denoiser_starts_as_a_sigmoid_of_what_it_sees():
+    rule = make("ladder")
+    z = torch.randn(5, 10)
+    torch.testing.assert_close(rule._denoise(z, z), torch.zeros_like(z))
