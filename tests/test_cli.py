@@ -80,7 +80,8 @@ def refused(answer: tuple[int, str, str], *words: str) -> None:
 
 def test_help_reads_like_a_table_of_contents() -> None:
     text = CliRunner().invoke(cli.cli, ["--help"], env={"COLUMNS": "200"}).output
-    for command in ("demo", "fit", "predict", "sample", "prune", "bench"):
+    commands = "demo fit predict explain sample prune report scenes dp reproduce bench"
+    for command in commands.split():
         assert command in text
 
 
@@ -101,6 +102,15 @@ def test_help_reads_like_a_table_of_contents() -> None:
         ("predict", {"--out"}),
         ("sample", {"--out", "--n", "--label", "--noise", "--borrow", "--seed", "--data-dir"}),
         ("prune", {"--out", "--keep", "--synapses", "--epochs", "--criterion", "--data-dir"}),
+        ("explain", {"--out", "--label", "--other", "--paths"}),
+        ("report", {"--out", "--images", "--data-dir"}),
+        (
+            "reproduce",
+            {
+                "--out", "--labels", "--method", "--seeds", "--workers", "--epochs", "--width", "--images",
+                "--data-dir",
+            },
+        ),
         ("bench", {"--json", "--quick"}),
     ],
 )  # fmt: skip
