@@ -45,8 +45,7 @@ class Cell:
 
     def path(self, out: Path) -> Path:
         """Where its figures are kept."""
-        name = self.method.replace(", ", "-").replace(" ", "-")
-        return out / self.plan.dataset / str(self.labels) / f"{name}-{self.seed}.json"
+        return out / self.plan.dataset / str(self.labels) / f"{self.method}-{self.seed}.json"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "supervised": Method("the labels alone", _BARE, labels_only=True),
     "kl": Method("KL, no rendering", Objective(reconstruction=0, nonnegativity=0)),
-    "kl, twice as long": Method(
+    "kl-long": Method(
         "KL, no rendering, twice as many epochs", Objective(reconstruction=0, nonnegativity=0), longer=2
     ),
     "rc": Method("RC", Objective(kl=0, balance=0, nonnegativity=0)),
