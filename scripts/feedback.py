@@ -18,9 +18,12 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from plain_net import ResNet, train_plainly
-from torch import Tensor, nn
+from torch import Tensor
 
 import drmm
 from drmm.batches import pixels
@@ -236,29 +239,17 @@ def draw_subset(data: Dataset, seed: int) -> tuple[tuple[Tensor, Tensor], ...]:
     return (x[HELD_OUT:], y[HELD_OUT:]), (x[:HELD_OUT], y[:HELD_OUT]), (x_test, y_test)
 
 
-class Nets:
-    """The nets of every data set and seed, each trained once.
-
-    Args:
-        data_dir: where the data sets are.
-    """
-
-    def __init__(self, data_dir: Path | None) -> None:
-        self.data_dir = data_dir
-        self.sets: dict[str, Dataset] = {}
-        self.trained: dict[tuple[str, int], nn.Module] = {}
-
-    def run(self, dataset: str, seed: int, kind: str) -> Figures:
-        """Train what has not been trained yet, and measure."""
-        how = SETTINGS[dataset]
-        if dataset not in self.sets:
-            self.sets[dataset] = load(dataset, data_dir=self.data_dir)
-        (x, y), (x_held, y_held), (x_test, y_test) = draw_subset(self.sets[dataset], seed)
-        if (dataset, seed) not in self.trained:
-            torch.manual_seed(seed)
-            net = ResNet(x.shape[1], WIDTH)
-            self.trained[dataset, seed] = train_plainly(net, x, y, epochs=how.epochs, batch=BATCH, progress=False)
-        model = drmm.lift(copy.deepcopy(self.trained[dataset, seed]), image_shape=tuple(x.shape[1:]))
+def run_nets(dataset: str, seed: int, data_dir: Path | None) -> tuple[str, dict[str, Figures]]:
+    """Train a net, and measure it as it is and fine-tuned: the files' name, and figures by kind."""
+    torch.set_num_threads(1)
+    tune_allocator()
+    how, data = SETTINGS[dataset], load(dataset, data_dir=data_dir)
+    (x, y), (x_held, y_held), (x_test, y_test) = draw_subset(data, seed)
+    torch.manual_seed(seed)
+    net = train_plainly(ResNet(x.shape[1], WIDTH), x, y, epochs=how.epochs, batch=BATCH, progress=False)
+    found: dict[str, Figures] = {}
+    for kind in KINDS:
+        model = drmm.lift(copy.deepcopy(net), image_shape=tuple(x.shape[1:]))
         if kind == "fine-tuned":
             config = Training(epochs=how.tuning, seed=seed, accelerator="cpu")
             train(model, x, y, config=config, progress=False)
@@ -267,8 +258,9 @@ class Nets:
         betas = choose_betas(model, pixels(x_held), y_held, how, seed)
         images = pixels(x_test)
         left = float((images - model.reconstruct(images)).square().mean() / images.square().mean())
-        found = measure(model, images, y_test, how, betas, seed)
-        return {"picture_not_drawn": left, "betas": betas, "damages": found}
+        damages = measure(model, images, y_test, how, betas, seed)
+        found[kind] = {"picture_not_drawn": left, "betas": betas, "damages": damages}
+    return data.name, found
 
 
 def mean_of(runs: list[Any]) -> Any:
@@ -326,15 +318,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, help="folder of the data sets; by default $DRMM_DATA")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="nets at the same time")
     parser.add_argument("--out", type=Path, default=Path("results/feedback.json"))
     parser.add_argument("--picture", type=Path, default=Path("docs/feedback.png"))
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    tune_allocator()
-    start, nets = time.perf_counter(), Nets(asked.data_dir)
+    start = time.perf_counter()
+    names: dict[str, str] = {}
     runs: dict[str, dict[str, list[Figures]]] = {dataset: {kind: [] for kind in KINDS} for dataset in SETTINGS}
-    for dataset, seed, kind in track(list(itertools.product(SETTINGS, range(asked.seeds), KINDS)), "nets"):
-        runs[dataset][kind].append(nets.run(dataset, seed, kind))
+    todo = list(itertools.product(SETTINGS, range(asked.seeds)))
+    with ProcessPoolExecutor(asked.workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(run_nets, dataset, seed, asked.data_dir) for dataset, seed in todo]
+        for (dataset, _), future in track(list(zip(todo, futures, strict=True)), "nets"):
+            names[dataset], found = future.result()
+            for kind in KINDS:
+                runs[dataset][kind].append(found[kind])
     tables = {dataset: {kind: mean_of(each) for kind, each in kinds.items()} for dataset, kinds in runs.items()}
     by_seed = {
         dataset: {
@@ -346,7 +343,7 @@ def main() -> None:
         "command": "make feedback",
         "seeds": list(range(asked.seeds)),
         "images": {"trained": IMAGES, "to_choose_beta": HELD_OUT, "tested": TESTED},
-        "files": {name: data.name for name, data in nets.sets.items()},
+        "files": names,
         "settings": {name: vars(how) for name, how in SETTINGS.items()},
         "attacks": "against the bottom-up net, 10 steps of PGD; they know nothing of the feedback",
         "seconds": round(time.perf_counter() - start, 1),
