@@ -21,7 +21,7 @@ from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColum
 from rich.table import Table
 from torch import Tensor
 
-from drmm.batches import pixels
+from drmm.batches import labelled_alone, pixels
 from drmm.benchmark import run_benchmark, table
 from drmm.borrowing import BorrowedPrior, borrow
 from drmm.data import Dataset, holdout, load, mask_labels, stratified_labels
@@ -63,6 +63,7 @@ __all__ = [
     "explain",
     "predict",
     "prune",
+    "reproduce",
     "sample",
 ]
 
@@ -512,11 +513,8 @@ def _compete(
     """Train one contender and leave its curves in the folder; all make about the same number of steps."""
     training = Training(epochs=epochs, seed=seed)
     if contender.labels_only:
-        # Repeated, so that it makes as many steps an epoch as the others.
-        times = round(len(x) / (training.batch_size - training.labelled_per_batch))
-        known = y >= 0
-        training = replace(training, batch_size=int(known.sum()))
-        x, y = x[known].repeat(times, 1, 1, 1), y[known].repeat(times)
+        few, size = labelled_alone(y, batch_size=training.batch_size, labelled=training.labelled_per_batch)
+        training, x, y = replace(training, batch_size=size), x[few], y[few]
     model = _recipe(contender, [str(c) for c in range(10)]).build(seed)
     with TemporaryDirectory() as scratch:
         start = time.perf_counter()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-__all__ = ["Batches", "pixels", "unlabelled"]
+__all__ = ["Batches", "labelled_alone", "pixels", "unlabelled"]
 
 
 def pixels(x: Tensor) -> Tensor:
@@ -62,6 +62,25 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         for index in self.indices:
             chosen = torch.from_numpy(index)
             yield pixels(self.x[chosen]), self.y[chosen]
+
+
+def labelled_alone(y: Tensor, *, batch_size: int, labelled: int) -> tuple[Tensor, int]:
+    """The images with a label, repeated: as many batches of them as all images would make.
+
+    For learning from labels alone, in as many steps.
+
+    Args:
+        y: class indices (N,), -1 where there is no label.
+        batch_size: images in a batch of all, labelled ones included.
+        labelled: how many of them have a label.
+
+    Returns:
+        Places of the images, and how many to take in a batch: the labelled images once, if they are few.
+    """
+    few = torch.nonzero(y >= 0).squeeze(1)
+    size = min(batch_size, len(few))
+    images = round(len(y) / (batch_size - labelled)) * size
+    return few.repeat(-(-images // len(few)))[:images], size
 
 
 def unlabelled(x: Tensor, *, batch_size: int, seed: int, epoch: int, most: int) -> Iterator[Tensor]:

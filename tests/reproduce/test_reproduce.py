@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
+from drmm.batches import Batches, labelled_alone
 from drmm.errors import InputError, RunError
 from drmm.reproduce import (
     METHODS,
@@ -73,6 +75,19 @@ def test_one_cell(plan, method, tmp_path):
     assert [path.name for path in cell.path(tmp_path).parent.iterdir()] == [cell.path(tmp_path).name], (
         "no checkpoint"
     )
+
+
+@pytest.mark.parametrize(("known", "size"), [(50, 50), (100, 100), (500, 128)])
+def test_labels_alone_make_as_many_batches_as_all_images(known, size):
+    y = torch.full((4000,), -1)
+    y[torch.randperm(4000)[:known]] = torch.arange(known) % 10
+    some = {"batch_size": 128, "labelled": 32}
+    few, found = labelled_alone(y, **some)
+    assert found == size
+    assert torch.equal(few.unique(), torch.nonzero(y >= 0).squeeze(1))
+    order = {"seed": 0, "epoch": 0}
+    alone = Batches(torch.zeros(len(few), 1), y[few], batch_size=size, labelled=32, **order)
+    assert len(alone) == len(Batches(torch.zeros(4000, 1), y, **some, **order))
 
 
 def test_cells_are_functions_of_their_seed(plan, tmp_path):

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drmm.batches import labelled_alone
 from drmm.data import Dataset, load, mask_labels, stratified_labels
 from drmm.errors import DrmmError, InputError
-from drmm.reproduce.protocol import METHODS, Method, Protocol
+from drmm.reproduce.protocol import METHODS, Protocol
 from drmm.runs import error_percent, versions
 from drmm.storage import Recipe, read_json, write_json
 from drmm.threads import tune_allocator
@@ -148,7 +149,7 @@ def run_one(cell: Cell, out: Path, *, data_dir: Path | None = None, command: str
         RunError: if a file cannot be read or written.
     """
     data, method = load(cell.plan.dataset, data_dir=data_dir), METHODS[cell.method]
-    x, y = _task(cell, data, method)
+    x, y = _task(cell, data)
     x_test, y_test = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
     known = y_test >= 0
     if not known.any():
@@ -157,7 +158,8 @@ def run_one(cell: Cell, out: Path, *, data_dir: Path | None = None, command: str
     recipe = Recipe(cell.plan.preset, shape, tuple(data.classes), width=cell.plan.width)
     config = replace(cell.plan.training, seed=cell.seed, epochs=cell.plan.training.epochs * method.longer)
     if method.labels_only:
-        config = replace(config, batch_size=min(config.batch_size, int((y >= 0).sum())))
+        few, size = labelled_alone(y, batch_size=config.batch_size, labelled=config.labelled_per_batch)
+        config, x, y = replace(config, batch_size=size), x[few], y[few]
     work = cell.path(out).with_suffix("")
     start = time.perf_counter()
     model = train(
@@ -188,7 +190,7 @@ def run_one(cell: Cell, out: Path, *, data_dir: Path | None = None, command: str
     return found
 
 
-def _task(cell: Cell, data: Dataset, method: Method) -> tuple[Tensor, Tensor]:
+def _task(cell: Cell, data: Dataset) -> tuple[Tensor, Tensor]:
     """Images and labels, -1 where hidden."""
     images, labels = data.x_train, data.y_train
     if cell.plan.images is not None and cell.plan.images < len(labels):
@@ -198,16 +200,7 @@ def _task(cell: Cell, data: Dataset, method: Method) -> tuple[Tensor, Tensor]:
     if cell.labels % classes:
         raise InputError(f"{cell.labels} labels cannot be shared equally by {classes} classes: use a multiple")
     y = mask_labels(labels, stratified_labels(labels, cell.labels // classes, seed=cell.seed))
-    x = torch.from_numpy(images)
-    if not method.labels_only:
-        return x, torch.from_numpy(y)
-    # Repeated, so that it makes as many steps an epoch as the others.
-    training = cell.plan.training
-    steps = round(len(y) / (training.batch_size - training.labelled_per_batch))
-    few = torch.from_numpy(np.flatnonzero(y >= 0))
-    batch = min(training.batch_size, len(few))
-    repeated = few.repeat(-(-steps * batch // len(few)))[: steps * batch]
-    return x[repeated], torch.from_numpy(y)[repeated]
+    return torch.from_numpy(images), torch.from_numpy(y)
 
 
 def _described(plan: Protocol) -> dict[str, Any]:
