@@ -184,3 +184,19 @@ def test_what_cannot_be_decoded():
         Targets({"a": np.zeros((3, 1))}, {"b": np.zeros(4, np.int64)})
     with pytest.raises(InputError, match="one entry a scene"):
         Targets({}, {})
+
+
+def test_a_gate_that_is_used_twice_is_in_two_stages():
+    class Reused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+            self.gate, self.head = nn.ReLU(), nn.Linear(4 * 16, 2)
+
+        def forward(self, x):
+            return self.head(self.gate(self.second(self.gate(self.first(x)))).flatten(1))
+
+    model = drmm.lift(Reused().eval())
+    found = stages(model, climb(model, torch.rand(1, 3, 8, 8)).switches)
+    assert [(stage.first, stage.last) for stage in found][:2] == [(1, 2), (3, 4)]
+    assert found[-1].last == len(model.levels)

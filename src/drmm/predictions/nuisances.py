@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from drmm.batches import pixels
 from drmm.errors import InputError
 from drmm.explain import as_drmm
-from drmm.explain.climb import climb
+from drmm.explain.climb import climb, level_names
 from drmm.model import DRMM
 from drmm.rendering import Switches
 from drmm.scenes import Latents
@@ -114,7 +114,7 @@ def stages(model: DRMM, switches: Sequence[Switches]) -> list[Stage]:
         model: a model.
         switches: of its levels, from `drmm.explain.climb.climb`.
     """
-    names = [name for name, _ in model.levels.named_children()]
+    names = level_names(model)
     weighted = [any(True for _ in level.parameters()) for level in model.levels.renderings]
     chooses = [any(True for _ in choice.leaves()) for choice in switches]
     ends = [-1]  # places of the last level of each stage
