@@ -41,6 +41,7 @@ from drmm.batches import Batches, pixels, unlabelled
 from drmm.benchmark import plain_twin
 from drmm.data import holdout, load, mask_labels, stratified_labels
 from drmm.data.progress import track
+from drmm.loop import warm_cosine
 from drmm.objective import Objective, balance, cross_entropy, kl_divergence
 from drmm.pictures import save_figure
 from drmm.presets import conv_small
@@ -314,7 +315,7 @@ def run_rule(name: str, strength: float, task: Task, epochs: int, seed: int) -> 
     ]
     steps = sum(len(batches) for batches in plan)
     optimizer = torch.optim.Adam(rule.parameters(), RATE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(steps))
     average = AveragedModel(rule.net, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
     looks = {round(steps * (i + 1) / POINTS) for i in range(POINTS)}
     seconds, curve, done = 0.0, [], 0
@@ -333,10 +334,6 @@ def run_rule(name: str, strength: float, task: Task, epochs: int, seed: int) -> 
             if done in looks:
                 curve.append([round(seconds, 1), error(averaged(average, task, seed), *task.validation)])
     return averaged(average, task, seed), {"curve": curve, "seconds": round(seconds, 1), "steps": steps}
-
-
-def _schedule(steps: int) -> Callable[[int], float]:
-    return lambda step: min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
 def run_sklearn(name: str, task: Task, seed: int) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:

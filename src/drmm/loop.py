@@ -36,7 +36,7 @@ from drmm.objective import Objective
 from drmm.settings import Training
 from drmm.storage import misfit, write_bytes
 
-__all__ = ["calibrate", "checkpoint_of", "run_loop"]
+__all__ = ["calibrate", "checkpoint_of", "run_loop", "warm_cosine"]
 
 _CALIBRATION_BATCHES = 40
 
@@ -168,11 +168,12 @@ class _Learner(pl.LightningModule):
         """Adam with a warm-up and a cosine to 0."""
         optimizer = torch.optim.Adam(self.model.parameters(), lr=self._config.learning_rate)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_cosine(steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _warm_cosine(steps: int) -> Callable[[int], float]:
+def warm_cosine(steps: int) -> Callable[[int], float]:
+    """Share of the learning rate at each step: a short warm-up, then a cosine to 0."""
     warm = max(1, min(100, steps // 10))
     return lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 

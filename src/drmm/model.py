@@ -208,13 +208,8 @@ class DRMM(nn.Module):
         """
         seen = observed_pixels(x, observed)
 
-        def draw(image: Tensor, known: Tensor) -> Tensor:
-            chosen, _, switches = self.max_sum(image, label)
-            rendering = self.levels.render(self.templates.weight[chosen], switches)
-            return per_image(fit_amplitude(image, rendering, known)) * rendering
-
         with torch.no_grad(), evaluation(self):
-            completed = complete(x, seen, draw)
+            completed = complete(x, seen, lambda image, known: self._drawn(image, label, known))
         return torch.where(seen, x, completed)
 
     @torch.no_grad()
@@ -242,9 +237,7 @@ class DRMM(nn.Module):
 
     def reconstruct(self, x: Tensor, label: Tensor | int | None = None) -> Tensor:
         """α μ_ĉĝ, (N, C, H, W): the best explanation of each image, as bright as it should be."""
-        chosen, _, switches = self.max_sum(x, label)
-        rendering = self.levels.render(self.templates.weight[chosen], switches)
-        return per_image(fit_amplitude(x, rendering)) * rendering
+        return self._drawn(x, label)
 
     def sum_over_paths(self, x: Tensor, latents: Latents) -> PathSum:
         """The score as a sum over active paths (slide "The Sum-over-Paths Formulation").
@@ -404,6 +397,12 @@ class DRMM(nn.Module):
         if not whole or labels.numel() not in {1, n} or labels.min() < 0 or labels.max() >= self.n_classes:
             raise InputError(f"label must be one or {n} class indices from 0 to {self.n_classes - 1}")
         return labels.long().reshape(-1).expand(n)
+
+    def _drawn(self, x: Tensor, label: Tensor | int | None, observed: Tensor | None = None) -> Tensor:
+        """α μ_ĉĝ, (N, C, H, W), α being fitted to what was observed."""
+        chosen, _, switches = self.max_sum(x, label)
+        rendering = self.levels.render(self.templates.weight[chosen], switches)
+        return per_image(fit_amplitude(x, rendering, observed)) * rendering
 
     def _prior(self) -> SwitchPrior:
         if self.prior is None:

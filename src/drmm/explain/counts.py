@@ -202,8 +202,7 @@ def _(rendering: MaxPool2d, paths: Tensor, switches: Switches, *, every: bool) -
 @count.register
 def _(rendering: AvgPool2d, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
     del every
-    kernel, padding = _pair(rendering.kernel_size), _pair(rendering.padding)
-    return _in_windows(paths, switches.shape, Window(kernel, _pair(rendering.stride), padding, (1, 1)))
+    return _in_windows(paths, switches.shape, window_of(rendering))
 
 
 @count.register
@@ -309,7 +308,3 @@ def _parts(n: int, into: int) -> Tensor:
     """Which of n places belong to which part, bool (into, n)."""
     place, part = torch.arange(n), torch.arange(into)[:, None]
     return (place >= part * n // into) & (place < -(-(part + 1) * n // into))
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size

@@ -15,10 +15,10 @@ from drmm.rendering.base import Rendering, Switches, Window, chosen
 __all__ = ["AdaptiveMaxPool2d", "Largest", "MaxPool2d", "best_position", "draw_at", "window_of"]
 
 
-def window_of(pool: nn.MaxPool2d) -> Window:
-    """The pooling window's geometry, every field as (height, width)."""
-    kernel, padding, dilation = _pair(pool.kernel_size), _pair(pool.padding), _pair(pool.dilation)
-    return Window(kernel, _pair(pool.stride), padding, dilation)
+def window_of(pool: nn.MaxPool2d | nn.AvgPool2d) -> Window:
+    """The pooling window's geometry, every field as (height, width); averages have no dilation."""
+    dilation = pool.dilation if isinstance(pool, nn.MaxPool2d) else 1
+    return Window(_pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding), _pair(dilation))
 
 
 def best_position(x: Tensor, pool: nn.MaxPool2d) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from drmm.borrowing import borrow
 from drmm.data.progress import track
 from drmm.errors import InputError
 from drmm.explain import LevelEvidence, PathCounts, contrast, count_paths, level_names
+from drmm.explain.climb import climb
 from drmm.model import DRMM
 from drmm.priors import Prior
 from drmm.rendering import Level, ReLU
@@ -217,15 +218,14 @@ def _path_rows(
 
 def _numbered(model: DRMM) -> list[tuple[int, str]]:
     """Levels that have switches, from the pixels up: place among the renderings, and what they are in words."""
+    blank = torch.zeros(1, *(model.image_shape or (1, 1, 1)), dtype=model.templates.weight.dtype)
+    features = climb(model, blank).features[1:]
     found = []
-    with torch.no_grad():
-        blank = torch.zeros(1, *(model.image_shape or (1, 1, 1)), dtype=model.templates.weight.dtype)
-        for place, rendering in enumerate(model.levels.renderings, 1):
-            blank = rendering.infer(blank)[0]
-            if isinstance(rendering, Level | ReLU):
-                sizes = tuple(blank.shape[1:])
-                where = f", {sizes[1]} × {sizes[2]} places" if len(sizes) == 3 else ""
-                found.append((place, f"{sizes[0]} templates{where}"))
+    for place, (rendering, units) in enumerate(zip(model.levels.renderings, features, strict=True), 1):
+        if isinstance(rendering, Level | ReLU):
+            sizes = tuple(units.shape[1:])
+            where = f", {sizes[1]} × {sizes[2]} places" if len(sizes) == 3 else ""
+            found.append((place, f"{sizes[0]} templates{where}"))
     return found
 
 
