@@ -1,9 +1,11 @@
 import json
+from contextlib import ExitStack
 
 import pytest
 import torch
 
 from drmm import benchmark
+from drmm.errors import RunError
 from drmm.presets import conv_small
 from drmm.threads import tune_allocator
 
@@ -31,6 +33,9 @@ def test_run_and_table():
     assert run["ratio"]["plain"]["train_to_plain"] == 1
     assert all(0 < result["convolution_share"][name] < 1 for name in benchmark.RIVALS)
     assert all(result["explanations"][name]["drmm_to_captum"] > 0 for name in ("active paths", "guided backprop"))
+    assert 0 < result["convolution_share"]["drmm_bare"] < 1
+    assert set(result["processes"]["images_per_second"]) == {"one", "two"}
+    assert result["processes"]["two_to_one"] > 0
     assert {"cpu", "cores"} <= set(result["machine"])
     assert {"torch", "drmm", "python"} <= set(result["versions"])
 
@@ -39,8 +44,23 @@ def test_run_and_table():
     assert rows[0].startswith("| threads |")
     assert sum(row.startswith("| 1 | 2 |") for row in rows) == len(benchmark.RIVALS)
     assert "Captum's" in benchmark.table(result)
+    assert "Two processes" in benchmark.table(result)
+    older = {name: value for name, value in result.items() if name != "processes"}
+    older["convolution_share"] = {name: result["convolution_share"][name] for name in benchmark.RIVALS}
+    assert "without rendering" in benchmark.table(result)
+    assert not any(text in benchmark.table(older) for text in ("Two processes", "without rendering"))
     assert "Captum's" not in benchmark.table(result | {"explanations": None}), "nor without Captum"
 
 
 def test_tune_allocator_says_whether_it_did():
     assert tune_allocator() in {True, False}
+
+
+def test_a_trainer_does_what_it_is_asked_and_says_so():
+    with ExitStack() as stack:
+        trainers = benchmark._Trainers(stack, (1, 1), 2, 2, 0)
+        trainers.train(1)
+        trainers.processes[1].terminate()
+        trainers.processes[1].wait()
+        with pytest.raises(RunError, match="has ended"):
+            trainers.train(1)

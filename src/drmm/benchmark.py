@@ -13,16 +13,18 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drmm._version import __version__
+from drmm.errors import RunError
 from drmm.explain import active_paths, guided_backprop
 from drmm.lift import lift
 from drmm.model import DRMM
@@ -33,12 +35,14 @@ from drmm.rendering.convolution import as_channels_last
 from drmm.threads import tune_allocator
 from drmm.timing import ratio, take_turns
 
-__all__ = ["RIVALS", "peak_memory", "plain_twin", "run_benchmark", "table"]
+__all__ = ["RIVALS", "peak_memory", "plain_twin", "run_benchmark", "table", "train_on_request"]
 
 RIVALS = ("plain", "plain_channels_last", "drmm", "drmm_hard")
 _IMAGE = (1, 28, 28)
 _CLASSES = 10
+_BARE = Objective(reconstruction=0, nonnegativity=0)  # a step without the way down
 _PATIENCE = 12.0  # seconds for each measurement: on a busy machine there are fewer rounds, but at least 3
+_TRAIN = "from drmm.benchmark import train_on_request; train_on_request"
 _NAMES = {
     "plain": "plain convnet",
     "plain_channels_last": "plain convnet, channels-last",
@@ -70,12 +74,14 @@ def plain_twin(model: DRMM) -> nn.Sequential:
 class _Rival:
     """A network with its optimiser and a batch."""
 
-    def __init__(self, name: str, batch_size: int, width: int, seed: int = 0) -> None:
+    def __init__(
+        self, name: str, batch_size: int, width: int, seed: int = 0, objective: Objective | None = None
+    ) -> None:
         torch.manual_seed(seed)
         constraint: Literal["hard", "soft"] = "hard" if name == "drmm_hard" else "soft"
         model = conv_small(_CLASSES, _IMAGE, constraint=constraint, width=width)
         self.x, self.y = torch.rand(batch_size, *_IMAGE), torch.randint(_CLASSES, (batch_size,))
-        self.objective = Objective()
+        self.objective = Objective() if objective is None else objective
         self.network: nn.Module = model if name.startswith("drmm") else plain_twin(model)
         if name == "plain_channels_last":
             self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -83,7 +89,7 @@ class _Rival:
         self.optimizer = torch.optim.Adam(self.network.parameters())
 
     def train(self) -> None:
-        """One step: all terms of the objective for a DRMM, cross-entropy for a convnet."""
+        """One step: the terms of the objective for a DRMM, cross-entropy for a convnet."""
         self.network.train()
         self.optimizer.zero_grad()
         if isinstance(self.network, DRMM):
@@ -135,10 +141,13 @@ def run_benchmark(
         say("share of convolutions")
         torch.set_num_threads(threads[0])
         shares = {name: _convolution_share(_Rival(name, max(batch_sizes), width, seed)) for name in RIVALS}
+        shares["drmm_bare"] = _convolution_share(_Rival("drmm", max(batch_sizes), width, seed, _BARE))
         say("explanations")
         explanations = _explanations(max(batch_sizes), repeats, width, seed)
     finally:
         torch.set_num_threads(before)
+    say("processes")
+    processes = _processes(max(batch_sizes), repeats, width, seed)
     say("memory")
     return {
         "format": 1,
@@ -150,6 +159,7 @@ def run_benchmark(
         "runs": runs,
         "explanations": explanations,
         "convolution_share": {"threads": threads[0], "batch_size": max(batch_sizes), **shares},
+        "processes": processes,
         "memory": _memory(max(batch_sizes), width),
     }
 
@@ -169,7 +179,13 @@ def table(result: dict[str, Any]) -> str:
                 f"| {run['predict_images_per_second'][name]:,.0f} | {ratio['predict_to_plain']:.2f} |"
             )
     share, memory, explanations = result["convolution_share"], result["memory"], result.get("explanations")
-    lines += ["", f"Share of a DRMM's training step inside convolutions: {share['drmm']:.0%}."]
+    without = f", {share['drmm_bare']:.0%} without rendering" if "drmm_bare" in share else ""
+    lines += ["", f"Share of a DRMM's training step inside convolutions: {share['drmm']:.0%}{without}."]
+    if (processes := result.get("processes")) is not None:
+        lines.append(
+            f"Two processes with a thread each train {processes['two_to_one']:.2f} times as many images a second "
+            "as one process with two threads."
+        )
     if memory["drmm"] is not None:
         lines.append(
             f"Peak memory of a training step, {memory['batch_size']} images: {memory['drmm'] / 2**20:.0f} MiB, "
@@ -198,6 +214,60 @@ def peak_memory(name: str, batch_size: int, width: int = 32) -> int | None:
         rival.train()
     after = _status("VmHWM")
     return None if before is None or after is None else after - before
+
+
+def train_on_request(threads: int, batch_size: int, width: int, seed: int) -> None:
+    """Train a DRMM, so many steps for each number on standard input, and say when they are done."""
+    tune_allocator()
+    torch.set_num_threads(threads)
+    rival = _Rival("drmm", batch_size, width, seed)
+    for line in sys.stdin:
+        for _ in range(int(line)):
+            rival.train()
+        sys.stdout.write("done\n")
+        sys.stdout.flush()
+
+
+class _Trainers:
+    """Processes that train side by side, each with so many threads."""
+
+    def __init__(self, stack: ExitStack, threads: Sequence[int], batch_size: int, width: int, seed: int) -> None:
+        self.processes = [
+            stack.enter_context(
+                subprocess.Popen(  # noqa: S603  (our own code in our own interpreter)
+                    [sys.executable, "-c", f"{_TRAIN}({count}, {batch_size}, {width}, {seed})"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    bufsize=0,
+                )
+            )
+            for count in threads
+        ]
+
+    def train(self, steps: int) -> None:
+        """So many steps in each, and wait for the last."""
+        for process in self.processes:
+            with suppress(BrokenPipeError):  # of one that has ended: it will not answer
+                cast("IO[bytes]", process.stdin).write(b"%d\n" % steps)
+        answers = {cast("IO[bytes]", process.stdout).readline() for process in self.processes}
+        if answers != {b"done\n"}:
+            raise RunError("a process that trains for the benchmark has ended: see what it says above")
+
+
+def _processes(batch_size: int, repeats: int, width: int, seed: int) -> dict[str, Any]:
+    """The throughput of one process with two threads, and of two with a thread each, which share nothing."""
+    steps = 2
+    with ExitStack() as stack:
+        one, two = (_Trainers(stack, threads, batch_size, width, seed) for threads in ((2,), (1, 1)))
+        times = take_turns(
+            {"one": partial(one.train, 2 * steps), "two": partial(two.train, steps)}, repeats, _PATIENCE
+        )
+    images = 2 * steps * batch_size
+    return {
+        "batch_size": batch_size,
+        "images_per_second": {name: images / statistics.median(each) for name, each in times.items()},
+        "two_to_one": ratio(times["one"], times["two"]),
+    }
 
 
 def _measure(batch_size: int, repeats: int, width: int, seed: int) -> dict[str, Any]:

@@ -81,6 +81,62 @@ def test_forward_is_the_features_of_infer(training, grad):
     assert torch.equal(x, before)
 
 
+def test_forward_learns_as_infer_does_and_works_out_no_switches(monkeypatch):
+    level = make(pool=MaxPool2d(2), bias=True).train()
+    twin, x = copy.deepcopy(level), torch.randn(4, 3, 9, 8)
+    y, _ = twin.infer(x)
+    z = torch.randn_like(y)
+    expected = torch.autograd.grad((y * z).sum(), twin.dictionary.weight)
+
+    def never(*_):
+        raise RuntimeError("switches")
+
+    monkeypatch.setattr("drmm.rendering.level.position_of", never)
+    torch.testing.assert_close(torch.autograd.grad((level(x) * z).sum(), level.dictionary.weight), expected)
+    for one, two in zip(level.buffers(), twin.buffers(), strict=True):
+        assert torch.equal(one, two)
+    with pytest.raises(RuntimeError, match="switches"):  # the control: infer does
+        level.infer(x)
+
+
+@pytest.mark.parametrize("pool", [None, MaxPool2d(2), MaxPool2d(3, 2, 1), MaxPool2d((3, 1))])
+@pytest.mark.parametrize("c_out", [1, 6])
+def test_a_step_breaks_ties_like_its_slow_twin(pool, c_out):
+    level = Level(Conv2d(2, c_out, 3, bias=False), BatchNorm2d(c_out), pool).train()
+    nn.init.normal_(level.norm.weight)
+    with torch.no_grad():
+        level.dictionary.weight.copy_(torch.randint(-1, 2, level.dictionary.weight.shape))
+    slow = copy.deepcopy(level).unfused().train()
+    x = torch.randint(0, 2, (4, 2, 9, 11)).double().requires_grad_()
+    y, switches = level.infer(x)
+    expected, theirs = slow.infer(x)
+    torch.testing.assert_close(y, expected, **TIGHT)
+    if pool is not None:
+        # Where a unit is off, the twin's pool sees nothing but zeros: what it chooses there is never drawn.
+        assert torch.equal(switches.t[switches.a], theirs.parts[3].t[switches.a])
+        u = level.dictionary(x) * level.norm.weight.sign()[:, None, None]
+        later = pool.infer(u + 1e-9 * torch.arange(u[0, 0].numel()).view(u.shape[2:]))[1].t
+        assert (later != switches.t)[switches.a].any()  # the control: another rule chooses otherwise
+    z = torch.randn_like(y)
+    torch.testing.assert_close(level.render(z, switches), slow.render(z, theirs), **TIGHT)
+    one = torch.autograd.grad(y, [x, *level.parameters()], z.contiguous(), retain_graph=True)
+    two = torch.autograd.grad(expected, [x, *slow.parameters()], z)
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, **TIGHT)
+    again = torch.autograd.grad(y, [x, *level.parameters()], z)  # in whatever layout the gradient comes, and twice
+    for a, b in zip(one, again, strict=True):
+        torch.testing.assert_close(a, b, **TIGHT)
+
+
+def test_what_is_not_a_number_is_seen_in_training():
+    level = make(pool=MaxPool2d(2)).train()
+    x = torch.randn(4, 3, 8, 8)
+    x[0, 0, 0, 0] = torch.nan
+    y, switches = level.infer(x)
+    assert y.isnan().all()  # the batch's mean is none
+    assert switches.a.all(), "a unit that may be on passes its gradient on, as autograd's ReLU does"
+
+
 def test_a_norm_must_fit_the_dictionary():
     with pytest.raises(ValueError, match="6 channels"):
         Level(Conv2d(3, 6, 3), BatchNorm2d(5))

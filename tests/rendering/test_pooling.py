@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from drmm.rendering import Conv2d, Level, MaxPool2d
+from drmm.rendering.pooling import add_at, best_place, place_of, position_of, window_of
 
 small = st.integers(1, 3)
 pair = st.tuples(small, small)
@@ -105,3 +106,60 @@ def test_what_is_drawn_in_the_padding_is_lost():
     y, switches = pool.infer(torch.randn(1, 1, 4, 4))
     outside = switches.map(torch.zeros_like)  # a prior may put every unit in the upper left corner
     assert pool.render(torch.ones_like(y), outside).sum() == 1
+
+
+# --- integers of one byte, of two, of eight ---
+
+WIDTHS = (7, 126, 127, 254, 255, 256, 257, 300, 16_383, 16_384, 33_000)
+
+
+def position_by_division(place, pool, width):
+    """The definition: row and column of the place, less those of the window's corner; no padding."""
+    window = window_of(pool)
+    row, column = (torch.arange(n) * s for n, s in zip(place.shape[2:], window.stride, strict=True))
+    down, along = (place // width - row[:, None]), (place % width - column)
+    return down // window.dilation[0] * window.kernel[1] + along // window.dilation[1]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(
+    "pool", [MaxPool2d(2), MaxPool2d(3, 1), MaxPool2d(2, 1, 0, 3), MaxPool2d((2, 5), 2), MaxPool2d((1, 3))]
+)
+def test_positions_in_pictures_of_every_width(width, pool):
+    place = best_place(torch.randn(2, 1, 7, width), pool)[1]
+    t = position_of(place, window_of(pool), width)
+    assert torch.equal(t.long(), position_by_division(place, pool, width))
+    before = t.clone()
+    assert torch.equal(place_of(t, window_of(pool), width), place)
+    assert torch.equal(t, before)
+
+
+def test_a_byte_would_not_do_for_wide_pictures(monkeypatch):
+    pool, width = MaxPool2d(2), 256
+    place = best_place(torch.randn(2, 1, 7, width), pool)[1]
+    monkeypatch.setattr("drmm.rendering.pooling._narrow", lambda _: torch.uint8)
+    assert not torch.equal(
+        position_of(place, window_of(pool), width).long(), position_by_division(place, pool, width)
+    )
+
+
+@pytest.mark.parametrize("window", [(9, 9), (12, 1), (1, 12)])
+def test_positions_of_windows_with_many_rows(window):
+    pool = MaxPool2d(window)
+    place = best_place(torch.randn(2, 3, 27, 26), pool)[1]
+    t = position_of(place, window_of(pool), 26)
+    assert torch.equal(t.long(), position_by_division(place, pool, 26))
+    assert torch.equal(place_of(t, window_of(pool), 26), place)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_adding_at_places(memory_format):
+    x = torch.randn(2, 3, 7, 6).contiguous(memory_format=memory_format)
+    y, place = best_place(x, MaxPool2d(3, 1))
+    canvas = torch.randn_like(x)
+    expected = canvas.clone()
+    for n, c, i, j in torch.cartesian_prod(*(torch.arange(s) for s in y.shape)).tolist():
+        row, column = divmod(int(place[n, c, i, j]), 6)
+        expected[n, c, row, column] += y[n, c, i, j]
+    assert add_at(canvas, place, y) is canvas
+    torch.testing.assert_close(canvas, expected)

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drmm.rendering.affine import Conv2d
-from drmm.rendering.base import Rendering, Switches, Window, masked
+from drmm.rendering.base import Rendering, Switches, masked
 from drmm.rendering.compose import Sequential
-from drmm.rendering.convolution import correlate, draw, feature_size
+from drmm.rendering.convolution import as_channels_last, correlate, draw, feature_size
 from drmm.rendering.gates import ReLU
 from drmm.rendering.norm import BatchNorm2d, running_scale, uses_batch
-from drmm.rendering.pooling import MaxPool2d, best_position, draw_at, window_of
+from drmm.rendering.pooling import MaxPool2d, add_at, best_place, best_position, draw_at, position_of, window_of
 
 __all__ = ["Level"]
 
@@ -51,7 +51,7 @@ class Level(Rendering):
     def forward(self, x: Tensor) -> Tensor:
         """The features alone: (N, C_in, H, W) to (N, C_out, H', W')."""
         if self.norm is not None and uses_batch(self.norm):
-            return self.infer(x)[0]
+            return self._batch_features(x, self.norm)[0]
         u = correlate(x, *self.folded(), self.dictionary)
         u = u if self.pool is None else self.pool(u)
         return u.relu() if torch.is_grad_enabled() else u.relu_()
@@ -70,7 +70,7 @@ class Level(Rendering):
         if self.norm is not None and uses_batch(self.norm):
             if sign is not None:
                 raise ValueError("the sign traceback needs fixed statistics: call model.eval() first")
-            return self._infer_batch(x, self.norm)
+            return self._batch_infer(x, self.norm)
         u = correlate(x, *self.folded(), self.dictionary)
         y, t = self._best(u)
         if sign is not None:
@@ -103,8 +103,21 @@ class Level(Rendering):
             return weight
         return _per_template(self.norm.weight * switches.gain) * weight
 
-    def _infer_batch(self, x: Tensor, norm: BatchNorm2d) -> tuple[Tensor, Switches]:
-        """Training: normalise with the batch's own statistics."""
+    def _batch_infer(self, x: Tensor, norm: BatchNorm2d) -> tuple[Tensor, Switches]:
+        y, place, scale = self._batch_features(x, norm)
+        t = None
+        if place is not None and self.pool is not None:
+            width = feature_size(self.dictionary, (x.shape[2], x.shape[3]))[1]
+            t = position_of(place, window_of(self.pool), width)
+        # Nothing is below 0, and converting is four times as fast as comparing.
+        return y, self._switches(x, y.detach().bool(), t, scale)
+
+    def _batch_features(self, x: Tensor, norm: BatchNorm2d) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Training: normalise with the batch's own statistics.
+
+        Returns:
+            The features, the pixel at which each pooled unit was found, and 1/σ.
+        """
         # Where γ < 0 the norm turns the largest into the smallest. Flipping those templates makes the norm
         # increasing everywhere, so that it commutes with the pooling.
         polarity = torch.where(norm.weight.detach() < 0, -1.0, 1.0).to(norm.weight.dtype)
@@ -116,10 +129,11 @@ class Level(Rendering):
             centre = mean * polarity if bias is None else mean * polarity + bias
             _track(norm, centre, variance, count=u.numel() // u.shape[1])
             scale = torch.rsqrt(variance + norm.eps)
-            p, t = self._best(u)
-        window = None if self.pool is None else window_of(self.pool)
-        y = _NormReLU.apply(u, p, t, norm.weight * polarity, norm.bias, mean, scale, window)
-        return y, self._switches(x, y.detach() > 0, t, scale)
+        gamma = norm.weight * polarity
+        if self.pool is None:
+            return _NormReLU.apply(u, gamma, norm.bias, mean, scale), None, scale
+        p, place = best_place(u.detach(), self.pool)
+        return _PooledNormReLU.apply(u, p, place, gamma, norm.bias, mean, scale), place, scale
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """The dictionary with the norm's running statistics folded in, and its bias; differentiable."""
@@ -139,43 +153,69 @@ class Level(Rendering):
 
 
 class _NormReLU(torch.autograd.Function):
+    """relu(γ (u - mean)/σ + β) with the gradient of batch norm."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+        """γ ≥ 0 and the others (C,); u (N, C, H, W)."""
+        y = _normed(u, gamma, beta, mean, scale).relu_()
+        ctx.save_for_backward(u, y, gamma, mean, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Only units that are on pass a gradient; the batch's mean and variance spread it to all."""
+        u, y, gamma, mean, scale = ctx.saved_tensors
+        g = _gated(gradient, y)
+        d_u, d_gamma, d_beta = _norm_backward(g, u, gamma, mean, scale, [True, True, True])
+        return d_u, d_gamma, d_beta, None, None
+
+
+class _PooledNormReLU(torch.autograd.Function):
     """relu(γ (p - mean)/σ + β) of the pooled p, with the gradient that batch norm sends to all of u."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        u: Tensor,
-        p: Tensor,
-        t: Tensor | None,
-        gamma: Tensor,
-        beta: Tensor,
-        mean: Tensor,
-        scale: Tensor,
-        window: Window | None,
+        ctx: Any, u: Tensor, p: Tensor, place: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, scale: Tensor
     ) -> Tensor:
-        """γ ≥ 0 (C,); u (N, C, H, W); p and t (N, C, H', W')."""
-        gain = gamma * scale
-        y = torch.addcmul(_per_channel(beta - mean * gain), p, _per_channel(gain)).relu_()
-        ctx.save_for_backward(u, p, t, y, gamma, mean, scale)
-        ctx.window = window
+        """γ ≥ 0 (C,); u (N, C, H, W); p and its place in u (N, C, H', W')."""
+        y = _normed(p, gamma, beta, mean, scale).relu_()
+        ctx.save_for_backward(u, p, place, y, gamma, mean, scale)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Only chosen units pass a gradient; the batch's mean and variance spread it to all of u."""
-        u, p, t, y, gamma, mean, scale = ctx.saved_tensors
-        g = torch.ops.aten.threshold_backward(gradient, y, 0)
-        d_beta = g.sum((0, 2, 3))
-        d_gamma = ((g * p).sum((0, 2, 3)) - mean * d_beta) * scale
+        u, p, place, y, gamma, mean, scale = ctx.saved_tensors
+        g = _gated(gradient, y)
+        _, d_gamma, d_beta = _norm_backward(g, p, gamma, mean, scale, [False, True, True])
         gain, units = gamma * scale, u.numel() // u.shape[1]
         slope = -gain * scale * d_gamma / units
         offset = -gain * d_beta / units - slope * mean
-        chosen = g * _per_channel(gain)
-        if t is not None:
-            chosen = draw_at(chosen, t, ctx.window, (u.shape[2], u.shape[3]))
-        d_u = chosen.addcmul_(u, _per_channel(slope)).add_(_per_channel(offset))
-        return d_u, None, None, d_gamma, d_beta, None, None, None
+        spread = torch.addcmul(_per_channel(offset), u, _per_channel(slope))
+        return add_at(spread, place, g.mul_(_per_channel(gain))), None, None, d_gamma, d_beta, None, None
+
+
+def _normed(u: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    gain = gamma * scale
+    return torch.addcmul(_per_channel(beta - mean * gain), u, _per_channel(gain))
+
+
+def _gated(gradient: Tensor, y: Tensor) -> Tensor:
+    """The gradient where y is on, a new tensor in the layout of y."""
+    return torch.ops.aten.threshold_backward(as_channels_last(gradient), y, 0)  # type: ignore[no-any-return]
+
+
+def _norm_backward(
+    gradient: Tensor, u: Tensor, gamma: Tensor, mean: Tensor, scale: Tensor, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of γ (u - mean)/σ + β with respect to u, γ and β, mean and 1/σ being those of u."""
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        gradient, u, gamma, None, None, mean, scale, train=True, eps=0.0, output_mask=wanted
+    )
+    return found
 
 
 @torch.no_grad()

@@ -12,7 +12,17 @@ from torch.nn import functional as F
 
 from drmm.rendering.base import Rendering, Switches, Window, chosen
 
-__all__ = ["AdaptiveMaxPool2d", "Largest", "MaxPool2d", "best_position", "draw_at", "window_of"]
+__all__ = [
+    "AdaptiveMaxPool2d",
+    "Largest",
+    "MaxPool2d",
+    "add_at",
+    "best_place",
+    "best_position",
+    "draw_at",
+    "position_of",
+    "window_of",
+]
 
 
 def window_of(pool: nn.MaxPool2d | nn.AvgPool2d) -> Window:
@@ -33,20 +43,63 @@ def best_position(x: Tensor, pool: nn.MaxPool2d) -> tuple[Tensor, Tensor]:
     Returns:
         The maxima (N, C, H', W') and t of the same shape.
     """
+    y, place = best_place(x, pool)
+    return y, position_of(place, window_of(pool), x.shape[-1])
+
+
+def best_place(x: Tensor, pool: nn.MaxPool2d) -> tuple[Tensor, Tensor]:
+    """As `best_position`, but where in the picture it is, int64: the row-major index of the pixel."""
     y, place = F.max_pool2d(
         x, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, return_indices=True
     )
-    window, width = window_of(pool), x.shape[-1]
-    wide = max(width, _reach(window, y.shape[-2:])[1])
+    return y, place
+
+
+def position_of(place: Tensor, window: Window, width: int) -> Tensor:
+    """T of each unit from its place in the picture.
+
+    Args:
+        place: row-major index in a picture of this width, (N, C, H', W'), inside the unit's window.
+        window: the geometry.
+        width: of the picture.
+    """
+    wide = max(width, _span(window)[1])
     if wide > width:  # a window wider than the picture: give every position an index of its own
         place = place + torch.div(place, width, rounding_mode="floor") * (wide - width)
-    rows, columns = _corners(window, y.shape[-2:], x.device)
+    rows, columns = _corners(window, place.shape[-2:], place.device)
     corner = (rows - window.padding[0]) * wide + columns - window.padding[1]
-    offsets = _offsets(window, wide, x.device)
-    dtype = _smallest(window.positions)
-    position_of = torch.zeros(int(offsets[-1]) + 1, dtype=dtype, device=x.device)
-    position_of[offsets] = torch.arange(window.positions, dtype=dtype, device=x.device)
-    return y, _look_up(position_of, place - corner)
+    # How far it is from the corner fits into a byte or two, and integers wrap: so do their differences.
+    narrow = _narrow((_span(window)[0] - 1) * wide + _span(window)[1])
+    offset = place.to(narrow) - corner.to(narrow)
+    down = window.dilation[0] * wide
+    row = _quotient(offset, down, window.kernel[0])
+    column = _quotient(offset - row * down, window.dilation[1], window.kernel[1])
+    return (row * window.kernel[1] + column).to(_smallest(window.positions))
+
+
+def place_of(t: Tensor, window: Window, wide: int) -> Tensor:
+    """The inverse of `position_of`, in a picture with its padding, that wide; int64."""
+    narrow = _narrow((_span(window)[0] - 1) * wide + _span(window)[1])
+    t = t.to(narrow)
+    row = _quotient(t, window.kernel[1], window.kernel[0])
+    column = t - row * window.kernel[1]
+    rows, columns = _corners(window, t.shape[-2:], t.device)
+    return rows * wide + columns + (row * (window.dilation[0] * wide) + column * window.dilation[1])
+
+
+def add_at(canvas: Tensor, place: Tensor, z: Tensor) -> Tensor:
+    """Add each unit to the canvas, in place, where `best_place` found it.
+
+    Args:
+        canvas: (N, C, H, W).
+        place: row-major index on the canvas, (N, C, H', W').
+        z: same shape.
+    """
+    if _is_channels_last(canvas):
+        _rows(canvas).scatter_add_(1, _rows(place), _rows(z))
+    else:
+        canvas.view(*canvas.shape[:2], -1).scatter_add_(-1, place.flatten(-2), z.flatten(-2))
+    return canvas
 
 
 def draw_at(z: Tensor, t: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
@@ -63,12 +116,10 @@ def draw_at(z: Tensor, t: Tensor, window: Window, size: tuple[int, int]) -> Tens
     top, left = window.padding
     reach = _reach(window, z.shape[-2:])
     tall, wide = max(reach[0], size[0] + top), max(reach[1], size[1] + left)
-    rows, columns = _corners(window, z.shape[-2:], z.device)
-    place = _look_up(_offsets(window, wide, z.device), t.long()).add_(rows * wide + columns)
     disjoint = all(
         window.stride[i] > window.dilation[i] * (window.kernel[i] - 1) or z.shape[2 + i] == 1 for i in (0, 1)
     )
-    canvas = _scatter(z, place, (tall, wide), disjoint=disjoint)
+    canvas = _scatter(z, place_of(t, window, wide), (tall, wide), disjoint=disjoint)
     return canvas if (tall, wide) == size else canvas[..., top : top + size[0], left : left + size[1]]
 
 
@@ -158,12 +209,18 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
+def _span(window: Window) -> tuple[int, int]:
+    """Rows and columns from the first to the last position of a window."""
+    return (
+        window.dilation[0] * (window.kernel[0] - 1) + 1,
+        window.dilation[1] * (window.kernel[1] - 1) + 1,
+    )
+
+
 def _reach(window: Window, size: torch.Size) -> tuple[int, int]:
     """Rows and columns that the windows cover, padding included."""
-    rows, columns = (
-        (size[i] - 1) * window.stride[i] + window.dilation[i] * (window.kernel[i] - 1) + 1 for i in (0, 1)
-    )
-    return rows, columns
+    span = _span(window)
+    return (size[0] - 1) * window.stride[0] + span[0], (size[1] - 1) * window.stride[1] + span[1]
 
 
 def _corners(window: Window, size: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -173,18 +230,21 @@ def _corners(window: Window, size: torch.Size, device: torch.device) -> tuple[Te
     return rows[:, None], columns
 
 
-def _offsets(window: Window, width: int, device: torch.device) -> Tensor:
-    """Flat index of each position relative to its window's corner, (positions,), increasing."""
-    rows = torch.arange(window.kernel[0], device=device) * window.dilation[0]
-    columns = torch.arange(window.kernel[1], device=device) * window.dilation[1]
-    return (rows[:, None] * width + columns).flatten()
+def _narrow(count: int) -> torch.dtype:
+    """The narrowest type that holds 0, …, count - 1: the fewer bytes, the faster."""
+    return torch.uint8 if count <= 2**8 else torch.int16 if count <= 2**15 else torch.int64
 
 
-def _look_up(table: Tensor, index: Tensor) -> Tensor:
-    """table[index] in the memory layout of index, several times faster on a CPU than indexing or `take`."""
-    if _is_channels_last(index):
-        return _look_up(table, index.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    return table.index_select(0, index.flatten()).view(index.shape)
+def _quotient(values: Tensor, divisor: int, count: int) -> Tensor:
+    """Integers divided and rounded down, less than `count`: by comparisons, which are faster, if few."""
+    if divisor == 1:
+        return values
+    if count > 8:
+        return torch.div(values, divisor, rounding_mode="floor")
+    quotient = torch.zeros_like(values)
+    for i in range(1, count):  # into the values' own type, ten times as fast as into bools
+        quotient += values.clone().ge_(i * divisor)
+    return quotient
 
 
 def _scatter(z: Tensor, place: Tensor, size: tuple[int, int], *, disjoint: bool) -> Tensor:
