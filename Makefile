@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Folder with the files of the data sets, for experiments.
 DATA ?= $(DRMM_DATA)
 
-.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity predictions explain peers readme docs clean
+.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity predictions explain peers gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo
@@ -72,6 +72,17 @@ predictions: .venv/dev.stamp  ## The slides' predictions, on nets trained on ren
 peers: .venv/demo.stamp  ## Rules of few-label learning side by side: DATA=folder with MNIST, hours; resumable.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py --tune --seeds 100 $(if $(DATA),--data-dir $(DATA))
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(if $(DATA),--data-dir $(DATA))
+
+# What carries out the dry run: cpu, or gpu where there is one.
+ACCELERATOR ?= cpu
+DRY_RUN = OMP_NUM_THREADS=1 $(BIN)/drmm reproduce cifar10 --dry-run 20 --accelerator $(ACCELERATOR)
+
+gpu-dry-run: .venv/demo.stamp  ## 20 steps of the full CIFAR-10 net in each way that GPUs run it, on a CPU: half an hour.
+	$(DRY_RUN)
+	$(DRY_RUN) --precision bf16-mixed
+	$(DRY_RUN) --precision bf16-mixed --devices 2
+	$(DRY_RUN) --precision bf16-mixed --compile
+	$(DRY_RUN) --precision bf16-mixed --compile --devices 2
 
 explain: .venv/demo.stamp  ## One digit explained by the demo's model, after make demo.
 	$(BIN)/python scripts/explain_picture.py

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from drmm import app, cli
 from drmm.em import loop
+from drmm.reproduce import PROTOCOLS
 from drmm.storage import load_model
 
 FIT = ["fit", "digits", "--labels-per-class", "5", "--epochs", "2", "--width", "4", "--batch-size", "256"]
@@ -96,7 +97,8 @@ def test_help_reads_like_a_table_of_contents() -> None:
                 "--initialisation", "--constraint", "--width", "--depth", "--select", "--criterion", "--size",
                 "--epochs", "--tolerance", "--batch-size", "--labelled-per-batch", "--learning-rate",
                 "--gradient-clip", "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance",
-                "--nn", "--kl-sign", "--seed", "--accelerator", "--devices", "--precision", "--resume",
+                "--nn", "--kl-sign", "--seed", "--accelerator", "--devices", "--precision", "--compile",
+                "--resume",
             },
         ),
         ("predict", {"--out"}),
@@ -108,7 +110,7 @@ def test_help_reads_like_a_table_of_contents() -> None:
             "reproduce",
             {
                 "--out", "--labels", "--method", "--seeds", "--workers", "--epochs", "--width", "--images",
-                "--data-dir",
+                "--data-dir", "--accelerator", "--devices", "--precision", "--compile", "--dry-run",
             },
         ),
         ("bench", {"--json", "--quick"}),
@@ -320,6 +322,7 @@ def test_nothing_to_resume(tmp_path: Path, run_drmm) -> None:
         ([*FIT, "--learning-rate", "-1"], "learning_rate"),
         ([*FIT, "--accelerator", "abacus"], "abacus"),
         ([*FIT, "--precision", "7-bit"], "7-bit"),
+        ([*FIT, "--devices", "0"], "0 devices"),
         ([*FIT, "--clusters", "12"], "clusters need images without labels"),
         ([*FIT, "--depth", "7"], "choose from 1 to 4 levels"),
         ([*EM, "--constraint", "hard"], "learn a hard model by 'sgd' or 'eg'"),
@@ -574,3 +577,31 @@ def test_reproduce(tmp_path: Path, run_drmm) -> None:
     refused(run_drmm("reproduce", "imagenet"), "imagenet")
     refused(run_drmm("reproduce", "mnist-5k", "--method", "magic"), "magic")
     refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--epochs", 2), "another protocol")
+
+
+def test_a_dry_run_tells_in_one_line(tmp_path: Path, run_drmm, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ("reproduce", "svhn", "--dry-run", 2, "--width", 2, "--accelerator", "cpu")
+    code, out, err = run_drmm(*small, "--precision", "bf16-mixed")
+    assert code == 0, err
+    assert out.count("\n") == 1
+    batch = PROTOCOLS["svhn"].training
+    sizes = f"batches of {batch.batch_size} ({batch.labelled_per_batch} labelled), cpu, bf16-mixed: loss"
+    for word in ("svhn, rc+kl+nn: 868 parameters", sizes, "in 2 steps of"):
+        assert word in out
+    for words, says in (
+        (("--dry-run", 0), "0 steps"),
+        (("--devices", 0), "0 devices"),
+        (("--devices", 5), "5 devices"),
+        (("--precision", "7-bit"), "7-bit"),
+        (("--accelerator", "abacus"), "abacus"),
+        (("--method", "magic"), "magic"),
+    ):
+        refused(run_drmm(*small, *words), says)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_machine_that_is_not_there_is_refused_before_any_run(tmp_path: Path, run_drmm) -> None:
+    for words in (("--accelerator", "abacus"), ("--precision", "7-bit"), ("--devices", 0), ("--devices", 5)):
+        refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *words), str(words[1]))
+    assert not (tmp_path / "r").exists()

@@ -1,13 +1,16 @@
 """The objective's terms against the slides' formulas, written out by hand."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
 from drmm import Objective
-from drmm.objective import balance, cross_entropy, kl_divergence, nonnegativity, reconstruction
+from drmm.errors import InputError
+from drmm.objective import balance, cross_entropy, interpolation, kl_divergence, nonnegativity, reconstruction
 from drmm.presets import conv_small, dense
+from drmm.training import Training, train
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0], [0.0, 5.0, 0.0]])
 PRIOR = torch.tensor([0.5, 0.3, 0.2])
@@ -186,3 +189,72 @@ def test_a_flattened_picture_is_no_template():
         model.templates.weight.abs_()
     assert value > 0
     assert Objective()(model, x, y)["nonnegativity"] == 0
+
+
+# --- blends ---
+
+
+def test_the_posterior_of_a_blend_is_to_be_the_blend_of_posteriors(model, batch):
+    x = batch[0]
+    model.eval()
+    logits = model(x)
+    torch.manual_seed(3)
+    found = interpolation(model, x, logits)
+    torch.manual_seed(3)
+    partner, share = torch.randperm(6), 0.5 + 0.5 * torch.rand(6, 1, dtype=x.dtype)
+    q, by_hand = logits.softmax(1), 0.0
+    for n in range(6):
+        blend = share[n] * x[n] + (1 - share[n]) * x[partner[n]]
+        target = share[n] * q[n] + (1 - share[n]) * q[partner[n]]
+        by_hand = by_hand - (target * model(blend[None])[0].log_softmax(0)).sum() / 6
+    torch.testing.assert_close(found, by_hand)
+
+
+def test_the_target_of_a_blend_is_fixed(model, batch):
+    """Otherwise the net would agree with itself by knowing nothing of either image."""
+    logits = model(batch[0])
+    logits.retain_grad()
+    interpolation(model, batch[0], logits).backward()
+    assert logits.grad is None
+    assert model.templates.weight.grad.any(), "control: blends teach"
+
+
+def test_blends_are_a_term_where_they_are_asked_for(model, batch):
+    assert "interpolation" not in Objective()(model, *batch)
+    terms = Objective(interpolation=0.7)(model, *batch)
+    plain = sum(
+        getattr(Objective(), name) * terms[name] for name in terms if name not in {"interpolation", "loss"}
+    )
+    torch.testing.assert_close(terms["loss"], plain + 0.7 * terms["interpolation"])
+
+
+# --- weights that change on the way ---
+
+
+def test_the_kl_weight_rises_and_that_of_the_balance_falls():
+    objective = Objective(kl=0.8, balance=0.6, interpolation=0.4, warm_up=0.25, cool_down=0.5)
+    found = [objective.at(p) for p in (0, 0.125, 0.25, 0.5, 1)]
+    assert [one.kl for one in found] == pytest.approx([0, 0.4, 0.8, 0.8, 0.8])
+    assert [one.balance for one in found] == pytest.approx([0.6, 0.45, 0.3, 0, 0])
+    assert [one.interpolation for one in found] == pytest.approx([0, 0.2, 0.4, 0.4, 0.4])
+    others = {"kl": 0.8, "balance": 0.6, "interpolation": 0.4}
+    assert all(dataclasses.replace(one, **others) == objective for one in found)
+
+
+def test_by_default_no_weight_changes():
+    assert Objective().at(0) == Objective().at(1) == Objective()
+
+
+@pytest.mark.parametrize("name", ["warm_up", "cool_down"])
+def test_no_weight_changes_for_longer_than_the_training(name):
+    with pytest.raises(InputError, match=f"{name}.*from 0 to 1"):
+        Objective(**{name: 2})
+
+
+def test_the_loop_knows_how_far_it_is(monkeypatch):
+    seen, at = [], Objective.at
+    monkeypatch.setattr(Objective, "at", lambda self, progress: (seen.append(progress), at(self, progress))[1])
+    config = Training(epochs=2, batch_size=4, labelled_per_batch=2)
+    x, y = torch.rand(8, 1, 12, 12), torch.tensor([0, 1, 2, 3, -1, -1, -1, -1])
+    train(conv_small(4, (1, 12, 12), width=2), x, y, config=config, progress=False)
+    assert seen == [step / 8 for step in range(8)]

@@ -377,7 +377,8 @@ def test_patience_stops_early(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"weight_average": 1.0}]
+    "options",
+    [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"weight_average": 1.0}, {"devices": 0}],
 )
 def test_impossible_training_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(InputError):

@@ -35,7 +35,20 @@ from drmm.objective import Objective
 from drmm.pictures import overview, samples_sheet, save_figure
 from drmm.presets import Constraint
 from drmm.pruning import Criterion, Pruned, Pruner, check_share, prune_synapses
-from drmm.reproduce import METHODS, Cell, Failure, Protocol, cells, figure, markdown, rows, run_cells
+from drmm.reproduce import (
+    METHODS,
+    Cell,
+    DryRun,
+    Failure,
+    Machine,
+    Protocol,
+    cells,
+    figure,
+    markdown,
+    rows,
+    run_cells,
+)
+from drmm.reproduce import dry_run as make_steps
 from drmm.runs import error_percent, predict_logits, versions
 from drmm.storage import (
     Recipe,
@@ -60,6 +73,7 @@ __all__ = [
     "bench",
     "demo",
     "demo_table",
+    "dry_run",
     "explain",
     "predict",
     "prune",
@@ -435,7 +449,8 @@ def reproduce(
     labels: Sequence[int],
     methods: Sequence[str],
     seeds: int,
-    workers: int,
+    workers: int | None,
+    machine: Machine,
     data_dir: Path | None,
     console: Console,
     command: str = "",
@@ -448,7 +463,8 @@ def reproduce(
         labels: how many labels; none takes the published ones.
         methods: names of the rows; none takes all.
         seeds: label draws of each row.
-        workers: processes, each on one core.
+        workers: runs at the same time; None is one a core, on a GPU one alone.
+        machine: how to carry out each.
         data_dir: where the data sets' files are.
         console: where the table goes.
         command: the exact command line, kept with every run.
@@ -457,10 +473,12 @@ def reproduce(
         The table as Markdown.
 
     Raises:
-        InputError: if there is no such method, or a run that is there was made by another protocol.
+        InputError: if there is no such method or machine, or a run that is there was made by another protocol.
         RunError: if a cell could not be run; the others are finished then.
     """
     todo = cells(plan, labels or plan.labels, methods or list(METHODS), seeds)
+    machine.carry_out(plan.training)
+    at_once = machine.workers() if workers is None else workers
     load(plan.dataset, data_dir=data_dir)  # complains, or downloads, once and not in every process
     console.print(f"{plan}", highlight=False, soft_wrap=True)
     columns = (SpinnerColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -472,7 +490,8 @@ def reproduce(
             bar.console.print(f"{cell.labels} labels, {cell.method}, seed {cell.seed}: {said}", highlight=False)
             bar.advance(task)
 
-        failures = run_cells(todo, out, data_dir=data_dir, workers=workers, command=command, done=tell)
+        options: dict[str, Any] = {"data_dir": data_dir, "machine": machine, "workers": at_once}
+        failures = run_cells(todo, out, **options, command=command, done=tell)
     found = rows(out)
     text = markdown(found)
     write_bytes(out / "table.md", text.encode())
@@ -481,6 +500,43 @@ def reproduce(
     if failures:
         raise RunError(f"{len(failures)} of {len(todo)} runs failed, the first one so: {failures[0].why}")
     return text
+
+
+def dry_run(
+    plan: Protocol, steps: int, *, methods: Sequence[str], machine: Machine, console: Console
+) -> list[DryRun]:
+    """Make some steps of rows on images that are drawn, and print a line for each row; nothing is written.
+
+    Args:
+        plan: the data set's protocol.
+        steps: how many.
+        methods: names of the rows; none takes the full method.
+        machine: how to carry them out.
+        console: where the lines go.
+
+    Raises:
+        InputError: if there is no such row, step or machine, or the loss is not finite.
+        RunError: if a process was killed.
+    """
+    found = []
+    for method in methods or ("rc+kl+nn",):
+        with console.status(f"{method}: {steps} steps"):
+            found.append(make_steps(plan, method, machine, steps))
+        console.print(_dry_line(plan, method, machine, found[-1]), highlight=False, soft_wrap=True)
+    return found
+
+
+def _dry_line(plan: Protocol, method: str, machine: Machine, run: DryRun) -> str:
+    """What was run, and how it went."""
+    batch, labelled = plan.training.batch_size, plan.training.labelled_per_batch
+    on = f"{machine.devices} × {machine.device().type}" if machine.devices > 1 else machine.device().type
+    how = [on, machine.precision, *(["compiled"] if machine.compile else [])]
+    memory = "" if run.memory is None else f", {run.memory / 2**30:.2f} GiB at most"
+    return (
+        f"{plan.dataset}, {method}: {run.parameters:,} parameters, batches of {batch} ({labelled} labelled), "
+        f"{', '.join(how)}: loss {run.losses[0]:.3f} to {run.losses[-1]:.3f} in {len(run.losses)} steps of "
+        f"{run.pace:.2f} s (the first {run.seconds[0]:.1f} s){memory}"
+    )
 
 
 def bench(path: Path, *, quick: bool, console: Console) -> None:

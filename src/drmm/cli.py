@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import warnings
@@ -24,6 +23,7 @@ from drmm.options import (
     Balance,
     BatchSize,
     Clusters,
+    Compile,
     Constraint,
     CriterionOption,
     Data,
@@ -57,7 +57,7 @@ from drmm.options import (
 from drmm.pictures import save_figure
 from drmm.pruning import Criterion as PruningCriterion
 from drmm.report import write_report
-from drmm.reproduce import METHODS, protocol
+from drmm.reproduce import METHODS, Machine, protocol
 from drmm.runs import RunSpec, fit_run
 from drmm.selection import Criterion, Grid
 from drmm.threads import tune_allocator
@@ -143,6 +143,7 @@ def fit(
     accelerator: Accelerator = Training.accelerator,
     devices: Devices = Training.devices,
     precision: Precision = Training.precision,
+    compile: Compile = Training.compile,  # noqa: A002
     resume: Resume = False,
 ) -> None:
     """Train a model into a run folder, and report its test error."""
@@ -174,6 +175,7 @@ def fit(
             accelerator=accelerator,
             devices=devices,
             precision=precision,
+            compile=compile,
         ),
         select=Grid.parse(select) if select else None,
         criterion=criterion,
@@ -319,15 +321,28 @@ def reproduce(
         list[str] | None, typer.Option(help=f"Row of the table: {', '.join(METHODS)}; all by default.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Label draws of each row.")] = 5,
-    workers: Annotated[int, typer.Option(min=1, help="Runs at the same time, each on one core.")] = os.cpu_count()
-    or 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at the same time.", show_default="one a core; on a GPU one alone"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Scale down: passes over the images.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Scale down: templates of the first level.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Scale down: training images.")] = None,
     data_dir: DataDir = None,
+    accelerator: Accelerator = Training.accelerator,
+    devices: Devices = Training.devices,
+    precision: Precision = Training.precision,
+    compile: Compile = Training.compile,  # noqa: A002
+    dry_run: Annotated[
+        int | None, typer.Option(help="Make so many steps on random images instead: no data, nothing is written.")
+    ] = None,
 ) -> None:
     """Run the slides' benchmark tables again, with error bars; go on with the same command after a stop."""
     plan = protocol(dataset, epochs=epochs, width=width, images=images)
+    machine = Machine(accelerator, devices, precision, compile)
+    if dry_run is not None:
+        app.dry_run(plan, dry_run, methods=method or (), machine=machine, console=Console())
+        return
     app.reproduce(
         plan,
         out,
@@ -335,6 +350,7 @@ def reproduce(
         methods=method or (),
         seeds=seeds,
         workers=workers,
+        machine=machine,
         data_dir=data_dir,
         console=Console(),
         command=_command(),

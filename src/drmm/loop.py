@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 import logging
 import math
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from textwrap import shorten
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -36,7 +39,7 @@ from drmm.objective import Objective
 from drmm.settings import Training
 from drmm.storage import misfit, write_bytes
 
-__all__ = ["calibrate", "checkpoint_of", "run_loop", "warm_cosine"]
+__all__ = ["Steps", "calibrate", "checkpoint_of", "device_of", "run_loop", "warm_cosine"]
 
 _CALIBRATION_BATCHES = 40
 
@@ -51,6 +54,24 @@ _CHATTER = (
     "You defined a `validation_step` but have no",
 )
 
+_TALKATIVE = (
+    "pytorch_lightning",
+    "lightning_fabric",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "torch._dynamo",
+    "torch._inductor",
+)
+
+# What the compiler warns itself of.
+_COMPILER_CHATTER = (
+    ".*torch.autograd.function.Function.* should not be instantiated",
+    "The .grad attribute of a Tensor that is not a leaf Tensor",
+)
+
+# Two sizes of batches, twice nine levels, and what is left of each after a break.
+_MOST_GRAPHS = 256
+
 
 def run_loop(
     model: DRMM,
@@ -63,16 +84,22 @@ def run_loop(
     folder: Path | None,
     resume: bool,
     progress: bool,
+    watching: Sequence[Callback] = (),
 ) -> None:
-    """Train a model in place; arguments and errors as in `drmm.training.train`."""
+    """Train a model in place; arguments and errors as in `drmm.training.train`, and `watching` is told every step.
+
+    Raises:
+        InputError: also if the model is to be compiled and cannot be.
+    """
     learner = _Learner(model, objective, config, x, y)
     checkpoint = checkpoint_of(folder) if resume and folder is not None else None
     if checkpoint is not None:
         _check_checkpoint(checkpoint, learner)
     loaders = None if validation is None else DataLoader(TensorDataset(*validation), batch_size=500)
-    with _quiet(), torch.random.fork_rng():
+    with _quiet(), torch.random.fork_rng(), _compiling(config):
         average = _average(config.weight_average)
-        trainer = _trainer(config, folder, average, progress=progress, validated=validation is not None)
+        callbacks = [average, *watching]
+        trainer = _trainer(config, folder, callbacks, progress=progress, validated=validation is not None)
         try:
             trainer.fit(learner, val_dataloaders=loaders, ckpt_path=checkpoint, weights_only=True)
         except OSError as error:
@@ -85,6 +112,16 @@ def run_loop(
             raise
         # Lightning skips this where a resumed run had already made its last step.
         average.on_train_end(trainer, learner)
+
+
+def device_of(config: Training) -> torch.device:
+    """The first device that a model is trained on.
+
+    Raises:
+        InputError: if this machine has none such, or there is no such precision.
+    """
+    with _quiet():
+        return _trainer(config, None, (), progress=False, validated=False).strategy.root_device
 
 
 def calibrate(model: DRMM, x: Tensor, config: Training) -> None:
@@ -124,6 +161,11 @@ class _Learner(pl.LightningModule):
         twin.train(self.training)
         return twin
 
+    @cached_property
+    def _seen(self) -> DRMM:
+        """The model as the objective sees it."""
+        return cast("DRMM", _Compiled(self.model)) if self._config.compile else self.model
+
     def _batches(self) -> Batches:
         return Batches(
             *self._data,
@@ -146,7 +188,8 @@ class _Learner(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """Every term of the objective, logged by its name."""
         x, y = batch
-        terms = self._objective(self.model, x, y)
+        progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
+        terms = self._objective.at(progress)(self._seen, x, y)
         if not torch.isfinite(terms["loss"]):
             raise InputError("the loss is not finite: lower the learning rate, or check the images")
         logged = {f"train/{name}": term.detach() for name, term in terms.items()}
@@ -172,6 +215,83 @@ class _Learner(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class _Compiled:
+    """A model whose passes through the levels are compiled; all else is the model's own.
+
+    What the model keeps track of beside them is not compiled: its weight changes at every step, and every step
+    would be compiled anew.
+    """
+
+    def __init__(self, model: DRMM) -> None:
+        self._model = model
+        self.levels = _CompiledLevels(model.levels)
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not compiled."""
+        return getattr(self._model, name)
+
+
+class _CompiledLevels:
+    """Bottom-up, with and without switches, and top-down: where the time goes, and functions of tensors.
+
+    The compiler does not learn of sizes that vary (`dynamic`): it has made programs of the position switches that
+    did not run.
+    """
+
+    def __init__(self, levels: Any) -> None:
+        self.infer = torch.compile(levels.infer, dynamic=False)
+        self.render_levels = torch.compile(levels.render_levels, dynamic=False)
+        self._forward = torch.compile(levels.forward, dynamic=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The features alone."""
+        return self._forward(x)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _compiling(config: Training) -> Iterator[None]:
+    """Leave room for the graphs of all levels, and say in one line what the compiler cannot do."""
+    if not config.compile:
+        yield
+        return
+    from torch._dynamo import config as dynamo  # noqa: PLC0415
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415
+
+    try:
+        with dynamo.patch(recompile_limit=_MOST_GRAPHS), _ignoring(_COMPILER_CHATTER):
+            yield
+    except TorchDynamoException as error:
+        reason = shorten(str(error), 200) or type(error).__name__
+        raise InputError(f"torch.compile cannot compile this model ({reason}): leave --compile away") from error
+
+
+class Steps(Callback):
+    """Loss of every step and the seconds it took, as `losses` and `seconds`."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        self._last = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the clock."""
+        self._last = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Any,
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Reading the loss waits for the device, so that the time is the step's own."""
+        self.losses.append(float(outputs["loss"]))
+        now = time.perf_counter()
+        self.seconds.append(now - self._last)
+        self._last = now
+
+
 def warm_cosine(steps: int) -> Callable[[int], float]:
     """Share of the learning rate at each step: a short warm-up, then a cosine to 0."""
     warm = max(1, min(100, steps // 10))
@@ -195,9 +315,9 @@ def _average(decay: float) -> WeightAveraging:
 
 
 def _trainer(
-    config: Training, folder: Path | None, average: WeightAveraging, *, progress: bool, validated: bool
+    config: Training, folder: Path | None, watching: Sequence[Callback], *, progress: bool, validated: bool
 ) -> pl.Trainer:
-    callbacks: list[Callback] = [average]
+    callbacks = list(watching)
     if progress:
         callbacks.append(RichProgressBar())
     if folder is not None:
@@ -252,15 +372,22 @@ class _AtomicCheckpoints(TorchCheckpointIO):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide what the loop says to its developers: worker counts, device lists, tips."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            for message in _CHATTER:
-                warnings.filterwarnings("ignore", message)
+        with _ignoring(_CHATTER):
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _ignoring(messages: Sequence[str]) -> Iterator[None]:
+    """Hide some warnings, by regular expressions."""
+    with warnings.catch_warnings():
+        for message in messages:
+            warnings.filterwarnings("ignore", message)
+        yield

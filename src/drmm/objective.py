@@ -1,4 +1,4 @@
-"""The four terms of the slides' objective, each its own function, and their weighted sum.
+"""The terms of the slides' objective, each its own function, two more, and their weighted sum.
 
 Slide "Application: Semi-supervised Learning", 𝓛 = α_H 𝓛_H + α_RC 𝓛_RC + α_KL 𝓛_KL + α_NN 𝓛_NN. Means are
 taken over pixels and units, where the slides have sums, so that weights carry across image sizes.
@@ -7,7 +7,7 @@ taken over pixels and units, where the slides have sums, so that weights carry a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from drmm.errors import InputError
 from drmm.model import DRMM
 from drmm.settings import Learning
 
@@ -23,6 +24,7 @@ __all__ = [
     "Objective",
     "balance",
     "cross_entropy",
+    "interpolation",
     "kl_divergence",
     "nonnegativity",
     "reconstruction",
@@ -76,6 +78,25 @@ def balance(logits: Tensor, prior: Tensor) -> Tensor:
     return (q * (q.clamp(min=torch.finfo(q.dtype).tiny).log() - prior.log())).sum()
 
 
+def interpolation(model: DRMM, x: Tensor, logits: Tensor) -> Tensor:
+    """Cross-entropy of the posteriors of blended images from the blend of their posteriors, in nats.
+
+    No part of the slides: interpolation consistency (Verma et al., 2019). Classes are to change gradually from one
+    image to another, which a posterior that is sure everywhere does not. Each image is blended with another one of
+    the batch, of which it keeps a share between a half and 1.
+
+    Args:
+        model: in training mode.
+        x: images (N, C, H, W).
+        logits: theirs, (N, C); the target has no gradient.
+    """
+    partner = torch.randperm(len(x), device=x.device)
+    share = 0.5 + 0.5 * torch.rand(len(x), 1, device=x.device, dtype=x.dtype)
+    q = F.softmax(logits.detach(), dim=1)
+    blended = model.templates(model.levels(x[partner].lerp(x, share[:, :, None, None])))
+    return -(q[partner].lerp(q, share) * F.log_softmax(blended, dim=1)).sum(1).mean()
+
+
 def nonnegativity(templates: Sequence[Tensor]) -> Tensor:
     """𝓛_NN = 1/N Σ_n Σ_ℓ ‖max(0, -z^ℓ)‖² / D_ℓ, over the templates that come down to switches.
 
@@ -111,6 +132,13 @@ class Objective:
     """What learning minimises: the weights of the terms.
 
     A weight of 0 leaves a term out, and what only this term needs is not computed.
+
+    Attributes:
+        warm_up: share of the training over which the weights of the KL and of the interpolation rise from 0.
+            Posteriors that are sure before the labels have shaped them are sure of what is wrong, and stay so: a
+            cluster is captured by a wrong class.
+        cool_down: share of the training over which the balance's weight falls to 0; 0 keeps it. Once clusters have
+            formed it does harm: classes are not as equal as the prior says, and images are moved to make them so.
     """
 
     cross_entropy: float = 1.0
@@ -119,6 +147,14 @@ class Objective:
     balance: float = 0.5
     nonnegativity: float = 0.5
     kl_sign: KLSign = "confident"
+    interpolation: float = 0.0
+    warm_up: float = 0.0
+    cool_down: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("warm_up", "cool_down"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a share of the training, from 0 to 1, not {getattr(self, name)}")
 
     @classmethod
     def of(cls, constraint: str = "soft", learning: Learning = "sgd", **weights: Any) -> Objective:
@@ -140,6 +176,17 @@ class Objective:
         """Whether any term needs the top-down pass."""
         return bool(self.reconstruction or self.nonnegativity)
 
+    def at(self, progress: float) -> Objective:
+        """The objective at a point of the training, from 0 at its start to 1 at its end."""
+        rising = min(1.0, progress / self.warm_up) if self.warm_up else 1.0
+        falling = max(0.0, 1 - progress / self.cool_down) if self.cool_down else 1.0
+        return replace(
+            self,
+            kl=self.kl * rising,
+            balance=self.balance * falling,
+            interpolation=self.interpolation * rising,
+        )
+
     def __call__(self, model: DRMM, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Every term of a batch by its name, and the weighted sum as "loss".
 
@@ -150,7 +197,7 @@ class Objective:
             x: images (N, C, H, W).
             y: class indices (N,), -1 where there is no label.
         """
-        features, switches = model.levels.infer(x)
+        features, switches = model.levels.infer(x) if self.renders else (model.levels(x), None)
         logits = model.templates(features)
         prior = model.class_prior
         terms = {
@@ -158,7 +205,7 @@ class Objective:
             "kl": kl_divergence(logits, prior, self.kl_sign),
             "balance": balance(logits, prior),
         }
-        if self.renders:
+        if switches is not None:
             label = torch.where(y >= 0, y, logits.argmax(1))
             image, *templates = model.levels.render_levels(model.templates.weight[label], switches)
             # The slides' formula as it stands, with amplitude 1: an amplitude fitted to each image made the term
@@ -167,5 +214,7 @@ class Objective:
             chosen = zip(templates, switches.parts, strict=True)
             terms["nonnegativity"] = nonnegativity([z for z, part in chosen if any(True for _ in part.leaves())])
             model.track(x, image, switches)
+        if self.interpolation:
+            terms["interpolation"] = interpolation(model, x, logits)
         terms["loss"] = torch.stack([getattr(self, name) * term for name, term in terms.items()]).sum()
         return terms

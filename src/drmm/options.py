@@ -12,6 +12,7 @@ __all__ = [
     "Balance",
     "BatchSize",
     "Clusters",
+    "Compile",
     "Constraint",
     "CriterionOption",
     "Data",
@@ -99,8 +100,9 @@ KLSignOption = Annotated[
     Literal["confident", "printed"], typer.Option(help="The authors' code, or the slides' formula.")
 ]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or gpu.")]
-Devices = Annotated[int, typer.Option(min=1, help="How many; more than one uses DDP.")]
+Devices = Annotated[int, typer.Option(help="How many; more than one uses DDP.")]
 Precision = Annotated[str, typer.Option(help="32-true, bf16-mixed or 16-mixed.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile, for GPUs; slower on a CPU.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")]
 DataDir = Annotated[
     Path | None,

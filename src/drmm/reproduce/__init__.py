@@ -1,6 +1,8 @@
 """The published tables, run again: fixed protocol, several label draws, one JSON a run."""
 
 from drmm.reproduce.cells import Cell, Failure, cells, run_cells, run_one
+from drmm.reproduce.dry import DryRun, dry_run
+from drmm.reproduce.machine import Machine
 from drmm.reproduce.protocol import METHODS, PROTOCOLS, PUBLISHED, Method, Protocol, protocol
 from drmm.reproduce.summary import Row, figure, markdown, rows
 
@@ -9,11 +11,14 @@ __all__ = [
     "PROTOCOLS",
     "PUBLISHED",
     "Cell",
+    "DryRun",
     "Failure",
+    "Machine",
     "Method",
     "Protocol",
     "Row",
     "cells",
+    "dry_run",
     "figure",
     "markdown",
     "protocol",

@@ -19,6 +19,8 @@ from torch import Tensor
 from drmm.batches import labelled_alone
 from drmm.data import Dataset, load, mask_labels, stratified_labels
 from drmm.errors import DrmmError, InputError
+from drmm.reproduce.machine import Machine
+from drmm.reproduce.processes import is_leader, launch
 from drmm.reproduce.protocol import METHODS, Protocol
 from drmm.runs import error_percent, versions
 from drmm.storage import Recipe, read_json, write_json
@@ -77,11 +79,12 @@ def run_cells(
     out: Path,
     *,
     data_dir: Path | None = None,
+    machine: Machine | None = None,
     workers: int = 1,
     command: str = "",
     done: Callable[[Cell, dict[str, Any] | Failure], None] | None = None,
 ) -> list[Failure]:
-    """Run what has no JSON yet, several at a time, each on one thread.
+    """Run what has no JSON yet, several at a time, each on one thread of a CPU.
 
     A cell that is killed goes on from its checkpoint when it is asked for again.
 
@@ -89,7 +92,8 @@ def run_cells(
         todo: from `cells`.
         out: folder of the JSON files.
         data_dir: where the data sets' files are.
-        workers: processes.
+        machine: how to carry out each; Lightning's choice of a device by default.
+        workers: how many at a time.
         command: the exact command line, kept with each cell.
         done: told of each cell when it is finished.
 
@@ -106,15 +110,16 @@ def run_cells(
             waiting.append(cell)
             continue
         found = read_json(cell.path(out))
-        if found.get("protocol") != _described(cell.plan):
+        if found.get("protocol") != _described(cell):
             raise InputError(f"{cell.path(out)} was run by another protocol: choose another --out, or remove it")
         tell(cell, found)
     if not waiting:
         return []
     failures = []
+    job = _Job(out, data_dir, machine or Machine(), command)
     with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=get_context("spawn")) as pool:
         futures: dict[Future[dict[str, Any] | Failure], Cell] = {
-            pool.submit(_guarded, cell, out, data_dir, command): cell for cell in waiting
+            pool.submit(job.guarded, cell): cell for cell in waiting
         }
         try:
             for future in as_completed(futures):
@@ -128,27 +133,51 @@ def run_cells(
     return failures
 
 
-def _guarded(cell: Cell, out: Path, data_dir: Path | None, command: str) -> dict[str, Any] | Failure:
-    """`run_one` in a process of its own; what went wrong is told, not raised."""
-    torch.set_num_threads(1)
-    tune_allocator()
-    try:
-        return run_one(cell, out, data_dir=data_dir, command=command)
-    except DrmmError as error:
-        return Failure(cell, str(error))
+@dataclass(frozen=True)
+class _Job:
+    """What all cells have in common."""
+
+    out: Path
+    data_dir: Path | None
+    machine: Machine
+    command: str
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """`run_one` in one of the processes that train a cell."""
+        return run_one(cell, self.out, data_dir=self.data_dir, machine=self.machine, command=self.command)
+
+    def guarded(self, cell: Cell) -> dict[str, Any] | Failure:
+        """A cell in a process of its own, or in one for each device; what went wrong is told, not raised."""
+        try:
+            if self.machine.devices > 1:
+                return launch(self.run, self.machine.devices, cell, threads=self.machine.threads())
+            torch.set_num_threads(self.machine.threads())
+            tune_allocator()
+            return self.run(cell)
+        except DrmmError as error:
+            return Failure(cell, str(error))
 
 
-def run_one(cell: Cell, out: Path, *, data_dir: Path | None = None, command: str = "") -> dict[str, Any]:
+def run_one(
+    cell: Cell, out: Path, *, data_dir: Path | None = None, machine: Machine | None = None, command: str = ""
+) -> dict[str, Any]:
     """Learn, read the test set once, write the JSON.
 
+    Args:
+        cell: what to run.
+        out: folder of the JSON files.
+        data_dir: where the data sets' files are.
+        machine: how to carry it out; several devices need as many processes (`launch`).
+        command: the exact command line, kept with it.
+
     Returns:
-        What the JSON holds: test error in percent, seconds, and all that decides them.
+        What the JSON holds: test error in percent, seconds, and all that decides them. Empty in further processes.
 
     Raises:
-        InputError: if the data set has fewer labels, or no test images with labels.
+        InputError: if the data set has fewer labels, or no test images with labels, or the machine is not there.
         RunError: if a file cannot be read or written.
     """
-    data, method = load(cell.plan.dataset, data_dir=data_dir), METHODS[cell.method]
+    data, method, here = load(cell.plan.dataset, data_dir=data_dir), METHODS[cell.method], machine or Machine()
     x, y = _task(cell, data)
     x_test, y_test = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
     known = y_test >= 0
@@ -167,11 +196,13 @@ def run_one(cell: Cell, out: Path, *, data_dir: Path | None = None, command: str
         x,
         y,
         objective=method.objective,
-        config=config,
+        config=here.carry_out(config),
         folder=work,
         resume=True,
         progress=False,
     )
+    if not is_leader():
+        return {}
     found = {
         "dataset": data.name,
         "labels": cell.labels,
@@ -182,7 +213,8 @@ def run_one(cell: Cell, out: Path, *, data_dir: Path | None = None, command: str
         "seconds": round(time.perf_counter() - start, 1),
         "epochs": config.epochs,
         "command": command,
-        "protocol": _described(cell.plan),
+        "protocol": _described(cell),
+        "machine": here.described(),
         "versions": versions(),
     }
     write_json(cell.path(out), found)
@@ -203,6 +235,12 @@ def _task(cell: Cell, data: Dataset) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images), torch.from_numpy(y)
 
 
-def _described(plan: Protocol) -> dict[str, Any]:
-    """The protocol as JSON keeps it."""
-    return {**asdict(plan), "labels": list(plan.labels)}
+def _described(cell: Cell) -> dict[str, Any]:
+    """What decides the figure of a cell, as JSON keeps it."""
+    plan, objective = asdict(cell.plan), asdict(METHODS[cell.method].objective)
+    return {
+        **plan,
+        "training": Machine.removed_from(plan["training"]),
+        "labels": [*cell.plan.labels],
+        "objective": objective,
+    }
