@@ -1,11 +1,11 @@
 """Few-label learning by others' rules, side by side: the same convnet, batches, schedule, averaging and budget.
 
-Every rule is written here, and learns in one loop: the plain convnet of `conv_small`, and for "drmm" the model
-itself. Images are MNIST's, a few with a label, without augmentation (noise is part of some rules). Each run learns
-for the same number of epochs; its time is measured, and the validation error along it. The test set is read once,
-at the end. Strengths are chosen by `--tune`, on a validation part of the training images. scikit-learn's label
-spreading and self-training work on pixels. Writes one JSON a run into results/peers/, and results/peers.png:
-`make peers`.
+Every rule is written here, and learns in one loop: the plain convnet of `conv_small`, and for "drmm" and "best"
+the model itself. Images are MNIST's, a few with a label, without augmentation (noise is part of some rules).
+Each run learns for the same number of epochs; its time is measured, and the validation error along it. The test
+set is read once, at the end. Strengths are chosen by `--tune`, on a validation part of the training images.
+scikit-learn's label spreading and self-training work on pixels. Writes one JSON a run into results/peers/, and
+results/peers.png: `make peers`.
 
 - supervised: the labels alone;
 - entropy: minimal entropy of what has no label (Grandvalet and Bengio, 2005);
@@ -13,7 +13,7 @@ spreading and self-training work on pixels. Writes one JSON a run into results/p
 - mean teacher: agree with an average of earlier weights, under noise (Tarvainen and Valpola, 2017);
 - vat: agree with oneself in the direction that changes most (Miyato et al., 2018), with minimal entropy;
 - ladder: the Γ-model, which denoises the top level (Rasmus et al., 2015);
-- kl: the model's objective without rendering; drmm: all of it.
+- kl: the model's objective without rendering; drmm: all of it; best: without rendering, with blended images.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, final
@@ -42,14 +43,15 @@ from drmm.benchmark import plain_twin
 from drmm.data import holdout, load, mask_labels, stratified_labels
 from drmm.data.progress import track
 from drmm.loop import warm_cosine
-from drmm.objective import Objective, balance, cross_entropy, kl_divergence
+from drmm.objective import balance, cross_entropy, kl_divergence
 from drmm.pictures import save_figure
 from drmm.presets import conv_small
+from drmm.reproduce import METHODS, PROTOCOLS
 from drmm.runs import versions
 from drmm.storage import read_json, write_json
 from drmm.threads import tune_allocator
 
-BATCH, LABELLED, RATE, AVERAGE, CLIP = 96, 32, 1.5e-3, 0.999, 1.0
+TRAINING = PROTOCOLS["mnist"].training  # batches, rate, averaging and clipping are those of `drmm reproduce mnist`
 VALIDATION, CHUNK, POINTS, CALIBRATION = 5000, 500, 8, 40
 SIMPLE = 10_000  # images that scikit-learn's methods see: their time and memory grow with its square
 
@@ -58,6 +60,7 @@ class Rule(ABC):
     """What a batch costs a net; subclasses are final."""
 
     strengths: tuple[float, ...] = (0.0,)  # to choose from, the default first
+    of_model = False  # whether the net is a DRMM, not a plain convnet
 
     def __init__(self, net: nn.Module, strength: float) -> None:
         self.net, self.strength = net, strength
@@ -211,11 +214,11 @@ class ConfidentKL(Rule):
 
     def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """Cross-entropy, confident posteriors, balanced classes."""
-        del progress
+        weights = replace(METHODS["kl"].objective, kl=self.strength, balance=self.strength).at(progress)
         logits = self.net(x)
         prior = torch.full((logits.shape[1],), 1 / logits.shape[1])
-        unsure = kl_divergence(logits, prior) + balance(logits, prior)
-        return cross_entropy(logits, y) + self.strength * unsure
+        unsure = weights.kl * kl_divergence(logits, prior) + weights.balance * balance(logits, prior)
+        return cross_entropy(logits, y) + unsure
 
 
 @final
@@ -223,11 +226,25 @@ class Drawing(Rule):
     """All of the model's objective; the net is a DRMM."""
 
     strengths = (1.0, 0.3, 3.0)  # of the reconstruction
+    of_model = True
 
     def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """Every term."""
-        del progress
-        return Objective(reconstruction=self.strength)(self.net, x, y)["loss"]  # type: ignore[arg-type]
+        weights = replace(METHODS["rc+kl+nn"].objective, reconstruction=self.strength).at(progress)
+        return weights(self.net, x, y)["loss"]  # type: ignore[arg-type]
+
+
+@final
+class Blending(Rule):
+    """The best recipe of `drmm reproduce`; the net is a DRMM."""
+
+    strengths = (1.0, 0.3, 3.0)  # of the term on blended images
+    of_model = True
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        """The KL without rendering, and blended images."""
+        weights = replace(METHODS["best"].objective, interpolation=self.strength).at(progress)
+        return weights(self.net, x, y)["loss"]  # type: ignore[arg-type]
 
 
 RULES: dict[str, type[Rule]] = {
@@ -239,6 +256,7 @@ RULES: dict[str, type[Rule]] = {
     "ladder": Ladder,
     "kl": ConfidentKL,
     "drmm": Drawing,
+    "best": Blending,
 }
 SKLEARN = ("label spreading", "self-training")
 
@@ -301,7 +319,7 @@ def error(net: nn.Module, x: Tensor, y: Tensor) -> float:
 def averaged(average: AveragedModel, task: Task, seed: int) -> nn.Module:
     """The averaged weights with statistics of their own."""
     net = copy.deepcopy(average.module)
-    update_bn(unlabelled(task.x, batch_size=BATCH, seed=seed, epoch=0, most=CALIBRATION), net)
+    update_bn(unlabelled(task.x, batch_size=TRAINING.batch_size, seed=seed, epoch=0, most=CALIBRATION), net)
     return net.eval()
 
 
@@ -309,14 +327,23 @@ def run_rule(name: str, strength: float, task: Task, epochs: int, seed: int) -> 
     """Learn by a rule; validation error and seconds of learning on the way."""
     torch.manual_seed(seed)
     model = conv_small()
-    rule = RULES[name]((model if name == "drmm" else plain_twin(model)).train(), strength)
+    net = model if RULES[name].of_model else plain_twin(model)
+    rule = RULES[name](net.train(), strength)
     plan = [
-        Batches(task.x, task.y, batch_size=BATCH, labelled=LABELLED, seed=seed, epoch=e) for e in range(epochs)
+        Batches(
+            task.x,
+            task.y,
+            batch_size=TRAINING.batch_size,
+            labelled=TRAINING.labelled_per_batch,
+            seed=seed,
+            epoch=e,
+        )
+        for e in range(epochs)
     ]
     steps = sum(len(batches) for batches in plan)
-    optimizer = torch.optim.Adam(rule.parameters(), RATE)
+    optimizer = torch.optim.Adam(rule.parameters(), TRAINING.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(steps))
-    average = AveragedModel(rule.net, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
+    average = AveragedModel(rule.net, multi_avg_fn=get_ema_multi_avg_fn(TRAINING.weight_average))
     looks = {round(steps * (i + 1) / POINTS) for i in range(POINTS)}
     seconds, curve, done = 0.0, [], 0
     for batches in plan:
@@ -325,7 +352,7 @@ def run_rule(name: str, strength: float, task: Task, epochs: int, seed: int) -> 
             loss = rule(x, y, done / steps)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(list(rule.parameters()), CLIP)
+            nn.utils.clip_grad_norm_(list(rule.parameters()), TRAINING.gradient_clip)
             optimizer.step()
             schedule.step()
             rule.stepped()

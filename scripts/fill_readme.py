@@ -8,6 +8,7 @@ from typing import Any
 
 from verdicts import quoted
 
+from drmm import reproduce
 from drmm.app import demo_table
 from drmm.benchmark import table
 
@@ -196,8 +197,8 @@ def _spread(values: list[float]) -> str:
     return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
-DOCUMENTS: dict[str, dict[str, Callable[[dict[str, Any]], str]]] = {
-    "README.md": {"demo": demo_table, "bench": table},
+DOCUMENTS: dict[str, dict[str, Callable[[Any], str]]] = {
+    "README.md": {"demo": demo_table, "reproduce": reproduce.markdown, "bench": table},
     "docs/architectures.md": {
         "lift": lift_table,
         "missing_pixels": missing_table,
@@ -218,11 +219,20 @@ def documents() -> list[str]:
 def filled(document: str, text: str) -> str:
     """A document with every marked table and verdict made anew."""
     for name, make in DOCUMENTS.get(document, {}).items():
-        rows = make(json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))).strip()
+        made = make(_results(ROOT / "results" / name)).strip()
         before, rest = text.split(f"<!-- {name} -->")
         after = rest.split(f"<!-- /{name} -->")[1]
-        text = f"{before}<!-- {name} -->\n{rows}\n<!-- /{name} -->{after}"
+        text = f"{before}<!-- {name} -->\n{made}\n<!-- /{name} -->{after}"
     return quoted(document, text)
+
+
+def _results(place: Path) -> Any:
+    """What a JSON holds, or what was run into a folder."""
+    return (
+        reproduce.rows(place)
+        if place.is_dir()
+        else json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
+    )
 
 
 if __name__ == "__main__":

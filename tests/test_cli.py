@@ -97,8 +97,8 @@ def test_help_reads_like_a_table_of_contents() -> None:
                 "--initialisation", "--constraint", "--width", "--depth", "--select", "--criterion", "--size",
                 "--epochs", "--tolerance", "--batch-size", "--labelled-per-batch", "--learning-rate",
                 "--gradient-clip", "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance",
-                "--nn", "--kl-sign", "--seed", "--accelerator", "--devices", "--precision", "--compile",
-                "--resume",
+                "--nn", "--kl-sign", "--blends", "--warm-up", "--cool-down", "--seed", "--accelerator",
+                "--devices", "--precision", "--compile", "--resume",
             },
         ),
         ("predict", {"--out"}),
@@ -161,7 +161,32 @@ def test_resuming_with_other_options_is_refused(run: Path, run_drmm) -> None:
     refused(run_drmm(*FIT, "--out", run, "--resume", "--seed", 3), "seed", "same options")
 
 
+def test_a_run_of_an_earlier_version_resumes_where_settings_were_as_they_are_by_default(
+    run: Path, tmp_path: Path, run_drmm
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    plan = json.loads((old / "run.json").read_text())
+    del plan["spec"]["objective"]["warm_up"], plan["spec"]["training"]["compile"]
+    (old / "run.json").write_text(json.dumps(plan))
+    refused(run_drmm(*FIT, "--out", old, "--resume", "--warm-up", 0.5), "warm_up", "same options")
+    code, _, err = run_drmm(*FIT, "--out", old, "--resume")
+    assert code == 0, err
+
+
 # --- EM, clusters, structures ---
+
+
+def test_every_weight_reaches_the_objective(tmp_path: Path, run_drmm) -> None:
+    words = ["--rc", 0.1, "--kl", 0.2, "--balance", 0.3, "--nn", 0.4, "--blends", 0.6, "--warm-up", 0.7]
+    words += ["--cool-down", 0.8, "--kl-sign", "printed", "--out", tmp_path / "run"]
+    code, _, err = run_drmm(*FIT, *words)
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["spec"]["objective"] == {
+        "cross_entropy": 1, "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4,
+        "kl_sign": "printed", "interpolation": 0.6, "warm_up": 0.7, "cool_down": 0.8,
+    }  # fmt: skip
+
 
 EM = ["fit", "digits", "--learning", "em", "--epochs", "2", "--width", "4", "--labels-per-class", "5"]
 

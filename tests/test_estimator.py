@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from drmm import DRMMClassifier
+from drmm import DRMMClassifier, Objective
 from drmm.clusters import cluster_accuracy, name_clusters
 from drmm.errors import InputError
 
@@ -78,6 +78,18 @@ def test_names_of_classes_come_back() -> None:
     names[12:] = -1
     model = DRMMClassifier(**QUICK).fit(x, names)
     assert set(model.predict(x)) <= {"low", "mid", "top"}
+
+
+def test_every_weight_reaches_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {
+        "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4, "interpolation": 0.6,
+        "warm_up": 0.7, "cool_down": 0.8, "kl_sign": "printed",
+    }  # fmt: skip
+    seen = []
+    monkeypatch.setattr("drmm.estimator.train", lambda model, *_, objective, **__: seen.append(objective) or model)
+    x, y = thirds(9)
+    DRMMClassifier(width=2, **weights).fit(x, [*y[:6], -1, -1, -1])
+    assert seen == [Objective(**weights)]
 
 
 def test_features_and_pictures_have_the_shapes_of_the_contract(fitted: DRMMClassifier) -> None:

@@ -101,6 +101,17 @@ def test_nonnegativity_of_every_template():
     assert nonnegativity([t.abs() for t in templates]).item() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_nonnegativity_is_not_rounded_to_the_bits_of_the_templates(dtype):
+    z = (-torch.rand(64, 3, 9, 9)).to(dtype).requires_grad_()
+    value = nonnegativity([z])
+    assert value.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(value.double(), z.detach().double().square().mean(), rtol=1e-5, atol=0)
+    (slope,) = torch.autograd.grad(value, z)
+    assert slope.dtype == dtype
+    torch.testing.assert_close(slope.double(), 2 * z.detach().double() / z.numel(), rtol=1e-2, atol=0)
+
+
 # --- the weighted sum ---
 
 

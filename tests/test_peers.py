@@ -18,7 +18,7 @@ RULES = PEERS["RULES"]
 def make(name, strength=None):
     torch.manual_seed(0)
     model = conv_small(width=3)
-    net = model if name == "drmm" else plain_twin(model)
+    net = model if RULES[name].of_model else plain_twin(model)
     kind = RULES[name]
     return kind(net.train(), kind.strengths[0] if strength is None else strength)
 

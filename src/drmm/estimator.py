@@ -64,6 +64,9 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         balance: weight of the batch-balance term; None is 0.5, or 0 for "eg".
         nonnegativity: weight of 𝓛_NN; None is 0.5, or 0 under the hard constraint and for "eg".
         kl_sign: "confident" (the authors' code) or "printed" (the slides' formula).
+        interpolation: weight of the term on blended images (`drmm.objective.interpolation`).
+        warm_up: share of the training over which the weights of 𝓛_KL and of the blended images rise from 0.
+        cool_down: share of the training over which the weight of the batch-balance term falls to 0; 0 keeps it.
         accelerator: "auto", "cpu", "gpu".
         precision: "32-true", "bf16-mixed".
         random_state: seed of weights and batches.
@@ -104,6 +107,9 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         balance: float | None = None,
         nonnegativity: float | None = None,
         kl_sign: KLSign = "confident",
+        interpolation: float = 0.0,
+        warm_up: float = 0.0,
+        cool_down: float = 0.0,
         accelerator: str = "auto",
         precision: str = "32-true",
         random_state: int | np.random.RandomState | None = None,
@@ -130,6 +136,9 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         self.balance = balance
         self.nonnegativity = nonnegativity
         self.kl_sign = kl_sign
+        self.interpolation = interpolation
+        self.warm_up = warm_up
+        self.cool_down = cool_down
         self.accelerator = accelerator
         self.precision = precision
         self.random_state = random_state
@@ -172,6 +181,9 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
             balance=self.balance,
             nonnegativity=self.nonnegativity,
             kl_sign=self.kl_sign,
+            interpolation=self.interpolation,
+            warm_up=self.warm_up,
+            cool_down=self.cool_down,
         )
         self.model_ = train(model, x, labels, objective=objective, config=training, progress=self.verbose > 0)
         return self

@@ -51,6 +51,7 @@ _CHATTER = (
     ".*has `__len__` defined",
     ".*LeafSpec.* is deprecated",
     "Grad strides do not match bucket view strides",
+    "The dirpath has changed from",
     "You defined a `validation_step` but have no",
 )
 

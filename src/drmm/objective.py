@@ -116,7 +116,8 @@ class _MeanSquareBelowZero(torch.autograd.Function):
         """Any shape to ()."""
         below = z.clamp(max=0)
         ctx.save_for_backward(below)
-        mean: Tensor = torch.linalg.vector_norm(below).square() / z.numel()
+        bits = torch.promote_types(z.dtype, torch.float32)  # a norm in fewer is a rounded one
+        mean: Tensor = torch.linalg.vector_norm(below, dtype=bits).square() / z.numel()
         return mean
 
     @staticmethod
@@ -124,7 +125,7 @@ class _MeanSquareBelowZero(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """The derivative is 2 min(0, z)."""
         below: Tensor = ctx.saved_tensors[0]
-        return below * (gradient * 2 / below.numel())
+        return below * (gradient * 2 / below.numel()).to(below.dtype)
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ class Objective:
         if switches is not None:
             label = torch.where(y >= 0, y, logits.argmax(1))
             image, *templates = model.levels.render_levels(model.templates.weight[label], switches)
+            image = image.to(x.dtype)  # under autocast it has fewer bits
             # The slides' formula as it stands, with amplitude 1: an amplitude fitted to each image made the term
             # indifferent to the rendering's scale, and pictures were learned more slowly.
             terms["reconstruction"] = reconstruction(x, image)

@@ -11,9 +11,11 @@ __all__ = [
     "Accelerator",
     "Balance",
     "BatchSize",
+    "Blends",
     "Clusters",
     "Compile",
     "Constraint",
+    "CoolDown",
     "CriterionOption",
     "Data",
     "DataDir",
@@ -40,6 +42,7 @@ __all__ = [
     "Size",
     "Tolerance",
     "Validation",
+    "WarmUp",
     "WeightAverage",
     "Width",
 ]
@@ -95,6 +98,19 @@ Balance = Annotated[
 ]
 Nonnegativity = Annotated[
     float | None, typer.Option(min=0, help="Weight of the NN term.", show_default="0.5; 0 if hard or eg")
+]
+Blends = Annotated[
+    float | None, typer.Option(min=0, help="Weight of the term on blended images.", show_default="0")
+]
+WarmUp = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Share of the epochs over which --kl and --blends rise.", show_default="0"),
+]
+CoolDown = Annotated[
+    float | None,
+    typer.Option(
+        min=0, max=1, help="Share of the epochs over which --balance falls to 0.", show_default="0: it stays"
+    ),
 ]
 KLSignOption = Annotated[
     Literal["confident", "printed"], typer.Option(help="The authors' code, or the slides' formula.")

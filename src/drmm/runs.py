@@ -259,7 +259,9 @@ def _check_folder(spec: RunSpec, folder: Path, *, resume: bool) -> None:
         return
     if not (folder / "run.json").is_file():
         raise RunError(f"{folder} holds no run to resume: leave --resume out")
-    before, now = _flat(read_json(folder / "run.json").get("spec", {})), _flat(asdict(spec))
+    # A run of an earlier version does not know settings that came later: it was as they are by default.
+    default = _flat({"objective": asdict(Objective()), "training": asdict(Training())})
+    before, now = default | _flat(read_json(folder / "run.json").get("spec", {})), _flat(asdict(spec))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         raise RunError(f"{folder} was started with another {changed[0]}: resume with the same options")
