@@ -1,6 +1,7 @@
 """The published tables: cells that can be killed and resumed, a protocol that is kept, a table that is honest."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -99,6 +100,22 @@ def test_cells_are_functions_of_their_seed(plan, tmp_path):
     assert errors[0] != errors[2], "control: another seed, another draw"
 
 
+def test_a_cell_that_was_stopped_goes_on_and_says_so(plan, tmp_path, monkeypatch):
+    cell = Cell(plan, "kl", 20, 0)
+    whole = run_one(cell, tmp_path / "whole")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[run_one.__module__], "error_percent", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_one(cell, tmp_path / "stopped")
+    found = run_one(cell, tmp_path / "stopped")
+    assert found["test_error"] == whole["test_error"]
+    assert (whole["resumed"], found["resumed"]) == (False, True), "its seconds are not those of a whole run"
+
+
 def test_what_is_there_is_not_run_again(plan, tmp_path):
     todo, told = cells(plan, [20], ["kl", "rc"], 1), []
     first = todo[0].path(tmp_path)
@@ -127,11 +144,11 @@ def test_what_cannot_be_run_is_told_and_the_rest_goes_on(plan, tmp_path):
     assert todo[1].path(tmp_path).exists()
 
 
-def write(folder, dataset, labels, method, seed, error):
+def write(folder, dataset, labels, method, seed, error, **others):
     path = folder / dataset / str(labels) / f"{method}-{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        json.dumps({"labels": labels, "method": method, "seed": seed, "test_error": error, "seconds": 90})
+        json.dumps({"labels": labels, "method": method, "seed": seed, "test_error": error, "seconds": 90} | others)
     )
 
 
@@ -139,12 +156,14 @@ def test_the_table(tmp_path):
     for seed, error in enumerate([1.0, 2.0, 3.0]):
         write(tmp_path, "mnist", 100, "rc+kl+nn", seed, error)
     write(tmp_path, "mnist", 100, "kl", 0, 4.5)
-    write(tmp_path, "mnist", 50, "rc", 0, 20.0)
+    write(tmp_path, "mnist", 100, "kl", 1, 5.5, seconds=3, resumed=True)
+    write(tmp_path, "mnist", 50, "rc", 0, 20.0, resumed=True)
     found = rows(tmp_path)
     assert [(row.labels, row.method) for row in found] == [(50, "rc"), (100, "kl"), (100, "rc+kl+nn")]
     text = markdown(found)
     assert "| mnist | 100 | RC + KL + NN | 2.00 ± 1.00 | 3 | 1.5 | 0.57 |" in text
-    assert "| mnist | 100 | KL, no rendering | 4.50 | 1 | 1.5 | – |" in text
+    assert "| mnist | 100 | KL, no rendering | 5.00 ± 0.71 | 2 | 1.5 | – |" in text
+    assert "| mnist | 50 | RC | 20.00 | 1 | – | 21.73 |" in text, "what was stopped has no time of its own"
     figure(found).canvas.draw()
     assert "| data |" in markdown(rows(tmp_path / "nothing"))
 

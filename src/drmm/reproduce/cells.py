@@ -171,7 +171,8 @@ def run_one(
         command: the exact command line, kept with it.
 
     Returns:
-        What the JSON holds: test error in percent, seconds, and all that decides them. Empty in further processes.
+        What the JSON holds: test error in percent, seconds (since the last start, if the run was resumed), and all
+        that decides them. Empty in further processes.
 
     Raises:
         InputError: if the data set has fewer labels, or no test images with labels, or the machine is not there.
@@ -190,6 +191,7 @@ def run_one(
         few, size = labelled_alone(y, batch_size=config.batch_size, labelled=config.labelled_per_batch)
         config, x, y = replace(config, batch_size=size), x[few], y[few]
     work = cell.path(out).with_suffix("")
+    resumed = (work / "checkpoints").exists()
     start = time.perf_counter()
     model = train(
         recipe.build(cell.seed),
@@ -211,6 +213,7 @@ def run_one(
         "method": cell.method,
         "test_error": error_percent(model, x_test[known], y_test[known]),
         "seconds": round(time.perf_counter() - start, 1),
+        "resumed": resumed,
         "epochs": config.epochs,
         "command": command,
         "protocol": _described(cell),

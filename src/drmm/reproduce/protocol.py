@@ -43,15 +43,13 @@ class Method:
 METHODS: dict[str, Method] = {
     "supervised": Method("the labels alone", _BARE, labels_only=True),
     "kl": Method("KL, no rendering", _NO_RENDERING),
-    "kl-long": Method("KL, no rendering, twice as many epochs", _NO_RENDERING, longer=2),
+    "kl-long": Method("KL, no rendering, twice the epochs", _NO_RENDERING, longer=2),
     "rc": Method("RC", replace(_FULL, kl=0, balance=0, nonnegativity=0)),
     "rc+nn": Method("RC + NN", replace(_FULL, kl=0, balance=0)),
     "rc+kl": Method("RC + KL", replace(_FULL, nonnegativity=0)),
     "rc+kl+nn": Method("RC + KL + NN", _FULL),
     "printed": Method("RC + KL + NN, the KL's sign as printed", replace(_FULL, kl_sign="printed", balance=0)),
-    "best": Method(
-        "best: KL, blended images, three times as many epochs", replace(_NO_RENDERING, interpolation=1), longer=3
-    ),
+    "best": Method("best: KL, blends, three times the epochs", replace(_NO_RENDERING, interpolation=1), longer=3),
 }
 
 PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
