@@ -47,12 +47,12 @@ from drmm.objective import balance, cross_entropy, kl_divergence
 from drmm.pictures import save_figure
 from drmm.presets import conv_small
 from drmm.reproduce import METHODS, PROTOCOLS
-from drmm.runs import versions
+from drmm.runs import error_percent, versions
 from drmm.storage import read_json, write_json
 from drmm.threads import tune_allocator
 
 TRAINING = PROTOCOLS["mnist"].training  # batches, rate, averaging and clipping are those of `drmm reproduce mnist`
-VALIDATION, CHUNK, POINTS, CALIBRATION = 5000, 500, 8, 40
+VALIDATION, POINTS, CALIBRATION = 5000, 8, 40
 SIMPLE = 10_000  # images that scikit-learn's methods see: their time and memory grow with its square
 
 
@@ -309,13 +309,6 @@ class Task:
         self.test = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
 
 
-@torch.no_grad()
-def error(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Percent, in evaluation mode."""
-    found = torch.cat([net(pixels(part)).argmax(1) for part in x.split(CHUNK)])
-    return round(100 * float((found != y).double().mean()), 4)
-
-
 def averaged(average: AveragedModel, task: Task, seed: int) -> nn.Module:
     """The averaged weights with statistics of their own."""
     net = copy.deepcopy(average.module)
@@ -359,7 +352,7 @@ def run_rule(name: str, strength: float, task: Task, epochs: int, seed: int) -> 
             average.update_parameters(rule.net)
             seconds, done = seconds + time.perf_counter() - start, done + 1
             if done in looks:
-                curve.append([round(seconds, 1), error(averaged(average, task, seed), *task.validation)])
+                curve.append([round(seconds, 1), error_percent(averaged(average, task, seed), *task.validation)])
     return averaged(average, task, seed), {"curve": curve, "seconds": round(seconds, 1), "steps": steps}
 
 
@@ -400,9 +393,9 @@ def run(
         }
     else:
         net, figures = run_rule(name, strength, task, args.epochs, seed)
-        errors = {"validation": error(net, *task.validation)}
+        errors = {"validation": error_percent(net, *task.validation)}
         if not tune:
-            errors["test"] = error(net, *task.test)
+            errors["test"] = error_percent(net, *task.test)
     return found | figures | {f"{part}_error": value for part, value in errors.items()}
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 from drmm import reproduce
@@ -454,8 +454,8 @@ def mnist() -> Prediction:
         "Experiments on MNIST: State-of-the-Art",
         "confirmed" if mean(best.errors) <= 0.57 else "inconclusive",
         f"{best.said} % with the best recipe found here ({len(best.errors)} label draws, "
-        f"{median(best.seconds) / 60:.0f} minutes each on one of two busy cores), {bare.said} % with the KL alone "
-        f"({len(bare.errors)} draws, {median(bare.seconds) / 60:.0f} minutes), both without rendering. The slides "
+        f"{best.minutes:.0f} minutes each on one of two busy cores), {bare.said} % with the KL alone "
+        f"({len(bare.errors)} draws, {bare.minutes:.0f} minutes), both without rendering. The slides "
         "give no error bars; the gap is open, and nothing here says that it cannot be closed.",
         "drmm reproduce mnist --labels 100",
         "results/reproduce/table.md",

@@ -529,8 +529,12 @@ def dry_run(
 def _dry_line(plan: Protocol, method: str, machine: Machine, run: DryRun) -> str:
     """What was run, and how it went."""
     batch, labelled = plan.training.batch_size, plan.training.labelled_per_batch
-    on = f"{machine.devices} × {machine.device().type}" if machine.devices > 1 else machine.device().type
-    how = [on, machine.precision, *(["compiled"] if machine.compile else [])]
+    device = machine.device().type
+    how = [
+        f"{machine.devices} × {device}" if machine.devices > 1 else device,
+        machine.precision,
+        *(["compiled"] if machine.compile else []),
+    ]
     memory = "" if run.memory is None else f", {run.memory / 2**30:.2f} GiB at most"
     return (
         f"{plan.dataset}, {method}: {run.parameters:,} parameters, batches of {batch} ({labelled} labelled), "

@@ -81,10 +81,10 @@ def run_loop(
     objective: Objective,
     config: Training,
     *,
-    validation: tuple[Tensor, Tensor] | None,
-    folder: Path | None,
-    resume: bool,
-    progress: bool,
+    validation: tuple[Tensor, Tensor] | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
     watching: Sequence[Callback] = (),
 ) -> None:
     """Train a model in place; arguments and errors as in `drmm.training.train`, and `watching` is told every step.

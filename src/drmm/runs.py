@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drmm._version import __version__
 from drmm.batches import pixels
@@ -226,12 +226,12 @@ def versions() -> dict[str, str]:
 
 
 @torch.no_grad()
-def predict_logits(model: DRMM, x: Tensor) -> Tensor:
+def predict_logits(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (N, C) of images, chunk by chunk; uint8 images are scaled to [0, 1]."""
     return torch.cat([model(pixels(part)) for part in x.split(_CHUNK)])
 
 
-def error_percent(model: DRMM, x: Tensor, y: Tensor) -> float:
+def error_percent(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of images whose label is not the most probable class, in percent."""
     return round(100 * float((predict_logits(model, x).argmax(1) != y).double().mean()), 4)
 

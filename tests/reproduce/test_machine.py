@@ -116,18 +116,7 @@ def steps(
         **options,
     )
     watch = loop.Steps()
-    loop.run_loop(
-        model.train(),
-        x,
-        y,
-        objective or Objective(),
-        config,
-        validation=None,
-        folder=None,
-        resume=False,
-        progress=False,
-        watching=[watch],
-    )
+    loop.run_loop(model.train(), x, y, objective or Objective(), config, watching=[watch])
     assert len(watch.losses) == len(watch.seconds) == n
     return model, torch.tensor(watch.losses)
 

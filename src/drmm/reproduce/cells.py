@@ -178,6 +178,8 @@ def run_one(
         InputError: if the data set has fewer labels, or no test images with labels, or the machine is not there.
         RunError: if a file cannot be read or written.
     """
+    from drmm.loop import checkpoint_of  # noqa: PLC0415  # Lightning takes seconds to import
+
     data, method, here = load(cell.plan.dataset, data_dir=data_dir), METHODS[cell.method], machine or Machine()
     x, y = _task(cell, data)
     x_test, y_test = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
@@ -191,7 +193,7 @@ def run_one(
         few, size = labelled_alone(y, batch_size=config.batch_size, labelled=config.labelled_per_batch)
         config, x, y = replace(config, batch_size=size), x[few], y[few]
     work = cell.path(out).with_suffix("")
-    resumed = (work / "checkpoints").exists()
+    resumed = checkpoint_of(work) is not None
     start = time.perf_counter()
     model = train(
         recipe.build(cell.seed),

@@ -80,18 +80,7 @@ def _steps(plan: Protocol, method: Method, config: Training, steps: int) -> DryR
     model: DRMM = build(plan.preset, _CLASSES, shape, width=plan.width)
     x, y = _images(method, config, steps, shape)
     watch = Steps()
-    run_loop(
-        model.train(),
-        x,
-        y,
-        method.objective,
-        config,
-        validation=None,
-        folder=None,
-        resume=False,
-        progress=False,
-        watching=[watch],
-    )
+    run_loop(model.train(), x, y, method.objective, config, watching=[watch])
     count = sum(p.numel() for p in model.parameters())
     return DryRun(tuple(watch.losses), tuple(watch.seconds), _peak_memory(), count)
 

@@ -48,6 +48,11 @@ class Row:
         mean = f"{np.mean(self.errors):.2f}"
         return mean if len(self.errors) == 1 else f"{mean} ± {np.std(self.errors, ddof=1):.2f}"
 
+    @property
+    def minutes(self) -> float | None:
+        """Of a run that went without a stop, the median; None if all were stopped."""
+        return float(np.median(self.seconds)) / 60 if self.seconds else None
+
 
 def rows(out: Path) -> list[Row]:
     """All that has been run into a folder, in the order of the table.
@@ -93,7 +98,7 @@ def markdown(table: Sequence[Row]) -> str:
     ]
     for row in table:
         title = METHODS[row.method].title if row.method in METHODS else row.method
-        minutes = f"{np.median(row.seconds) / 60:.1f}" if row.seconds else "–"
+        minutes = "–" if row.minutes is None else f"{row.minutes:.1f}"
         published = "–" if row.published is None else f"{row.published:.2f}"
         lines.append(
             f"| {row.dataset} | {row.labels:,} | {title} | {row.said} | {len(row.errors)} "
