@@ -15,6 +15,7 @@ from drmm.reproduce import (
     Cell,
     Failure,
     cells,
+    comparisons,
     figure,
     markdown,
     protocol,
@@ -161,11 +162,26 @@ def test_the_table(tmp_path):
     found = rows(tmp_path)
     assert [(row.labels, row.method) for row in found] == [(50, "rc"), (100, "kl"), (100, "rc+kl+nn")]
     text = markdown(found)
-    assert "| mnist | 100 | RC + KL + NN | 2.00 ± 1.00 | 3 | 1.5 | 0.57 |" in text
-    assert "| mnist | 100 | KL, no rendering | 5.00 ± 0.71 | 2 | 1.5 | – |" in text
-    assert "| mnist | 50 | RC | 20.00 | 1 | – | 21.73 |" in text, "what was stopped has no time of its own"
+    assert "mnist, test error in % over one label draw where nothing else is said:" in text
+    assert "| method | 50 labels | slides | 100 labels | slides | minutes a run |" in text
+    assert "| RC + KL + NN | – | 0.91 | 2.00 ± 1.00 (3 draws) | 0.57 | 1.5 |" in text
+    assert "| KL, no rendering | – | – | 5.00 ± 0.71 (2 draws) | – | 1.5 |" in text
+    assert "| RC | 20.00 | 21.73 | – | 13.41 | – |" in text, "what was stopped has no time of its own"
     figure(found).canvas.draw()
-    assert "| data |" in markdown(rows(tmp_path / "nothing"))
+    assert "Nothing has been run" in markdown(rows(tmp_path / "nothing"))
+
+
+def test_rows_are_compared_on_the_draws_that_they_share(tmp_path):
+    for seed, (drawn, bare) in enumerate([(1.0, 3.0), (2.5, 3.5), (2.0, 5.0), (0.5, None)]):
+        write(tmp_path, "mnist", 20, "rc+kl+nn", seed, drawn)
+        if bare is not None:
+            write(tmp_path, "mnist", 20, "kl", seed, bare)
+    write(tmp_path, "mnist", 20, "kl-long", 0, 9.0)
+    (found,) = comparisons(rows(tmp_path))
+    assert (found.method, found.against, found.labels) == ("rc+kl+nn", "kl", 20)
+    assert found.differences == (-2.0, -1.0, -3.0)
+    assert found.interval == pytest.approx((-2 - 4.303 / 3**0.5, -2 + 4.303 / 3**0.5), abs=1e-3)
+    assert "| mnist | 20 | RC + KL + NN | KL, no rendering | -2.00 [-4.48, +0.48] | 3 |" in markdown(rows(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 from drmm.reproduce.cells import Cell, Failure, cells, run_cells, run_one
 from drmm.reproduce.dry import DryRun, dry_run
 from drmm.reproduce.machine import Machine
-from drmm.reproduce.protocol import METHODS, PROTOCOLS, PUBLISHED, Method, Protocol, protocol
-from drmm.reproduce.summary import Row, figure, markdown, rows
+from drmm.reproduce.protocol import COMPARED, METHODS, PROTOCOLS, PUBLISHED, Method, Protocol, protocol
+from drmm.reproduce.summary import Comparison, Row, comparisons, figure, markdown, rows
 
 __all__ = [
+    "COMPARED",
     "METHODS",
     "PROTOCOLS",
     "PUBLISHED",
     "Cell",
+    "Comparison",
     "DryRun",
     "Failure",
     "Machine",
@@ -18,6 +20,7 @@ __all__ = [
     "Protocol",
     "Row",
     "cells",
+    "comparisons",
     "dry_run",
     "figure",
     "markdown",

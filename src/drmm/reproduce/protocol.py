@@ -13,7 +13,7 @@ from drmm.errors import InputError
 from drmm.objective import Objective
 from drmm.settings import Training
 
-__all__ = ["METHODS", "PROTOCOLS", "PUBLISHED", "Method", "Protocol", "protocol"]
+__all__ = ["COMPARED", "METHODS", "PROTOCOLS", "PUBLISHED", "Method", "Protocol", "protocol"]
 
 # The KL comes in over the first quarter, while the labels shape the classes; the balance is gone after half of the
 # training, when clusters have formed. Chosen on validation images: without the first a digit's cluster is captured
@@ -51,6 +51,13 @@ METHODS: dict[str, Method] = {
     "printed": Method("RC + KL + NN, the KL's sign as printed", replace(_FULL, kl_sign="printed", balance=0)),
     "best": Method("best: KL, blends, three times the epochs", replace(_NO_RENDERING, interpolation=1), longer=3),
 }
+
+COMPARED: dict[str, tuple[str, ...]] = {
+    "rc+kl": ("kl", "kl-long"),
+    "rc+kl+nn": ("kl", "kl-long"),
+    "best": ("kl-long",),
+}
+"""Which row is compared with which on the same label draws: drawing against none, at equal epochs and equal time."""
 
 PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
     "mnist": {

@@ -1,7 +1,8 @@
-"""The table: mean and standard deviation over label draws, beside the published column."""
+"""The table: mean and standard deviation over label draws beside the published columns, and paired comparisons."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+from scipy.stats import t as student
 
 from drmm.errors import RunError
-from drmm.reproduce.protocol import METHODS, PUBLISHED
+from drmm.reproduce.protocol import COMPARED, METHODS, PUBLISHED
 from drmm.storage import read_json
 
-__all__ = ["Row", "figure", "markdown", "rows"]
+__all__ = ["Comparison", "Row", "comparisons", "figure", "markdown", "rows", "title"]
 
 _MEAN, _PUBLISHED = "#20456e", "#c0392b"
 
@@ -30,6 +32,7 @@ class Row:
         dataset: its name.
         labels: how many.
         method: name.
+        seeds: of the label draws.
         errors: test error of each seed, in percent.
         seconds: of each seed that ran without a stop.
         published: test error on the slides, or None.
@@ -38,6 +41,7 @@ class Row:
     dataset: str
     labels: int
     method: str
+    seeds: tuple[int, ...]
     errors: tuple[float, ...]
     seconds: tuple[float, ...]
     published: float | None
@@ -75,6 +79,7 @@ def rows(out: Path) -> list[Row]:
             dataset,
             labels,
             method,
+            tuple(int(run["seed"]) for run in runs),
             tuple(run["test_error"] for run in runs),
             tuple(run["seconds"] for run in runs if not run["resumed"]),
             PUBLISHED.get(dataset, {}).get(method, {}).get(labels),
@@ -90,21 +95,109 @@ def rows(out: Path) -> list[Row]:
     ]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Two methods on the same label draws.
+
+    Attributes:
+        dataset: its name.
+        labels: how many.
+        method: name of the one.
+        against: name of the other.
+        differences: test error of the one less that of the other, in points, for each seed that both have.
+    """
+
+    dataset: str
+    labels: int
+    method: str
+    against: str
+    differences: tuple[float, ...]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the mean difference (Student's t), in points."""
+        n = len(self.differences)
+        half = float(student.ppf(0.975, n - 1) * np.std(self.differences, ddof=1) / np.sqrt(n))
+        return float(np.mean(self.differences)) - half, float(np.mean(self.differences)) + half
+
+
+def comparisons(table: Sequence[Row]) -> list[Comparison]:
+    """What `COMPARED` asks for, wherever two rows share two or more draws."""
+    found = {(row.dataset, row.labels, row.method): row for row in table}
+    made = []
+    for (dataset, labels, method), row in found.items():
+        for against in COMPARED.get(method, ()):
+            other = found.get((dataset, labels, against))
+            errors = {} if other is None else dict(zip(other.seeds, other.errors, strict=True))
+            mine = zip(row.seeds, row.errors, strict=True)
+            differences = tuple(error - errors[seed] for seed, error in mine if seed in errors)
+            if len(differences) > 1:
+                made.append(Comparison(dataset, labels, method, against, differences))
+    return made
+
+
 def markdown(table: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
+    """A table for each data set, methods down and numbers of labels across, and the comparisons that it allows."""
+    parts = [_pivot([row for row in table if row.dataset == name]) for name in sorted({row.dataset for row in table})]
+    compared = comparisons(table)
+    if compared:
+        parts.append(_compared(compared))
+    return "\n\n".join(parts or ["Nothing has been run yet."]) + "\n"
+
+
+def _pivot(table: Sequence[Row]) -> str:
+    dataset, usual = table[0].dataset, Counter(len(row.errors) for row in table).most_common(1)[0][0]
+    numbers = sorted({row.labels for row in table})
+    slides = {n for n in numbers if any(n in row for row in PUBLISHED.get(dataset, {}).values())}
+    draws = "one label draw" if usual == 1 else f"{usual} label draws"
+    head = [f"{n:,} labels" + (" | slides" if n in slides else "") for n in numbers]
+    columns = len(numbers) + len(slides) + 1
     lines = [
-        "| data | labels | method | test error (%) | draws | minutes a run | published (%) |",
-        "|---|--:|---|--:|--:|--:|--:|",
+        f"{dataset}, test error in % over {draws} where nothing else is said:",
+        "",
+        f"| method | {' | '.join(head)} | minutes a run |",
+        f"|---|{'--:|' * columns}",
     ]
-    for row in table:
-        title = METHODS[row.method].title if row.method in METHODS else row.method
-        minutes = "–" if row.minutes is None else f"{row.minutes:.1f}"
-        published = "–" if row.published is None else f"{row.published:.2f}"
+    for method in dict.fromkeys(row.method for row in table):
+        mine = {row.labels: row for row in table if row.method == method}
+        cells = []
+        for n in numbers:
+            cells.append(_cell(mine.get(n), usual))
+            if n in slides:
+                published = PUBLISHED[dataset].get(method, {}).get(n)
+                cells.append("–" if published is None else f"{published:.2f}")
+        minutes = [row.minutes for row in mine.values() if row.minutes is not None]
+        cells.append(f"{np.median(minutes):.1f}" if minutes else "–")
+        lines.append(f"| {title(method)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: Row | None, usual: int) -> str:
+    if row is None:
+        return "–"
+    draws = len(row.errors)
+    return row.said if draws == usual else f"{row.said} ({draws} draw{'s' * (draws > 1)})"
+
+
+def _compared(found: Sequence[Comparison]) -> str:
+    lines = [
+        "The same label draws, test error of the first less that of the second, in points [95 % interval]:",
+        "",
+        "| data | labels | first | second | difference | draws |",
+        "|---|--:|---|---|--:|--:|",
+    ]
+    for one in sorted(found, key=lambda one: (one.dataset, one.labels)):
+        low, high = one.interval
         lines.append(
-            f"| {row.dataset} | {row.labels:,} | {title} | {row.said} | {len(row.errors)} "
-            f"| {minutes} | {published} |"
+            f"| {one.dataset} | {one.labels:,} | {title(one.method)} | {title(one.against)} "
+            f"| {np.mean(one.differences):+.2f} [{low:+.2f}, {high:+.2f}] | {len(one.differences)} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def title(method: str) -> str:
+    """What the table calls a method."""
+    return METHODS[method].title if method in METHODS else method
 
 
 def figure(table: Sequence[Row]) -> Figure:
@@ -121,8 +214,7 @@ def figure(table: Sequence[Row]) -> Figure:
             if row.published is not None:
                 axis.plot([row.published] * 2, [i - 0.4, i + 0.4], color=_PUBLISHED, linewidth=1.5)
         _percent_axis(axis, [value for row in mine for value in (*row.errors, row.published or row.errors[0])])
-        names = [METHODS[row.method].title if row.method in METHODS else row.method for row in mine]
-        axis.set_yticks(range(len(mine)), [fill(name, 24) for name in names], fontsize=8)
+        axis.set_yticks(range(len(mine)), [fill(title(row.method), 24) for row in mine], fontsize=8)
         axis.set_ylim(len(mine) - 0.5, -0.5)
         axis.set_title(f"{place[0]}, {place[1]:,} labels", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
