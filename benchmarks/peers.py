@@ -3,9 +3,10 @@
 Every rule is written here, and learns in one loop: the plain convnet of `conv_small`, and for "drmm" and "best"
 the model itself. Images are MNIST's, a few with a label, without augmentation (noise is part of some rules).
 Each run learns for the same number of epochs; its time is measured, and the validation error along it. The test
-set is read once, at the end. Strengths are chosen by `--tune`, on a validation part of the training images.
-scikit-learn's label spreading and self-training work on pixels. Writes one JSON a run into results/peers/, and
-results/peers.png: `make peers`.
+set is read once, at the end. The strengths of others' rules are chosen by `--tune`, on a validation part of the
+training images and a label draw of its own; the model's own are those of `drmm reproduce`.
+scikit-learn's label spreading and self-training work on pixels. Writes one JSON a run into results/peers/, their
+summary into results/peers.json and results/peers.png: `make peers`.
 
 - supervised: the labels alone;
 - entropy: minimal entropy of what has no label (Grandvalet and Bengio, 2005);
@@ -24,7 +25,6 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, final
@@ -32,6 +32,7 @@ from typing import Any, final
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ from drmm.storage import read_json, write_json
 from drmm.threads import tune_allocator
 
 TRAINING = PROTOCOLS["mnist"].training  # batches, rate, averaging and clipping are those of `drmm reproduce mnist`
-VALIDATION, POINTS, CALIBRATION = 5000, 8, 40
+VALIDATION, POINTS, CALIBRATION = 5000, 6, 40
 SIMPLE = 10_000  # images that scikit-learn's methods see: their time and memory grow with its square
 
 
@@ -208,13 +209,11 @@ class Ladder(Rule):
 
 @final
 class ConfidentKL(Rule):
-    """The model's objective without rendering."""
-
-    strengths = (0.5, 0.2, 1.0)
+    """The model's objective without rendering, with the weights of `drmm reproduce`."""
 
     def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """Cross-entropy, confident posteriors, balanced classes."""
-        weights = replace(METHODS["kl"].objective, kl=self.strength, balance=self.strength).at(progress)
+        weights = METHODS["kl"].objective.at(progress)
         logits = self.net(x)
         prior = torch.full((logits.shape[1],), 1 / logits.shape[1])
         unsure = weights.kl * kl_divergence(logits, prior) + weights.balance * balance(logits, prior)
@@ -223,28 +222,24 @@ class ConfidentKL(Rule):
 
 @final
 class Drawing(Rule):
-    """All of the model's objective; the net is a DRMM."""
+    """All of the model's objective, with the weights of `drmm reproduce`; the net is a DRMM."""
 
-    strengths = (1.0, 0.3, 3.0)  # of the reconstruction
     of_model = True
 
     def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """Every term."""
-        weights = replace(METHODS["rc+kl+nn"].objective, reconstruction=self.strength).at(progress)
-        return weights(self.net, x, y)["loss"]  # type: ignore[arg-type]
+        return METHODS["rc+kl+nn"].objective.at(progress)(self.net, x, y)["loss"]  # type: ignore[arg-type]
 
 
 @final
 class Blending(Rule):
     """The best recipe of `drmm reproduce`; the net is a DRMM."""
 
-    strengths = (1.0, 0.3, 3.0)  # of the term on blended images
     of_model = True
 
     def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """The KL without rendering, and blended images."""
-        weights = replace(METHODS["best"].objective, interpolation=self.strength).at(progress)
-        return weights(self.net, x, y)["loss"]  # type: ignore[arg-type]
+        return METHODS["best"].objective.at(progress)(self.net, x, y)["loss"]  # type: ignore[arg-type]
 
 
 RULES: dict[str, type[Rule]] = {
@@ -259,6 +254,7 @@ RULES: dict[str, type[Rule]] = {
     "best": Blending,
 }
 SKLEARN = ("label spreading", "self-training")
+OWN = ("kl", "drmm", "best")
 
 
 def _entropy(logits: Tensor) -> Tensor:
@@ -399,17 +395,37 @@ def run(
     return found | figures | {f"{part}_error": value for part, value in errors.items()}
 
 
-def draw(runs: list[dict[str, Any]]) -> Figure:
-    """Validation error against seconds of learning, the median draw of each method."""
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
-    axis = figure.subplots()
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """By method, the least error first: what each draw has, and the mean curve."""
+    found = {}
     for name in dict.fromkeys(one["method"] for one in runs):
-        mine = sorted((one for one in runs if one["method"] == name), key=lambda one: one["validation_error"])
-        middle = mine[len(mine) // 2]
-        points = middle["curve"] or [[middle["seconds"], middle["validation_error"]]]
-        axis.plot(*zip(*points, strict=True), marker=".", label=name, linewidth=2.5 if name == "drmm" else 1.2)
+        mine = [one for one in runs if one["method"] == name]
+        curves = [one["curve"] or [[one["seconds"], one["validation_error"]]] for one in mine]
+        found[name] = {
+            "strength": mine[0]["strength"],
+            "test_error": [one["test_error"] for one in mine],
+            "seconds": [one["seconds"] for one in mine],
+            "curve": np.mean(curves, axis=0).round(3).tolist(),
+        }
+    ranked = dict(sorted(found.items(), key=lambda item: float(np.mean(item[1]["test_error"]))))
+    common = {key: runs[0][key] for key in ("labels", "epochs", "command", "versions")}
+    return common | {"images": max(one["images"] for one in runs), "methods": ranked}
+
+
+def draw(methods: dict[str, Any]) -> Figure:
+    """Validation error against seconds of learning, the mean over draws; the model's own rules stand out."""
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axis = figure.subplots()
+    for name, found in methods.items():
+        style = {"linewidth": 2.6, "zorder": 3} if name in OWN else {"linewidth": 1.1, "linestyle": "--"}
+        axis.plot(*zip(*found["curve"], strict=True), marker=".", label=name, **style)
     axis.set(xscale="log", yscale="log", xlabel="seconds of learning, one core", ylabel="validation error, %")
-    axis.legend(frameon=False, fontsize=8)
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        scale.set_major_formatter(FormatStrFormatter("%g"))
+        scale.set_minor_locator(NullLocator())
+    axis.grid(color="#e4e8ee", linewidth=0.8)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -420,7 +436,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of the data sets; by default $DRMM_DATA")
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=TRAINING.epochs)
     parser.add_argument("--images", type=int, help="learn from so many images only")
     parser.add_argument("--methods", nargs="+", default=[*RULES, *SKLEARN], choices=[*RULES, *SKLEARN])
     parser.add_argument("--tune", action="store_true", help="try every strength; the test set is not read")
@@ -438,18 +454,23 @@ def main() -> None:
             )
             if not path.exists():
                 write_json(path, run(name, strength, task, asked, seed, tune=asked.tune))
-    runs = [read_json(path) for path in sorted((asked.out / "runs").glob("*.json"))]
+    runs = [read_json(path) for path in sorted((asked.out / "runs").glob(f"{asked.labels}-*.json"))]
+    if len({(one["epochs"], one["versions"]["torch"]) for one in runs}) > 1:
+        parser.error(f"{asked.out}/runs holds runs of several budgets or of another torch: choose another --out")
     if runs:
-        save_figure(draw(runs), asked.out.with_suffix(".png"))
+        found = summary(runs)
+        write_json(asked.out.with_suffix(".json"), found)
+        save_figure(draw(found["methods"]), asked.out.with_suffix(".png"))
 
 
 def chosen_strengths(name: str, asked: argparse.Namespace) -> tuple[float, ...]:
     """All to try, or the best of those that were tried on validation images; the first if none were."""
-    if name in SKLEARN:
-        return (0.0,)
+    known = (0.0,) if name in SKLEARN else RULES[name].strengths
+    if asked.tune:
+        return known if len(known) > 1 else ()
     tried = [read_json(path) for path in (asked.out / "tuning").glob(f"{asked.labels}-{name}-*.json")]
-    if asked.tune or not tried:
-        return RULES[name].strengths if asked.tune else RULES[name].strengths[:1]
+    if not tried:
+        return known[:1]
     means = {
         strength: np.mean([one["validation_error"] for one in tried if one["strength"] == strength])
         for strength in {one["strength"] for one in tried}

@@ -1,5 +1,6 @@
 """The peers of the benchmark: each rule is what its paper says, on nets small enough to see it."""
 
+import argparse
 import copy
 import runpy
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import nn
 
 from drmm.benchmark import plain_twin
 from drmm.presets import conv_small
+from drmm.storage import write_json
 
 PEERS = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "peers.py"))
 RULES = PEERS["RULES"]
@@ -117,3 +119,35 @@ def test_the_denoiser_starts_as_a_sigmoid_of_what_it_sees():
     rule = make("ladder")
     z = torch.randn(5, 10)
     torch.testing.assert_close(rule._denoise(z, z), torch.zeros_like(z))
+
+
+def peer(name, seed, error, curve=((1.0, 9.0), (2.0, 5.0)), strength=1.0):
+    return {
+        "method": name, "strength": strength, "labels": 100, "seed": seed, "epochs": 2, "images": 50,
+        "command": "c", "versions": {}, "seconds": 2.0 + seed, "curve": [list(point) for point in curve],
+        "validation_error": error + 1, "test_error": error,
+    }  # fmt: skip
+
+
+def test_the_summary_ranks_the_methods_and_averages_their_curves():
+    runs = [peer("vat", 0, 4.0), peer("vat", 1, 2.0, ((3.0, 7.0), (4.0, 3.0))), peer("best", 0, 1.0)]
+    runs.append(peer("label spreading", 0, 9.0, ()))
+    found = PEERS["summary"](runs)
+    assert list(found["methods"]) == ["best", "vat", "label spreading"]
+    assert found["methods"]["vat"]["curve"] == [[2.0, 8.0], [3.0, 4.0]]
+    assert found["methods"]["vat"]["test_error"] == [4.0, 2.0]
+    assert found["methods"]["label spreading"]["curve"] == [[2.0, 10.0]], "a point, where there is no curve"
+    PEERS["draw"](found["methods"]).canvas.draw()
+
+
+def test_others_are_tuned_and_the_model_is_not(tmp_path):
+    def chosen(name, tune):
+        return PEERS["chosen_strengths"](name, argparse.Namespace(tune=tune, out=tmp_path, labels=100))
+
+    assert chosen("vat", True) == (1.5, 3.0, 6.0)
+    assert all(chosen(name, True) == () for name in ("best", "supervised", "label spreading"))
+    assert chosen("vat", False) == (1.5,), "the default, where nothing has been tried"
+    for strength, error in ((1.5, 4.0), (3.0, 2.0), (6.0, 3.0)):
+        write_json(tmp_path / "tuning" / f"100-vat-{strength:g}-100.json", peer("vat", 100, error, (), strength))
+    assert chosen("vat", False) == (3.0,)
+    assert chosen("best", False) == (0.0,)

@@ -177,11 +177,14 @@ def test_rows_are_compared_on_the_draws_that_they_share(tmp_path):
         if bare is not None:
             write(tmp_path, "mnist", 20, "kl", seed, bare)
     write(tmp_path, "mnist", 20, "kl-long", 0, 9.0)
-    (found,) = comparisons(rows(tmp_path))
+    table = rows(tmp_path)
+    (found,) = comparisons(table)
     assert (found.method, found.against, found.labels) == ("rc+kl+nn", "kl", 20)
     assert found.differences == (-2.0, -1.0, -3.0)
     assert found.interval == pytest.approx((-2 - 4.303 / 3**0.5, -2 + 4.303 / 3**0.5), abs=1e-3)
-    assert "| mnist | 20 | RC + KL + NN | KL, no rendering | -2.00 [-4.48, +0.48] | 3 |" in markdown(rows(tmp_path))
+    assert "| mnist | 20 | RC + KL + NN | KL, no rendering | -2.00 [-4.48, +0.48] | 3 |" in markdown(
+        rows(tmp_path)
+    )
 
 
 @pytest.mark.parametrize(

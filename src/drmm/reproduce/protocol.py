@@ -57,7 +57,7 @@ COMPARED: dict[str, tuple[str, ...]] = {
     "rc+kl+nn": ("kl", "kl-long"),
     "best": ("kl-long",),
 }
-"""Which row is compared with which on the same label draws: drawing against none, at equal epochs and equal time."""
+"""Which row is compared with which on the same label draws: drawing or none, at equal epochs and equal time."""
 
 PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
     "mnist": {

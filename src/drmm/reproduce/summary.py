@@ -138,7 +138,9 @@ def comparisons(table: Sequence[Row]) -> list[Comparison]:
 
 def markdown(table: Sequence[Row]) -> str:
     """A table for each data set, methods down and numbers of labels across, and the comparisons that it allows."""
-    parts = [_pivot([row for row in table if row.dataset == name]) for name in sorted({row.dataset for row in table})]
+    parts = [
+        _pivot([row for row in table if row.dataset == name]) for name in sorted({row.dataset for row in table})
+    ]
     compared = comparisons(table)
     if compared:
         parts.append(_compared(compared))
