@@ -16,8 +16,10 @@ from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from drmm import app, cli
+from drmm.data import load
 from drmm.em import loop
 from drmm.reproduce import PROTOCOLS
+from drmm.runs import predict_logits
 from drmm.storage import load_model
 
 FIT = ["fit", "digits", "--labels-per-class", "5", "--epochs", "2", "--width", "4", "--batch-size", "256"]
@@ -95,7 +97,7 @@ def test_help_reads_like_a_table_of_contents() -> None:
             {
                 "--out", "--labels-per-class", "--clusters", "--data-dir", "--preset", "--learning",
                 "--initialisation", "--constraint", "--width", "--depth", "--select", "--criterion", "--size",
-                "--epochs", "--tolerance", "--batch-size", "--labelled-per-batch", "--learning-rate",
+                "--epochs", "--teacher", "--tolerance", "--batch-size", "--labelled-per-batch", "--learning-rate",
                 "--gradient-clip", "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance",
                 "--nn", "--kl-sign", "--blends", "--warm-up", "--cool-down", "--seed", "--accelerator",
                 "--devices", "--precision", "--compile", "--resume",
@@ -147,6 +149,46 @@ def test_an_existing_run_is_not_overwritten(run: Path, run_drmm) -> None:
     before = (run / "model.safetensors").read_bytes()
     refused(run_drmm(*FIT, "--out", run), "exists", "--resume")
     assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_a_hard_model_is_taught_by_another_run(run: Path, tmp_path: Path, run_drmm) -> None:
+    taught, pruned = tmp_path / "taught", tmp_path / "pruned"
+    words = [*FIT, "--constraint", "hard", "--teacher", run, "--out", taught]
+    code, _, err = run_drmm(*words)
+    assert code == 0, err
+    plan, results = (json.loads((taught / name).read_text()) for name in ("run.json", "results.json"))
+    assert plan["spec"]["teacher"] == str(run)
+    assert plan["spec"]["objective"]["kl"] == plan["spec"]["objective"]["balance"] == 0
+    assert results["labels"] == 50, "what a teacher says is no label"
+    assert (taught / "labels.csv").read_text() == (run / "labels.csv").read_text()
+    code, _, err = run_drmm(*words, "--resume")
+    assert code == 0, err
+    code, _, err = run_drmm("prune", taught, "--keep", 0.5, "--epochs", 1, "--out", pruned)
+    assert code == 0, err
+
+
+def test_a_taught_model_agrees_with_its_teacher(run: Path, tmp_path: Path, run_drmm) -> None:
+    """More than one that learned from the same labels without a teacher."""
+    x, words = torch.from_numpy(load("digits").x_train), [*FIT, "--epochs", 10, "--batch-size", 64]
+    agreement = {}
+    for name, more in (("taught", ["--teacher", run]), ("alone", [])):
+        code, _, err = run_drmm(*words, "--seed", 1, *more, "--out", tmp_path / name)
+        assert code == 0, err
+        models = (load_model(folder)[0] for folder in (run, tmp_path / name))
+        teacher, student = (predict_logits(model, x).argmax(1) for model in models)
+        agreement[name] = float((teacher == student).double().mean())
+    assert agreement["taught"] > agreement["alone"] + 0.1
+
+
+@pytest.mark.filterwarnings("ignore:every image")
+def test_who_cannot_teach(run: Path, tmp_path: Path, run_drmm) -> None:
+    for words, says in (
+        ([*FIT, "--teacher", tmp_path / "nobody"], "nobody"),
+        (["fit", "digits", "--teacher", run], "nothing to teach"),
+        (["fit", "mnist-5k", "--labels-per-class", 2, "--teacher", run], "other classes or image sizes"),
+    ):
+        refused(run_drmm(*words, "--out", tmp_path / "new"), says)
+        assert not (tmp_path / "new").exists()
 
 
 def test_a_finished_run_resumes_to_itself(run: Path, run_drmm) -> None:

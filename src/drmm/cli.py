@@ -51,6 +51,7 @@ from drmm.options import (
     Seed,
     Select,
     Size,
+    Teacher,
     Tolerance,
     Validation,
     WarmUp,
@@ -123,6 +124,7 @@ def fit(
     learning: Learning = Training.learning,
     initialisation: Initialisation = None,
     constraint: Constraint = "soft",
+    teacher: Teacher = None,
     width: Width = None,
     depth: Depth = None,
     select: Select = None,
@@ -153,6 +155,7 @@ def fit(
     resume: Resume = False,
 ) -> None:
     """Train a model into a run folder, and report its test error."""
+    unsure = None if teacher is None else 0.0  # weight of what only images without a label need
     spec = RunSpec(
         data=data,
         labels_per_class=labels_per_class,
@@ -163,12 +166,13 @@ def fit(
         depth=depth,
         clusters=clusters,
         size=None if size is None else (size, size),
+        teacher=None if teacher is None else str(teacher),
         objective=Objective.of(
             constraint,
             learning,
             reconstruction=rc,
-            kl=kl,
-            balance=balance,
+            kl=unsure if kl is None else kl,
+            balance=unsure if balance is None else balance,
             nonnegativity=nn,
             kl_sign=kl_sign,
             interpolation=blends,

@@ -40,6 +40,7 @@ __all__ = [
     "Seed",
     "Select",
     "Size",
+    "Teacher",
     "Tolerance",
     "Validation",
     "WarmUp",
@@ -101,6 +102,12 @@ Nonnegativity = Annotated[
 ]
 Blends = Annotated[
     float | None, typer.Option(min=0, help="Weight of the term on blended images.", show_default="0")
+]
+Teacher = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of a trained model: images without a label get its; --kl and --balance are 0 then.",
+    ),
 ]
 WarmUp = Annotated[
     float | None,

@@ -32,12 +32,21 @@ from drmm.model import DRMM
 from drmm.objective import Objective
 from drmm.presets import Constraint, resolve
 from drmm.selection import Criterion, Grid, check_selection, select
-from drmm.storage import Recipe, check_new, read_json, save_model, write_csv, write_json
+from drmm.storage import Recipe, check_new, load_model, read_json, save_model, write_csv, write_json
 from drmm.training import Training, train
 
-__all__ = ["RunSpec", "error_percent", "fit_run", "predict_logits", "versions"]
+__all__ = [
+    "RunSpec",
+    "certified_percent",
+    "error_percent",
+    "fit_run",
+    "predict_logits",
+    "taught_labels",
+    "versions",
+]
 
 _CHUNK = 500  # images per forward pass
+_CERTIFIED_AT_ONCE = 100  # images whose certificates are computed at once
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class RunSpec:
         depth: likewise.
         clusters: how many, where no image has a label; None is as many as there are classes.
         size: (H, W) to resize a folder's images to.
+        teacher: folder of a trained model, whose labels the images without one get; None learns without.
         objective: what to minimise.
         training: how.
         select: settings to choose between before the winner is trained; None trains what the spec says.
@@ -69,6 +79,7 @@ class RunSpec:
     depth: int | None = None
     clusters: int | None = None
     size: tuple[int, int] | None = None
+    teacher: str | None = None
     objective: Objective = field(default_factory=Objective)
     training: Training = field(default_factory=Training)
     select: Grid | None = None
@@ -107,7 +118,10 @@ def fit_run(
         _check_folder(spec, folder, resume=resume)
     data = load(spec.data, data_dir=data_dir, size=spec.size)
     parts = _parts(data, spec)
-    candidates = _candidates(spec, _recipe(spec, data), parts)
+    recipe = _recipe(spec, data)
+    if spec.teacher is not None:
+        parts = replace(parts, labels=_from_teacher(Path(spec.teacher), recipe, parts))
+    candidates = _candidates(spec, recipe, parts)
     if leader and not resume:
         _write_plan(spec, data, parts, folder, command)
     start = time.perf_counter()
@@ -225,6 +239,30 @@ def versions() -> dict[str, str]:
     }
 
 
+def _from_teacher(folder: Path, recipe: Recipe, parts: _Parts) -> Tensor:
+    """What the images' labels are, with a trained model's where there is none."""
+    if len(parts.known) == len(parts.labels):
+        raise InputError("there is nothing to teach: every image has a label; leave --teacher out")
+    model, its = load_model(folder)
+    if (its.classes, its.image_shape) != (recipe.classes, recipe.image_shape):
+        raise InputError(f"the model in {folder} knows other classes or image sizes: take one of the same data")
+    return taught_labels(model, parts.images, parts.labels)
+
+
+def taught_labels(teacher: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Labels as they are, and where there is none the class that a teacher finds most probable.
+
+    A model that finds it hard to learn from few labels, as the hard constraint's does, learns from them what
+    another one has found out.
+
+    Args:
+        teacher: a trained model, in evaluation mode.
+        x: images (N, C, H, W); uint8 images are scaled to [0, 1].
+        y: class indices (N,), -1 where there is no label.
+    """
+    return torch.where(y >= 0, y, predict_logits(teacher, x).argmax(1))
+
+
 @torch.no_grad()
 def predict_logits(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (N, C) of images, chunk by chunk; uint8 images are scaled to [0, 1]."""
@@ -234,6 +272,13 @@ def predict_logits(model: nn.Module, x: Tensor) -> Tensor:
 def error_percent(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of images whose label is not the most probable class, in percent."""
     return round(100 * float((predict_logits(model, x).argmax(1) != y).double().mean()), 4)
+
+
+@torch.no_grad()
+def certified_percent(model: DRMM, x: Tensor) -> float:
+    """Share of images for which inference was provably the joint MAP, in percent."""
+    certified = [model.infer(pixels(part)).certified() for part in x.split(_CERTIFIED_AT_ONCE)]
+    return round(100 * float(torch.cat(certified).double().mean()), 2)
 
 
 def _test_error(model: DRMM, data: Dataset) -> float | None:

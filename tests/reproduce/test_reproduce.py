@@ -14,8 +14,10 @@ from drmm.reproduce import (
     PUBLISHED,
     Cell,
     Failure,
+    Machine,
     cells,
     comparisons,
+    dry_run,
     figure,
     markdown,
     protocol,
@@ -24,6 +26,7 @@ from drmm.reproduce import (
     run_one,
 )
 from drmm.settings import Training
+from drmm.training import train
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,34 @@ def test_protocols():
     assert protocol("cifar10").preset == "conv_large"
     with pytest.raises(InputError, match="no published table for 'imagenet'"):
         protocol("imagenet")
+
+
+def test_what_is_told_of_a_dry_run_of_a_taught_model():
+    """Every image has a label then, and the model is the hard one."""
+    found = dry_run(protocol("mnist", width=2), "hard-taught", Machine("cpu"), 2)
+    assert len(found.losses) == 2
+
+
+def test_a_hard_model_is_taught(plan, tmp_path):
+    """It learns what the other found out: with the teacher's labels in place of none."""
+    seen = []
+
+    def watched(model, x, y, **options):
+        seen.append((y.clone(), options["objective"]))
+        return train(model, x, y, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[run_one.__module__], "train", watched)
+        found = run_one(Cell(plan, "hard-taught", 20, 0), tmp_path)
+    (few, _), (taught, objective) = seen
+    assert int((few >= 0).sum()) == 20
+    assert bool((taught >= 0).all())
+    assert bool((taught == few)[few >= 0].all()), "true labels stay"
+    assert objective.kl == objective.balance == 0
+    assert found["certified"] == 100
+    assert found["protocol"]["constraint"] == "hard"
+    assert found["protocol"]["teacher"]["kl"] > 0
+    assert "teacher" not in run_one(Cell(plan, "kl", 20, 0), tmp_path)["protocol"], "control"
 
 
 def test_cells_come_seed_by_seed(plan):

@@ -19,10 +19,11 @@ from torch import Tensor
 from drmm.batches import labelled_alone
 from drmm.data import Dataset, load, mask_labels, stratified_labels
 from drmm.errors import DrmmError, InputError
+from drmm.model import DRMM
 from drmm.reproduce.machine import Machine
 from drmm.reproduce.processes import is_leader, launch
-from drmm.reproduce.protocol import METHODS, Protocol
-from drmm.runs import error_percent, versions
+from drmm.reproduce.protocol import METHODS, Method, Protocol
+from drmm.runs import certified_percent, error_percent, taught_labels, versions
 from drmm.storage import Recipe, read_json, write_json
 from drmm.threads import tune_allocator
 from drmm.training import train
@@ -171,8 +172,8 @@ def run_one(
         command: the exact command line, kept with it.
 
     Returns:
-        What the JSON holds: test error in percent, seconds (since the last start, if the run was resumed), and all
-        that decides them. Empty in further processes.
+        What the JSON holds: test error and share of certified test images in percent, seconds (since the last
+        start, if the run was resumed), and all that decides them. Empty in further processes.
 
     Raises:
         InputError: if the data set has fewer labels, or no test images with labels, or the machine is not there.
@@ -186,25 +187,20 @@ def run_one(
     known = y_test >= 0
     if not known.any():
         raise InputError(f"{data.name} has no test images with labels: nothing can be measured")
-    shape = tuple(data.x_train.shape[1:])
-    recipe = Recipe(cell.plan.preset, shape, tuple(data.classes), width=cell.plan.width)
-    config = replace(cell.plan.training, seed=cell.seed, epochs=cell.plan.training.epochs * method.longer)
-    if method.labels_only:
-        few, size = labelled_alone(y, batch_size=config.batch_size, labelled=config.labelled_per_batch)
-        config, x, y = replace(config, batch_size=size), x[few], y[few]
-    work = cell.path(out).with_suffix("")
-    resumed = checkpoint_of(work) is not None
-    start = time.perf_counter()
-    model = train(
-        recipe.build(cell.seed),
-        x,
-        y,
-        objective=method.objective,
-        config=here.carry_out(config),
-        folder=work,
-        resume=True,
-        progress=False,
+    recipe = Recipe(
+        cell.plan.preset,
+        tuple(data.x_train.shape[1:]),
+        tuple(data.classes),
+        method.constraint,
+        width=cell.plan.width,
     )
+    work = cell.path(out).with_suffix("")
+    resumed = any(checkpoint_of(folder) is not None for folder in (work, work / "teacher"))
+    start = time.perf_counter()
+    if method.teacher is not None:
+        teacher = replace(recipe, constraint=METHODS[method.teacher].constraint)
+        y = taught_labels(_learn(cell, METHODS[method.teacher], teacher, (x, y), here, work / "teacher"), x, y)
+    model = _learn(cell, method, recipe, (x, y), here, work)
     if not is_leader():
         return {}
     found = {
@@ -215,8 +211,9 @@ def run_one(
         "method": cell.method,
         "test_error": error_percent(model, x_test[known], y_test[known]),
         "seconds": round(time.perf_counter() - start, 1),
+        "certified": certified_percent(model, x_test[known]),
         "resumed": resumed,
-        "epochs": config.epochs,
+        "epochs": cell.plan.training.epochs * method.longer,
         "command": command,
         "protocol": _described(cell),
         "machine": here.described(),
@@ -225,6 +222,27 @@ def run_one(
     write_json(cell.path(out), found)
     rmtree(work, ignore_errors=True)
     return found
+
+
+def _learn(
+    cell: Cell, method: Method, recipe: Recipe, data: tuple[Tensor, Tensor], machine: Machine, folder: Path
+) -> DRMM:
+    """A row's model, from its last checkpoint on if there is one."""
+    x, y = data
+    config = replace(cell.plan.training, seed=cell.seed, epochs=cell.plan.training.epochs * method.longer)
+    if method.labels_only:
+        few, size = labelled_alone(y, batch_size=config.batch_size, labelled=config.labelled_per_batch)
+        config, x, y = replace(config, batch_size=size), x[few], y[few]
+    return train(
+        recipe.build(cell.seed),
+        x,
+        y,
+        objective=method.objective,
+        config=machine.carry_out(config),
+        folder=folder,
+        resume=True,
+        progress=False,
+    )
 
 
 def _task(cell: Cell, data: Dataset) -> tuple[Tensor, Tensor]:
@@ -242,10 +260,15 @@ def _task(cell: Cell, data: Dataset) -> tuple[Tensor, Tensor]:
 
 def _described(cell: Cell) -> dict[str, Any]:
     """What decides the figure of a cell, as JSON keeps it."""
-    plan, objective = asdict(cell.plan), asdict(METHODS[cell.method].objective)
-    return {
+    plan, method = asdict(cell.plan), METHODS[cell.method]
+    described = {
         **plan,
         "training": Machine.removed_from(plan["training"]),
         "labels": [*cell.plan.labels],
-        "objective": objective,
+        "objective": asdict(method.objective),
     }
+    if method.constraint != "soft":
+        described["constraint"] = method.constraint
+    if method.teacher is not None:
+        described["teacher"] = asdict(METHODS[method.teacher].objective)
+    return described

@@ -77,7 +77,7 @@ def _steps(plan: Protocol, method: Method, config: Training, steps: int) -> DryR
 
     shape = _SHAPES[plan.dataset]
     torch.manual_seed(config.seed)
-    model: DRMM = build(plan.preset, _CLASSES, shape, width=plan.width)
+    model: DRMM = build(plan.preset, _CLASSES, shape, constraint=method.constraint, width=plan.width)
     x, y = _images(method, config, steps, shape)
     watch = Steps()
     run_loop(model.train(), x, y, method.objective, config, watching=[watch])
@@ -87,7 +87,7 @@ def _steps(plan: Protocol, method: Method, config: Training, steps: int) -> DryR
 
 def _images(method: Method, config: Training, steps: int, shape: Shape) -> tuple[Tensor, Tensor]:
     """As many as make so many batches in an epoch."""
-    if method.labels_only:
+    if method.labels_only or method.teacher is not None:
         n = labelled = config.batch_size * config.devices * steps
     else:
         labelled = config.labelled_per_batch * config.devices

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from drmm.errors import InputError
 from drmm.objective import Objective
+from drmm.presets import Constraint
 from drmm.settings import Training
 
 __all__ = ["COMPARED", "METHODS", "PROTOCOLS", "PUBLISHED", "Method", "Protocol", "protocol"]
@@ -32,12 +33,16 @@ class Method:
         objective: what it minimises.
         labels_only: whether it sees the labelled images alone, repeated so that it makes as many steps.
         longer: how many times as many epochs it may learn, for comparisons at equal time.
+        constraint: of the model.
+        teacher: the method whose model, learned first, labels the images that have no label.
     """
 
     title: str
     objective: Objective
     labels_only: bool = False
     longer: int = 1
+    constraint: Constraint = "soft"
+    teacher: str | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -49,6 +54,10 @@ METHODS: dict[str, Method] = {
     "rc+kl": Method("RC + KL", replace(_FULL, nonnegativity=0)),
     "rc+kl+nn": Method("RC + KL + NN", _FULL),
     "printed": Method("RC + KL + NN, the KL's sign as printed", replace(_FULL, kl_sign="printed", balance=0)),
+    "hard": Method("hard constraint alone", _NO_RENDERING, constraint="hard"),
+    "hard-taught": Method(
+        "hard constraint, taught by the KL row", _BARE, longer=2, constraint="hard", teacher="kl"
+    ),
     "best": Method("best: KL, blends, three times the epochs", replace(_NO_RENDERING, interpolation=1), longer=3),
 }
 
