@@ -54,6 +54,14 @@ def test_protocols():
         protocol("imagenet")
 
 
+def test_more_labels_have_more_of_a_batch():
+    plan = protocol("mnist")
+    found = {n: plan.training_on(n) for n in (20, 100, 500, 1000, 50_000)}
+    assert [one.labelled_per_batch for one in found.values()] == [16, 16, 31, 62, 64]
+    assert {one.batch_size - one.labelled_per_batch for one in found.values()} == {112}
+    assert found[100] == plan.training
+
+
 def test_what_is_told_of_a_dry_run_of_a_taught_model():
     """Every image has a label then, and the model is the hard one."""
     found = dry_run(protocol("mnist", width=2), "hard-taught", Machine("cpu"), 2)

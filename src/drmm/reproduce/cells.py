@@ -229,7 +229,8 @@ def _learn(
 ) -> DRMM:
     """A row's model, from its last checkpoint on if there is one."""
     x, y = data
-    config = replace(cell.plan.training, seed=cell.seed, epochs=cell.plan.training.epochs * method.longer)
+    training = cell.plan.training_on(cell.labels)
+    config = replace(training, seed=cell.seed, epochs=training.epochs * method.longer)
     if method.labels_only:
         few, size = labelled_alone(y, batch_size=config.batch_size, labelled=config.labelled_per_batch)
         config, x, y = replace(config, batch_size=size), x[few], y[few]
@@ -263,7 +264,7 @@ def _described(cell: Cell) -> dict[str, Any]:
     plan, method = asdict(cell.plan), METHODS[cell.method]
     described = {
         **plan,
-        "training": Machine.removed_from(plan["training"]),
+        "training": Machine.removed_from(asdict(cell.plan.training_on(cell.labels))),
         "labels": [*cell.plan.labels],
         "objective": asdict(method.objective),
     }
