@@ -1,7 +1,10 @@
 """Several processes that train one model: what DDP does to the steps, and how mistakes come out of a process."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -118,3 +121,45 @@ def fail_second(how: str) -> None:
 def test_an_error_in_one_process_ends_all(how, error, says):
     with pytest.raises(error, match=says):
         launch(fail_second, 2, how)
+
+
+COMMAND = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from drmm.reproduce.processes import end_with_parent
+
+def work():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    start = end_with_parent if sys.argv[1] == "ends" else None
+    ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start).submit(work).result()
+"""
+
+
+def lives(process: int) -> bool:
+    """Whether a process runs; one that has ended and waits to be collected does not."""
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("how", ["ends", "control: goes on"])
+def test_a_worker_ends_with_its_command(how, tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND)
+    command = subprocess.Popen([sys.executable, str(script), how], stdout=subprocess.PIPE, text=True)
+    worker = int(command.stdout.readline())
+    try:
+        command.kill()
+        command.wait()
+        command.stdout.close()
+        end = time.monotonic() + (30 if how == "ends" else 2)
+        while lives(worker) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert lives(worker) == (how != "ends")
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)

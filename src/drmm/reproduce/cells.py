@@ -21,7 +21,7 @@ from drmm.data import Dataset, load, mask_labels, stratified_labels
 from drmm.errors import DrmmError, InputError
 from drmm.model import DRMM
 from drmm.reproduce.machine import Machine
-from drmm.reproduce.processes import is_leader, launch
+from drmm.reproduce.processes import end_with_parent, is_leader, launch
 from drmm.reproduce.protocol import METHODS, Method, Protocol
 from drmm.runs import certified_percent, error_percent, taught_labels, versions
 from drmm.storage import Recipe, read_json, write_json
@@ -118,7 +118,10 @@ def run_cells(
         return []
     failures = []
     job = _Job(out, data_dir, machine or Machine(), command)
-    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(
+        min(workers, len(waiting)), mp_context=get_context("spawn"), initializer=end_with_parent
+    )
+    with pool:
         futures: dict[Future[dict[str, Any] | Failure], Cell] = {
             pool.submit(job.guarded, cell): cell for cell in waiting
         }

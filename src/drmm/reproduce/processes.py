@@ -6,7 +6,9 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +17,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from drmm.errors import DrmmError, RunError
 from drmm.threads import tune_allocator
 
-__all__ = ["is_leader", "launch"]
+__all__ = ["end_with_parent", "is_leader", "launch"]
 
 _Answer = TypeVar("_Answer")
 
@@ -23,6 +25,18 @@ _Answer = TypeVar("_Answer")
 def is_leader() -> bool:
     """Whether this process is the one that writes, among those that train together."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: the worker of a killed command works for nobody."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_outlive, args=(parent,), daemon=True).start()
+
+
+def _outlive(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def launch(function: Callable[..., _Answer], processes: int, *args: Any, threads: int = 1) -> _Answer:
