@@ -150,7 +150,9 @@ def lives(process: int) -> bool:
 def test_a_worker_ends_with_its_command(how, tmp_path):
     script = tmp_path / "command.py"
     script.write_text(COMMAND)
-    command = subprocess.Popen([sys.executable, str(script), how], stdout=subprocess.PIPE, text=True)
+    command = subprocess.Popen(
+        [sys.executable, str(script), how], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     worker = int(command.stdout.readline())
     try:
         command.kill()
