@@ -7,14 +7,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from drmm import DRMMClassifier, Objective
+from drmm import DRMMClassifier, Objective, as_images
 from drmm.clusters import cluster_accuracy, name_clusters
 from drmm.errors import InputError
 
@@ -210,6 +211,62 @@ def test_other_shapes_are_refused_when_predicting(fitted: DRMMClassifier) -> Non
     x, _ = thirds(9, channels=3)
     with pytest.raises(InputError, match="fitted on"):
         fitted.predict(x)
+
+
+class Says(ClassifierMixin, BaseEstimator):
+    """A teacher whose mind is made up: what it says of an image is its number in a list."""
+
+    def __init__(self, words: tuple[object, ...]) -> None:
+        self.words = words
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Says":
+        del X, y
+        return self
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        return np.asarray(self.words)[: len(X)]
+
+
+def test_images_without_a_label_learn_from_the_teacher_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+
+    def watched(model, x, labels, *, objective, **options):
+        seen.update(labels=labels.tolist(), objective=objective)
+        return model.eval()
+
+    monkeypatch.setattr("drmm.estimator.train", watched)
+    x, _ = thirds(6)
+    y = np.array(["b", "a", -1, "b", -1, "c"], dtype=object)
+    model = DRMMClassifier(teacher=Says(("c", "c", "c", "c", "b", "a")), random_state=0).fit(x, y)
+    assert seen["labels"] == [1, 0, 2, 1, 1, 2], "its labels fill the gaps alone"
+    assert seen["objective"].kl == seen["objective"].balance == 0
+    assert isinstance(model.teacher_, Says)
+    DRMMClassifier(teacher=Says(("a",) * 6), kl=0.3, random_state=0).fit(x, y)
+    assert (seen["objective"].kl, seen["objective"].balance) == (0.3, 0)
+
+
+def test_a_hard_model_has_a_teacher_of_its_own() -> None:
+    x, y = thirds()
+    model = DRMMClassifier(**QUICK, constraint="hard", teacher=DRMMClassifier(**QUICK)).fit(x, hidden(y))
+    images = as_images(x)
+    assert bool(model.model_.infer(images).certified().all())
+    assert not bool(model.teacher_.model_.infer(images).certified().all())
+
+
+def test_a_teacher_that_is_fitted_stays_as_it_is_in_cross_validation(fitted: DRMMClassifier) -> None:
+    x, y = thirds()
+    model = DRMMClassifier(epochs=1, min_steps=1, width=2, teacher=FrozenEstimator(fitted), random_state=0)
+    found = clone(model).fit(x, hidden(y))
+    assert found.teacher_.estimator is fitted
+    assert len(cross_val_score(model, x, hidden(y), cv=2, error_score="raise")) == 2
+
+
+def test_who_cannot_teach() -> None:
+    x, _ = thirds(6)
+    with pytest.raises(InputError, match="a teacher needs labels"):
+        DRMMClassifier(teacher=Says((0,) * 6)).fit(x, np.full(6, -1))
+    with pytest.raises(InputError, match="knows classes that y does not have"):
+        DRMMClassifier(teacher=Says((9,) * 6)).fit(x, np.array([0, 1, 2, 0, 1, -1]))
 
 
 def test_no_unlabelled_images_is_a_warning() -> None:

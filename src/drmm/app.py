@@ -116,7 +116,7 @@ CONTENDERS = (
     Contender(
         "hard",
         "DRMM, hard constraint: inference provably exact; taught by the DRMM",
-        _SUPERVISED,
+        Objective.of("hard", taught=True),
         constraint="hard",
         teacher="soft",
     ),

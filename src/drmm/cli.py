@@ -155,7 +155,6 @@ def fit(
     resume: Resume = False,
 ) -> None:
     """Train a model into a run folder, and report its test error."""
-    unsure = None if teacher is None else 0.0  # weight of what only images without a label need
     spec = RunSpec(
         data=data,
         labels_per_class=labels_per_class,
@@ -170,9 +169,10 @@ def fit(
         objective=Objective.of(
             constraint,
             learning,
+            taught=teacher is not None,
             reconstruction=rc,
-            kl=unsure if kl is None else kl,
-            balance=unsure if balance is None else balance,
+            kl=kl,
+            balance=balance,
             nonnegativity=nn,
             kl_sign=kl_sign,
             interpolation=blends,

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import ClassifierMixin, TransformerMixin
+from sklearn.base import ClassifierMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -46,6 +46,9 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         initialisation: "default", "data", "orthonormal" or "glorot"; None is "data" for "em", else "default".
         constraint: "soft" (a penalty on negative templates), "hard" (none exist: inference is provably exact) or
             "weight_norm" (soft, with templates as amplitude times direction).
+        teacher: a classifier that is fitted first, to the same images and labels, and whose labels the images
+            without one get; one that is fitted already is wrapped in `sklearn.frozen.FrozenEstimator`. The hard
+            constraint learns badly from few labels, and well from a teacher.
         width: templates of the first level; None is the preset's own.
         depth: levels, from the pixels up; None is the preset's own.
         n_clusters: how many clusters, where y is -1 throughout.
@@ -60,8 +63,8 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         labelled_per_batch: how many of them have a label.
         learning_rate: peak of Adam's.
         reconstruction: weight of 𝓛_RC; None is 1, or 0 under the hard constraint.
-        kl: weight of 𝓛_KL; None is 0.5, or 0 for "eg".
-        balance: weight of the batch-balance term; None is 0.5, or 0 for "eg".
+        kl: weight of 𝓛_KL; None is 0.5, or 0 for "eg" and with a teacher.
+        balance: weight of the batch-balance term; None is 0.5, or 0 for "eg" and with a teacher.
         nonnegativity: weight of 𝓛_NN; None is 0.5, or 0 under the hard constraint and for "eg".
         kl_sign: "confident" (the authors' code) or "printed" (the slides' formula).
         interpolation: weight of the term on blended images (`drmm.objective.interpolation`).
@@ -74,6 +77,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
 
     Attributes:
         classes_: class labels (K,), without -1; numbers of the clusters where there were no labels.
+        teacher_: the fitted teacher, where there is one.
         model_: the trained `drmm.DRMM`, in evaluation mode.
         image_shape_: (C, H, W) that the model works on.
         n_features_in_: numbers in one image.
@@ -90,6 +94,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         learning: Learning = "sgd",
         initialisation: Initialisation | None = None,
         constraint: Constraint = "soft",
+        teacher: Any = None,
         width: int | None = None,
         depth: int | None = None,
         n_clusters: int = 10,
@@ -119,6 +124,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         self.learning = learning
         self.initialisation = initialisation
         self.constraint = constraint
+        self.teacher = teacher
         self.width = width
         self.depth = depth
         self.n_clusters = n_clusters
@@ -159,6 +165,8 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
             before = self.model_, self.recipe_
         x = self._images(X, fitting=True)
         self.classes_, codes, names = self._classes(y, len(x))
+        if self.teacher is not None:
+            codes = self._taught(X, y, codes)
         labels = torch.from_numpy(codes)
         seed = seed_of(self.random_state)
         self.recipe_ = Recipe(
@@ -176,6 +184,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         objective = Objective.of(
             self.constraint,
             self.learning,
+            taught=self.teacher is not None,
             reconstruction=self.reconstruction,
             kl=self.kl,
             balance=self.balance,
@@ -197,6 +206,16 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
             raise InputError(f"n_clusters must be at least 2, not {self.n_clusters}")
         clusters = np.arange(self.n_clusters)
         return clusters, np.full(n_images, UNLABELLED), tuple(f"cluster {i}" for i in clusters)
+
+    def _taught(self, X: object, y: object, codes: Array) -> Array:
+        """Codes as they are, and where there is none that of what the teacher says."""
+        if (codes == UNLABELLED).all():
+            raise InputError("a teacher needs labels to learn from: label some images, or leave the teacher out")
+        self.teacher_ = clone(self.teacher).fit(X, y)
+        said = np.asarray(self.teacher_.predict(X))
+        if not np.isin(said, self.classes_).all():
+            raise InputError("the teacher knows classes that y does not have: fit it to the same labels")
+        return np.where(codes == UNLABELLED, np.searchsorted(self.classes_, said), codes)
 
     def _training(self, n_images: int, seed: int, initialisation: Initialisation | None) -> Training:
         steps = math.ceil(n_images / max(1, self.batch_size - self.labelled_per_batch))

@@ -158,18 +158,23 @@ class Objective:
                 raise InputError(f"{name} is a share of the training, from 0 to 1, not {getattr(self, name)}")
 
     @classmethod
-    def of(cls, constraint: str = "soft", learning: Learning = "sgd", **weights: Any) -> Objective:
+    def of(
+        cls, constraint: str = "soft", learning: Learning = "sgd", *, taught: bool = False, **weights: Any
+    ) -> Objective:
         """The default for a constraint and a learning rule, with the given weights that are not None in its place.
 
         Under the hard constraint there is nothing for 𝓛_NN to penalise, and 𝓛_RC is left out: it costs accuracy
         there (see the README). "eg" is the complete-data log-joint alone, whose gradient at the E-step's switches
-        is the G-step: 𝓛_RC for the picture, 𝓛_H for the labels.
+        is the G-step: 𝓛_RC for the picture, 𝓛_H for the labels. Where a teacher gives every image a label
+        (`taught`), there is nothing for the KL and the balance to find out.
         """
         default: dict[str, float] = {}
         if constraint == "hard":
             default = {"reconstruction": 0.0, "nonnegativity": 0.0}
         if learning == "eg":
             default = {"kl": 0.0, "balance": 0.0, "nonnegativity": 0.0}
+        if taught:
+            default |= {"kl": 0.0, "balance": 0.0}
         return cls(**{**default, **{name: value for name, value in weights.items() if value is not None}})
 
     @property
