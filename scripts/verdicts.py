@@ -332,8 +332,8 @@ def certificate() -> Prediction:
         "Ans: JMAP Inference of the entire configuration",
         "only if",
         f"Only if negative templates are ruled out: then {hard['certified']:.0f} % of test images are proved, at "
-        f"{hard['test_error']} % error, if the usual signed net teaches it, which proves {soft['certified']:.0f} %, "
-        f"at {soft['test_error']} % (100 labels).",
+        f"{hard['test_error']} % error, if the usual signed net teaches it, which proves "
+        f"{soft['certified']:.0f} %, at {soft['test_error']} % (100 labels).",
         "make demo",
         "tests/laws/test_hard_constraint.py",
     )

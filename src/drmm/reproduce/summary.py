@@ -160,7 +160,7 @@ def _pivot(table: Sequence[Row]) -> str:
         f"| method | {' | '.join(head)} | minutes a run |",
         f"|---|{'--:|' * columns}",
     ]
-    for method in dict.fromkeys(row.method for row in table):
+    for method in _methods(table):
         mine = {row.labels: row for row in table if row.method == method}
         cells = []
         for n in numbers:
@@ -202,24 +202,31 @@ def title(method: str) -> str:
     return METHODS[method].title if method in METHODS else method
 
 
+def _methods(table: Sequence[Row]) -> list[str]:
+    """Those that were run, in the order of the table."""
+    found = {row.method for row in table}
+    return [*(name for name in METHODS if name in found), *sorted(found - METHODS.keys())]
+
+
 def figure(table: Sequence[Row]) -> Figure:
     """Every draw as a point, means and published figures as lines; a panel for each number of labels."""
     places = list(dict.fromkeys((row.dataset, row.labels) for row in table))
-    most = max((sum((row.dataset, row.labels) == place for row in table) for place in places), default=0)
-    drawn = Figure(figsize=(4.6 * max(1, len(places)), 1.6 + 0.42 * most), layout="constrained")
-    axes = drawn.subplots(1, max(1, len(places)), squeeze=False)[0]
+    heights = {method: i for i, method in enumerate(_methods(table))}
+    size = (2.2 + 3.0 * max(1, len(places)), 1.6 + 0.42 * len(heights))
+    drawn = Figure(figsize=size, layout="constrained")
+    axes = drawn.subplots(1, max(1, len(places)), sharex=True, sharey=True, squeeze=False)[0]
     for axis, place in zip(axes, places, strict=False):
-        mine = [row for row in table if (row.dataset, row.labels) == place]
-        for i, row in enumerate(mine):
+        for row in (row for row in table if (row.dataset, row.labels) == place):
+            i = heights[row.method]
             axis.plot([np.mean(row.errors)] * 2, [i - 0.3, i + 0.3], color=_MEAN, linewidth=5, alpha=0.5)
             axis.plot(row.errors, [i] * len(row.errors), ".", color=_MEAN, markersize=6)
             if row.published is not None:
                 axis.plot([row.published] * 2, [i - 0.4, i + 0.4], color=_PUBLISHED, linewidth=1.5)
-        _percent_axis(axis, [value for row in mine for value in (*row.errors, row.published or row.errors[0])])
-        axis.set_yticks(range(len(mine)), [fill(title(row.method), 24) for row in mine], fontsize=8)
-        axis.set_ylim(len(mine) - 0.5, -0.5)
         axis.set_title(f"{place[0]}, {place[1]:,} labels", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
+        _percent_axis(axis, [value for row in table for value in (*row.errors, row.published or row.errors[0])])
+    axes[0].set_yticks(range(len(heights)), [fill(title(method), 24) for method in heights], fontsize=8)
+    axes[0].set_ylim(len(heights) - 0.5, -0.5)
     drawn.supxlabel("points: label draws; blue: their mean; red: the slides", fontsize=8)
     return drawn
 
