@@ -638,7 +638,9 @@ def test_reproduce(tmp_path: Path, run_drmm) -> None:
         assert "KL, no rendering" in out
     run = json.loads((tmp_path / "r" / "mnist-5k" / "20" / "kl-0.json").read_text())
     assert run["command"].startswith("drmm")
-    assert (tmp_path / "r" / "table.md").read_text().count("\n") == 3
+    table = (tmp_path / "r" / "table.md").read_text().splitlines()
+    assert len(table) == 5, "a caption, and one row below its head"
+    assert table[-1].startswith("| KL, no rendering |")
     assert pixels(tmp_path / "r" / "table.png").shape[1] > 300
     refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--labels", 25), "25 labels")
     refused(run_drmm("reproduce", "imagenet"), "imagenet")
