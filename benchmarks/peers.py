@@ -32,7 +32,6 @@ from typing import Any, final
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 from torch import Tensor, nn
@@ -45,7 +44,7 @@ from drmm.data import holdout, load, mask_labels, stratified_labels
 from drmm.data.progress import track
 from drmm.loop import warm_cosine
 from drmm.objective import balance, cross_entropy, kl_divergence
-from drmm.pictures import save_figure
+from drmm.pictures import readable_log, save_figure
 from drmm.presets import conv_small
 from drmm.reproduce import METHODS, PROTOCOLS
 from drmm.runs import error_percent, versions
@@ -421,9 +420,7 @@ def draw(methods: dict[str, Any]) -> Figure:
         axis.plot(*zip(*found["curve"], strict=True), marker=".", label=name, **style)
     axis.set(xscale="log", yscale="log", xlabel="seconds of learning, one core", ylabel="validation error, %")
     for scale in (axis.xaxis, axis.yaxis):
-        scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        scale.set_major_formatter(FormatStrFormatter("%g"))
-        scale.set_minor_locator(NullLocator())
+        readable_log(scale)
     axis.grid(color="#e4e8ee", linewidth=0.8)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.spines[["top", "right"]].set_visible(False)

@@ -49,7 +49,7 @@ from drmm.reproduce import (
     run_cells,
 )
 from drmm.reproduce import dry_run as make_steps
-from drmm.runs import certified_percent, error_percent, predict_logits, taught_labels, versions
+from drmm.runs import CERTIFIED_AT_ONCE, certified_percent, error_percent, predict_logits, taught_labels, versions
 from drmm.storage import (
     Recipe,
     check_new,
@@ -82,7 +82,6 @@ __all__ = [
 ]
 
 DEMO_EPOCHS = 15
-_CHUNK = 100  # images whose certificates are computed at once
 _DONORS = 4000  # images to borrow switches from: their switches take 40 kB each for MNIST
 _LABELS_PER_CLASS = 10
 _TIMED = 500  # images in the batch that speed is measured on
@@ -156,8 +155,7 @@ def demo(out: Path, *, epochs: int, seed: int, console: Console, command: str = 
             "certified": certified_percent(model, x_test),
             "seconds": round(seconds, 1),
         }
-    model, _ = load_model(out / "soft")
-    save_figure(overview(model, pixels(x_test), y_test, data.classes, seed=seed), out / "demo.png")
+    save_figure(overview(models["soft"], pixels(x_test), y_test, data.classes, seed=seed), out / "demo.png")
     results = {"dataset": data.name, "images": len(x), "labels": len(labelled), "seed": seed, "epochs": epochs}
     results |= {"command": command, "models": rows, "versions": versions()}
     write_csv(out / "labels.csv", ["index", "label"], [(int(i), data.classes[data.y_train[i]]) for i in labelled])
@@ -190,7 +188,7 @@ def predict(run: Path, images: Sequence[Path], out: Path) -> int:
     """
     model, recipe = load_model(run)
     x, names = load_image_files(images, recipe.image_shape)
-    rows = [row for part in track(x.split(_CHUNK), "predicting") for row in _rows(model, recipe, part)]
+    rows = [row for part in track(x.split(CERTIFIED_AT_ONCE), "predicting") for row in _rows(model, recipe, part)]
     labelled = [[name, *row] for name, row in zip(names, rows, strict=True)]
     write_csv(out, ["image", "label", "confidence", "log_joint", "gap", "certified"], labelled)
     return len(names)

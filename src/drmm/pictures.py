@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from torch import Tensor
 
 from drmm.model import DRMM
 from drmm.storage import replacing
 
-__all__ = ["Row", "Style", "overview", "samples_sheet", "save_figure", "sheet", "show"]
+__all__ = ["Row", "Style", "overview", "readable_log", "samples_sheet", "save_figure", "sheet", "show"]
 
 Style = Literal["picture", "stretched", "evidence"]
 
@@ -106,6 +108,13 @@ def save_figure(figure: Figure, path: Path) -> None:
     """
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
+
+
+def readable_log(scale: Axis) -> None:
+    """Ticks of a logarithmic scale at 1, 2 and 5 times the powers of ten, as plain numbers."""
+    scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    scale.set_major_formatter(FormatStrFormatter("%g"))
+    scale.set_minor_locator(NullLocator())
 
 
 def show(axis: Axes, image: Tensor, style: Style = "picture") -> None:

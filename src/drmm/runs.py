@@ -36,6 +36,7 @@ from drmm.storage import Recipe, check_new, load_model, read_json, save_model, w
 from drmm.training import Training, train
 
 __all__ = [
+    "CERTIFIED_AT_ONCE",
     "RunSpec",
     "certified_percent",
     "error_percent",
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 _CHUNK = 500  # images per forward pass
-_CERTIFIED_AT_ONCE = 100  # images whose certificates are computed at once
+CERTIFIED_AT_ONCE = 100  # images whose certificates are computed at once
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,7 @@ def error_percent(model: nn.Module, x: Tensor, y: Tensor) -> float:
 @torch.no_grad()
 def certified_percent(model: DRMM, x: Tensor) -> float:
     """Share of images for which inference was provably the joint MAP, in percent."""
-    certified = [model.infer(pixels(part)).certified() for part in x.split(_CERTIFIED_AT_ONCE)]
+    certified = [model.infer(pixels(part)).certified() for part in x.split(CERTIFIED_AT_ONCE)]
     return round(100 * float(torch.cat(certified).double().mean()), 2)
 
 

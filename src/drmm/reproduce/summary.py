@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from scipy.stats import t as student
 
 from drmm.errors import RunError
+from drmm.pictures import readable_log
 from drmm.reproduce.protocol import COMPARED, METHODS, PUBLISHED
 from drmm.storage import read_json
 
@@ -73,7 +73,6 @@ def rows(out: Path) -> list[Row]:
             found.setdefault(place, []).append(figures | {"resumed": bool(run.get("resumed"))})
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}): remove it and run its cell again") from error
-    order = list(METHODS)
     return [
         Row(
             dataset,
@@ -85,14 +84,15 @@ def rows(out: Path) -> list[Row]:
             PUBLISHED.get(dataset, {}).get(method, {}).get(labels),
         )
         for (dataset, labels, method), runs in sorted(
-            found.items(),
-            key=lambda item: (
-                item[0][0],
-                item[0][1],
-                order.index(item[0][2]) if item[0][2] in order else len(order),
-            ),
+            found.items(), key=lambda item: (item[0][0], item[0][1], _place(item[0][2]))
         )
     ]
+
+
+def _place(method: str) -> int:
+    """Of a row in the table; what is no row of it any more comes last."""
+    order = list(METHODS)
+    return order.index(method) if method in order else len(order)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _compared(found: Sequence[Comparison]) -> str:
         "| data | labels | first | second | difference | draws |",
         "|---|--:|---|---|--:|--:|",
     ]
-    for one in sorted(found, key=lambda one: (one.dataset, one.labels)):
+    for one in found:
         low, high = one.interval
         lines.append(
             f"| {one.dataset} | {one.labels:,} | {title(one.method)} | {title(one.against)} "
@@ -204,8 +204,7 @@ def title(method: str) -> str:
 
 def _methods(table: Sequence[Row]) -> list[str]:
     """Those that were run, in the order of the table."""
-    found = {row.method for row in table}
-    return [*(name for name in METHODS if name in found), *sorted(found - METHODS.keys())]
+    return sorted({row.method for row in table}, key=lambda method: (_place(method), method))
 
 
 def figure(table: Sequence[Row]) -> Figure:
@@ -235,9 +234,7 @@ def _percent_axis(axis: Axes, values: Sequence[float]) -> None:
     """Errors in percent on a logarithmic scale, with room at both ends and ticks that can be read."""
     axis.set_xscale("log")
     axis.set_xlim(max(0.01, 0.6 * min(values)), min(100.0, 1.6 * max(values)))
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axis.xaxis.set_minor_locator(NullLocator())
+    readable_log(axis.xaxis)
     axis.grid(axis="x", color="#e4e8ee", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.tick_params(axis="x", labelsize=8)
