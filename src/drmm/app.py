@@ -500,7 +500,7 @@ def reproduce(
     machine.carry_out(plan.training)
     at_once = machine.workers() if workers is None else workers
     load(plan.dataset, data_dir=data_dir)  # complains, or downloads, once and not in every process
-    console.print(f"{plan}", highlight=False, soft_wrap=True)
+    console.print(plan.said(labels or plan.labels), highlight=False, soft_wrap=True)
     columns = (SpinnerColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("runs", total=len(todo))

@@ -62,6 +62,14 @@ def test_more_labels_have_more_of_a_batch():
     assert found[100] == plan.training
 
 
+def test_the_protocol_is_told_in_words():
+    found = protocol("mnist", epochs=3, width=8, images=5000).said([20, 1000])
+    assert "conv_small, 8 wide, 5,000 training images" in found
+    assert "\n3 epochs" in found
+    assert found.endswith("Labelled images in a batch: 16 of 128 with 20 labels, 62 of 174 with 1,000 labels.")
+    assert "all training images" in protocol("svhn").said([500])
+
+
 def test_what_is_told_of_a_dry_run_of_a_taught_model():
     """Every image has a label then, and the model is the hard one."""
     found = dry_run(protocol("mnist", width=2), "hard-taught", Machine("cpu"), 2)

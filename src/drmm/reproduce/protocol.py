@@ -7,6 +7,7 @@ once, at the end of a run.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from drmm.errors import InputError
@@ -118,6 +119,24 @@ class Protocol:
         labelled = max(least, min(_MOST_LABELLED, labels // 16))
         size = self.training.batch_size - least + labelled
         return replace(self.training, labelled_per_batch=labelled, batch_size=size)
+
+    def said(self, labels: Sequence[int]) -> str:
+        """What is fixed in advance, in three lines."""
+        how = self.training
+        width = "" if self.width is None else f", {self.width} wide"
+        images = "all training images" if self.images is None else f"{self.images:,} training images"
+        batches = [
+            f"{one.labelled_per_batch} of {one.batch_size} with {n:,} labels"
+            for n, one in ((n, self.training_on(n)) for n in labels)
+        ]
+        return (
+            f"{self.dataset}: {self.preset}{width}, {images}, labels drawn stratified, once a seed; "
+            "no augmentation; the test set is read once, at the end.\n"
+            f"{how.epochs} epochs where a row says nothing else, Adam at {how.learning_rate:g} after a short "
+            f"warm-up, by a cosine to 0, gradients clipped to {how.gradient_clip:g}, weights averaged "
+            f"({how.weight_average:g}).\n"
+            f"Labelled images in a batch: {', '.join(batches)}."
+        )
 
 
 PROTOCOLS = {
