@@ -9,8 +9,8 @@ from typing import Any
 from verdicts import quoted
 
 from drmm import reproduce
-from drmm.app import demo_table
 from drmm.benchmark import table
+from drmm.commands import demo_table
 
 ROOT = Path(__file__).parents[1]
 

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drmm.app import DEMO_EPOCHS
 from drmm.batches import pixels
+from drmm.commands import DEMO_EPOCHS
 from drmm.data import holdout, load, mask_labels, stratified_labels
 from drmm.data.progress import track
 from drmm.model import DRMM

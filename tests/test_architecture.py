@@ -23,7 +23,7 @@ LAYERS = (
     ("training", "mixture", "evolution", "selection", "scenes", "explain"),
     ("loop", "estimator", "runs", "benchmark", "predictions"),
     ("reproduce",),
-    ("app", "demo", "options", "report"),
+    ("commands", "options", "report"),
     ("cli",),
 )
 

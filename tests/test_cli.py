@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
-from drmm import app, cli
+from drmm import cli, commands
 from drmm.data import load
 from drmm.em import loop
 from drmm.reproduce import PROTOCOLS
@@ -606,7 +606,7 @@ def test_the_demo_in_small(tmp_path: Path, run_drmm) -> None:
     code, out, err = run_drmm("demo", "--out", tmp_path / "demo", "--epochs", 1)
     assert code == 0, err
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert set(results["models"]) == {contender.folder for contender in app.CONTENDERS}
+    assert set(results["models"]) == {contender.folder for contender in commands.CONTENDERS}
     for row in results["models"].values():
         assert f"{row['test_error']:.2f} %" in out
     assert pixels(tmp_path / "demo" / "demo.png").shape[1] > 1000

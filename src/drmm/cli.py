@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from drmm import app, scenes
+from drmm import commands, scenes
 from drmm._version import __version__
 from drmm.dynamic import SEMIRINGS, SLIDES_EDGES, edge, paths, unroll, walkthrough
 from drmm.dynamic.drawing import unrolled_figure
@@ -106,11 +106,11 @@ def _version(
 @cli.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the picture, the figures and the models.")] = Path("demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the 4,000 images.")] = app.DEMO_EPOCHS,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the 4,000 images.")] = commands.DEMO_EPOCHS,
     seed: Seed = 0,
 ) -> None:
     """Train on real handwritten digits with 100 labels, beside the same convnet without the model (3 minutes)."""
-    app.demo(out, epochs=epochs, seed=seed, console=Console(), command=_command())
+    commands.demo(out, epochs=epochs, seed=seed, console=Console(), command=_command())
 
 
 @cli.command()
@@ -211,7 +211,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
 ) -> None:
     """Label images: label, confidence, log-joint, and whether inference was certified exact."""
-    rows = app.predict(run, images, out)
+    rows = commands.predict(run, images, out)
     Console().print(f"{rows} predictions written to {out}", highlight=False, soft_wrap=True)
 
 
@@ -225,7 +225,7 @@ def explain(
     paths: Annotated[int, typer.Option(min=1, max=1000, help="How many active paths to draw.")] = 40,
 ) -> None:
     """Draw what a model sees in a picture: evidence by pixel and level, and the strongest active paths."""
-    app.explain(run, image, out, label=label, other=other, paths=paths)
+    commands.explain(run, image, out, label=label, other=other, paths=paths)
     Console().print(f"explained in {out}", highlight=False, soft_wrap=True)
 
 
@@ -260,7 +260,7 @@ def sample(
     Switches drawn independently make poor pictures. --borrow 5 puts them together from pieces of what training
     images chose, each one of the 5 that fit best.
     """
-    app.sample(run, out, n=n, label=label, noise=noise, seed=seed, neighbours=borrow, data_dir=data_dir)
+    commands.sample(run, out, n=n, label=label, noise=noise, seed=seed, neighbours=borrow, data_dir=data_dir)
     Console().print(f"{n} samples drawn into {out}", highlight=False, soft_wrap=True)
 
 
@@ -282,7 +282,7 @@ def prune(
 
     Two more epochs (--epochs 2) win back most of the accuracy.
     """
-    app.prune(
+    commands.prune(
         run,
         out,
         keep=keep,
@@ -360,9 +360,9 @@ def reproduce(
     plan = protocol(dataset, epochs=epochs, width=width, images=images)
     machine = Machine(accelerator, devices, precision, compile)
     if dry_run is not None:
-        app.dry_run(plan, dry_run, methods=method or (), machine=machine, console=Console())
+        commands.dry_run(plan, dry_run, methods=method or (), machine=machine, console=Console())
         return
-    app.reproduce(
+    commands.reproduce(
         plan,
         out,
         labels=labels or (),
@@ -382,7 +382,7 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Few repeats, one batch size.")] = False,
 ) -> None:
     """Measure speed and memory against the plain convnet: interleaved runs, medians, ratios."""
-    app.bench(json, quick=quick, console=Console())
+    commands.bench(json, quick=quick, console=Console())
 
 
 @cli.command()
