@@ -183,6 +183,15 @@ def test_another_protocol_is_refused(plan, tmp_path):
         run_cells(cells(other, [20], ["kl"], 1), tmp_path)
 
 
+def test_a_row_that_learned_for_fewer_epochs_is_refused(plan, tmp_path, monkeypatch):
+    cell = Cell(plan, "kl", 20, 0)
+    run_one(cell, tmp_path)
+    assert not run_cells([cell], tmp_path), "control"
+    monkeypatch.setitem(METHODS, "kl", replace(METHODS["kl"], longer=2))
+    with pytest.raises(InputError, match="another protocol"):
+        run_cells([cell], tmp_path)
+
+
 def test_what_cannot_be_run_is_told_and_the_rest_goes_on(plan, tmp_path):
     todo = [Cell(plan, "kl", 25, 0), Cell(plan, "kl", 20, 0), Cell(plan, "kl", 5000, 0)]
     failures = run_cells(todo, tmp_path)

@@ -111,7 +111,7 @@ def run_cells(
             waiting.append(cell)
             continue
         found = read_json(cell.path(out))
-        if found.get("protocol") != _described(cell):
+        if (found.get("protocol"), found.get("epochs")) != (_described(cell), _epochs(cell)):
             raise InputError(f"{cell.path(out)} was run by another protocol: choose another --out, or remove it")
         tell(cell, found)
     if not waiting:
@@ -216,7 +216,7 @@ def run_one(
         "seconds": round(time.perf_counter() - start, 1),
         "certified": certified_percent(model, x_test[known]),
         "resumed": resumed,
-        "epochs": cell.plan.training.epochs * method.longer,
+        "epochs": _epochs(cell),
         "command": command,
         "protocol": _described(cell),
         "machine": here.described(),
@@ -260,6 +260,10 @@ def _task(cell: Cell, data: Dataset) -> tuple[Tensor, Tensor]:
         raise InputError(f"{cell.labels} labels cannot be shared equally by {classes} classes: use a multiple")
     y = mask_labels(labels, stratified_labels(labels, cell.labels // classes, seed=cell.seed))
     return torch.from_numpy(images), torch.from_numpy(y)
+
+
+def _epochs(cell: Cell) -> int:
+    return cell.plan.training.epochs * METHODS[cell.method].longer
 
 
 def _described(cell: Cell) -> dict[str, Any]:
