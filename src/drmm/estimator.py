@@ -68,6 +68,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         nonnegativity: weight of 𝓛_NN; None is 0.5, or 0 under the hard constraint and for "eg".
         kl_sign: "confident" (the authors' code) or "printed" (the slides' formula).
         interpolation: weight of the term on blended images (`drmm.objective.interpolation`).
+        shift: pixels by which blended images are moved, at most: augmentation.
         warm_up: share of the training over which the weights of 𝓛_KL and of the blended images rise from 0.
         cool_down: share of the training over which the weight of the batch-balance term falls to 0; 0 keeps it.
         accelerator: "auto", "cpu", "gpu".
@@ -113,6 +114,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         nonnegativity: float | None = None,
         kl_sign: KLSign = "confident",
         interpolation: float = 0.0,
+        shift: int = 0,
         warm_up: float = 0.0,
         cool_down: float = 0.0,
         accelerator: str = "auto",
@@ -143,6 +145,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         self.nonnegativity = nonnegativity
         self.kl_sign = kl_sign
         self.interpolation = interpolation
+        self.shift = shift
         self.warm_up = warm_up
         self.cool_down = cool_down
         self.accelerator = accelerator
@@ -191,6 +194,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
             nonnegativity=self.nonnegativity,
             kl_sign=self.kl_sign,
             interpolation=self.interpolation,
+            shift=self.shift,
             warm_up=self.warm_up,
             cool_down=self.cool_down,
         )

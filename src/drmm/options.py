@@ -103,6 +103,9 @@ Nonnegativity = Annotated[
 Blends = Annotated[
     float | None, typer.Option(min=0, help="Weight of the term on blended images.", show_default="0")
 ]
+Shifts = Annotated[
+    int, typer.Option(min=0, help="Move blended images by up to so many pixels each way: augmentation.")
+]
 Teacher = Annotated[
     Path | None,
     typer.Option(

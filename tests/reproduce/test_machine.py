@@ -70,10 +70,16 @@ def test_the_machine_is_kept_and_does_not_matter(plan, tmp_path):
     assert found["machine"]["device"]
     assert found["machine"].keys().isdisjoint(found["protocol"]["training"])
 
+    older = json.loads(json.dumps(found))
+    del older["protocol"]["objective"]["shift"]
+    cell.path(tmp_path).write_text(json.dumps(older))
+    assert not run_cells([cell], tmp_path), "a term that came later, of weight 0, changes nothing"
+    cell.path(tmp_path).write_text(json.dumps(found))
+
     before = cell.path(tmp_path).read_bytes()
     assert not run_cells([cell], tmp_path, machine=TWO), "another machine is no other protocol"
     other = {**found["protocol"], "objective": {**found["protocol"]["objective"], "kl": 0.4}}
-    for bad in (None, {**found["protocol"], "width": 3}, other):
+    for bad in (None, {"objective": None}, {**found["protocol"], "width": 3}, other):
         cell.path(tmp_path).write_text(json.dumps({**found, "protocol": bad}))
         with pytest.raises(InputError, match="another protocol"):
             run_cells([cell], tmp_path)

@@ -111,7 +111,7 @@ def run_cells(
             waiting.append(cell)
             continue
         found = read_json(cell.path(out))
-        if (found.get("protocol"), found.get("epochs")) != (_described(cell), _epochs(cell)):
+        if not _is_of(found, cell):
             raise InputError(f"{cell.path(out)} was run by another protocol: choose another --out, or remove it")
         tell(cell, found)
     if not waiting:
@@ -264,6 +264,19 @@ def _task(cell: Cell, data: Dataset) -> tuple[Tensor, Tensor]:
 
 def _epochs(cell: Cell) -> int:
     return cell.plan.training.epochs * METHODS[cell.method].longer
+
+
+def _is_of(found: dict[str, Any], cell: Cell) -> bool:
+    """Whether a cell's figures were made by its protocol; a term of weight 0 counts as one that is not there."""
+
+    def decisive(protocol: dict[str, Any]) -> dict[str, Any]:
+        terms = {name: weight for name, weight in protocol["objective"].items() if weight}
+        return {**protocol, "objective": terms}
+
+    said = found.get("protocol")
+    if not isinstance(said, dict) or not isinstance(said.get("objective"), dict):
+        return False
+    return decisive(said) == decisive(_described(cell)) and found.get("epochs") == _epochs(cell)
 
 
 def _described(cell: Cell) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class Method:
     teacher: str | None = None
 
 
+_BLENDS = replace(_NO_RENDERING, interpolation=1)
+
 METHODS: dict[str, Method] = {
     "supervised": Method("the labels alone", _BARE, labels_only=True),
     "kl": Method("KL, no rendering", _NO_RENDERING),
@@ -60,7 +62,8 @@ METHODS: dict[str, Method] = {
     "printed": Method("RC + KL + NN, the KL's sign as printed", replace(_FULL, kl_sign="printed", balance=0)),
     "hard": Method("hard constraint alone", _NO_RENDERING, constraint="hard"),
     "hard-taught": Method("hard constraint, taught by the KL row", _BARE, constraint="hard", teacher="kl"),
-    "best": Method("best: KL, blends, three times the epochs", replace(_NO_RENDERING, interpolation=1), longer=3),
+    "best": Method("best: KL, blends, three times the epochs", _BLENDS, longer=3),
+    "augmented": Method("the same with shifts of 2 pixels, augmented", replace(_BLENDS, shift=2), longer=3),
 }
 
 COMPARED: dict[str, tuple[str, ...]] = {
