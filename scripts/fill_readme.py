@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median
 from typing import Any
 
 from verdicts import quoted
@@ -11,6 +11,7 @@ from verdicts import quoted
 from drmm import reproduce
 from drmm.benchmark import table
 from drmm.commands import demo_table
+from drmm.reproduce import spread
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,8 +36,8 @@ def _race(results: dict[str, Any]) -> str:
     names = {"sgd": "SGD, 𝓛_H alone", "eg": "EG, 𝓛_H + 𝓛_RC", "em": "EM, no derivatives"}
     for rule, name in names.items():
         runs = [run for run in results["runs"] if run["kind"] == "race" and run["method"] == rule]
-        first = _spread([run["points"][0][2] for run in runs])
-        best = _spread([min(point[2] for point in run["points"]) for run in runs])
+        first = spread([run["points"][0][2] for run in runs])
+        best = spread([min(point[2] for point in run["points"]) for run in runs])
         cells = [_reached([run["reached"][target] for run in runs]) for target in ("5.0", "2.0", "1.5")]
         rows.append(f"| {name} | {first} | {best} | {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -73,8 +74,8 @@ def _clusters(results: dict[str, Any]) -> str:
         mine = [run for run in runs if run["method"] == method]
         name, _, number = method.rpartition(" ")
         seconds = sorted(run["seconds"] for run in mine)[len(mine) // 2]
-        one = _spread([run["one_to_one"] for run in mine]) if int(number) == 10 else "–"
-        majority = _spread([run["accuracy"] for run in mine])
+        one = spread([run["one_to_one"] for run in mine]) if int(number) == 10 else "–"
+        majority = spread([run["accuracy"] for run in mine])
         rows.append(f"| {names[name]} | {number} | {majority} | {one} | {seconds:.0f} |")
     return "\n".join(rows)
 
@@ -193,8 +194,16 @@ def feedback_table(results: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _spread(values: list[float]) -> str:
-    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+def frontier_table(results: dict[str, Any]) -> str:
+    """Test error against the certificate's gap, as Markdown."""
+    rows = [
+        f"| 4,000 digits, 100 labels, {results['seeds']} draws | test error (%) | gap, in scores | proved (%) |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, found in results["models"].items():
+        gap, proved = median(found["gap"]), mean(found["certified"])
+        rows.append(f"| {name} | {spread(found['test_error'])} | {gap:,.0f} | {proved:.0f} |")
+    return "\n".join(rows)
 
 
 DOCUMENTS: dict[str, dict[str, Callable[[Any], str]]] = {
@@ -206,6 +215,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[Any], str]]] = {
         "pruning": pruning_table,
         "feedback": feedback_table,
     },
+    "docs/handbook/inference.md": {"frontier": frontier_table},
     "docs/learning.md": {"shifted_digits": shifted_table, "learning": learning_tables},
 }
 

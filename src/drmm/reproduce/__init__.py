@@ -4,7 +4,7 @@ from drmm.reproduce.cells import Cell, Failure, cells, run_cells, run_one
 from drmm.reproduce.dry import DryRun, dry_run
 from drmm.reproduce.machine import Machine
 from drmm.reproduce.protocol import COMPARED, METHODS, PROTOCOLS, PUBLISHED, Method, Protocol, protocol
-from drmm.reproduce.summary import Comparison, Row, comparisons, figure, markdown, rows
+from drmm.reproduce.summary import Comparison, Row, comparisons, figure, markdown, rows, spread
 
 __all__ = [
     "COMPARED",
@@ -28,4 +28,5 @@ __all__ = [
     "rows",
     "run_cells",
     "run_one",
+    "spread",
 ]

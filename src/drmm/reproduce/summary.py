@@ -19,9 +19,15 @@ from drmm.pictures import readable_log
 from drmm.reproduce.protocol import COMPARED, METHODS, PUBLISHED
 from drmm.storage import read_json
 
-__all__ = ["Comparison", "Row", "comparisons", "figure", "markdown", "rows", "title"]
+__all__ = ["Comparison", "Row", "comparisons", "figure", "markdown", "rows", "spread", "title"]
 
 _MEAN, _PUBLISHED = "#20456e", "#c0392b"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, or the value where there is but one."""
+    mean = f"{np.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.2f}"
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,7 @@ class Row:
     @property
     def said(self) -> str:
         """Mean ± standard deviation, in percent."""
-        mean = f"{np.mean(self.errors):.2f}"
-        return mean if len(self.errors) == 1 else f"{mean} ± {np.std(self.errors, ddof=1):.2f}"
+        return spread(self.errors)
 
     @property
     def minutes(self) -> float | None:
