@@ -36,13 +36,13 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from drmm.batches import Batches, pixels, unlabelled
 from drmm.benchmark import plain_twin
 from drmm.data import holdout, load, mask_labels, stratified_labels
 from drmm.data.progress import track
-from drmm.loop import warm_cosine
+from drmm.loop import moving_average, warm_cosine
 from drmm.objective import balance, cross_entropy, kl_divergence
 from drmm.pictures import readable_log, save_figure
 from drmm.presets import conv_small
@@ -331,7 +331,7 @@ def run_rule(name: str, strength: float, task: Task, epochs: int, seed: int) -> 
     steps = sum(len(batches) for batches in plan)
     optimizer = torch.optim.Adam(rule.parameters(), TRAINING.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(steps))
-    average = AveragedModel(rule.net, multi_avg_fn=get_ema_multi_avg_fn(TRAINING.weight_average))
+    average = AveragedModel(rule.net, multi_avg_fn=moving_average(TRAINING.weight_average))
     looks = {round(steps * (i + 1) / POINTS) for i in range(POINTS)}
     seconds, curve, done = 0.0, [], 0
     for batches in plan:

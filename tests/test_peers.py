@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from drmm.benchmark import plain_twin
+from drmm.loop import moving_average
 from drmm.presets import conv_small
 from drmm.storage import write_json
 
@@ -119,6 +121,19 @@ def test_the_denoiser_starts_as_a_sigmoid_of_what_it_sees():
     rule = make("ladder")
     z = torch.randn(5, 10)
     torch.testing.assert_close(rule._denoise(z, z), torch.zeros_like(z))
+
+
+@pytest.mark.parametrize(("updates", "left"), [(moving_average, 0.0), (get_ema_multi_avg_fn, 0.95)])
+def test_the_average_forgets_where_a_short_run_began(updates, left):
+    """The control is torch's own: after 50 steps 95 % of it are the first weights."""
+    net = nn.Linear(1, 1, bias=False)
+    average = AveragedModel(net, multi_avg_fn=updates(0.999))
+    nn.init.zeros_(net.weight)
+    average.update_parameters(net)
+    nn.init.ones_(net.weight)
+    for _ in range(50):
+        average.update_parameters(net)
+    assert 1 - average.module.weight.item() == pytest.approx(left, abs=0.01)
 
 
 def peer(name, seed, error, curve=((1.0, 9.0), (2.0, 5.0)), strength=1.0):

@@ -39,7 +39,7 @@ from drmm.objective import Objective
 from drmm.settings import Training
 from drmm.storage import misfit, write_bytes
 
-__all__ = ["Steps", "calibrate", "checkpoint_of", "device_of", "run_loop", "warm_cosine"]
+__all__ = ["Steps", "calibrate", "checkpoint_of", "device_of", "moving_average", "run_loop", "warm_cosine"]
 
 _CALIBRATION_BATCHES = 40
 
@@ -98,7 +98,7 @@ def run_loop(
         _check_checkpoint(checkpoint, learner)
     loaders = None if validation is None else DataLoader(TensorDataset(*validation), batch_size=500)
     with _quiet(), torch.random.fork_rng(), _compiling(config):
-        average = _average(config.weight_average)
+        average = WeightAveraging(multi_avg_fn=moving_average(config.weight_average))
         callbacks = [average, *watching]
         trainer = _trainer(config, folder, callbacks, progress=progress, validated=validation is not None)
         try:
@@ -299,8 +299,16 @@ def warm_cosine(steps: int) -> Callable[[int], float]:
     return lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
-def _average(decay: float) -> WeightAveraging:
-    """Exponential average, shorter while there are few steps to average over."""
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Exponential average, shorter while there are few steps to average over.
+
+    Args:
+        decay: after many steps. After n it is (1 + n) / (10 + n) at most, or the first weights would weigh too
+            much.
+
+    Returns:
+        What `torch.optim.swa_utils.AveragedModel` takes as `multi_avg_fn`.
+    """
 
     @torch.no_grad()
     def update(average: Any, current: Any, n_averaged: Any) -> None:
@@ -312,7 +320,7 @@ def _average(decay: float) -> WeightAveraging:
             else:
                 mine.copy_(theirs)
 
-    return WeightAveraging(multi_avg_fn=update)
+    return update
 
 
 def _trainer(
