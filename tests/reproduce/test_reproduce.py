@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -181,6 +182,16 @@ def test_another_protocol_is_refused(plan, tmp_path):
     other = replace(plan, training=replace(plan.training, epochs=2))
     with pytest.raises(InputError, match="another protocol"):
         run_cells(cells(other, [20], ["kl"], 1), tmp_path)
+
+
+def test_the_committed_runs_are_of_the_committed_protocol():
+    """A cell of another protocol raises (the tests beside this one), and one that is not there would be run."""
+    out = Path(__file__).parents[2] / "results" / "reproduce"
+    runs = [json.loads(path.read_text()) for path in sorted(out.glob("*/*/*.json"))]
+    todo = [Cell(protocol(run["dataset"]), run["method"], run["labels"], run["seed"]) for run in runs]
+    assert todo
+    assert all(cell.path(out).is_file() for cell in todo)
+    assert not run_cells(todo, out)
 
 
 def test_a_row_that_learned_for_fewer_epochs_is_refused(plan, tmp_path, monkeypatch):

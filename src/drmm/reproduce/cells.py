@@ -270,11 +270,13 @@ def _is_of(found: dict[str, Any], cell: Cell) -> bool:
     """Whether a cell's figures were made by its protocol; a term of weight 0 counts as one that is not there."""
 
     def decisive(protocol: dict[str, Any]) -> dict[str, Any]:
-        terms = {name: weight for name, weight in protocol["objective"].items() if weight}
-        return {**protocol, "objective": terms}
+        return {
+            key: {name: value for name, value in part.items() if value} if isinstance(part, dict) else part
+            for key, part in protocol.items()
+        }
 
     said = found.get("protocol")
-    if not isinstance(said, dict) or not isinstance(said.get("objective"), dict):
+    if not isinstance(said, dict):
         return False
     return decisive(said) == decisive(_described(cell)) and found.get("epochs") == _epochs(cell)
 

@@ -61,7 +61,9 @@ METHODS: dict[str, Method] = {
     "rc+kl+nn": Method("RC + KL + NN", _FULL),
     "printed": Method("RC + KL + NN, the KL's sign as printed", replace(_FULL, kl_sign="printed", balance=0)),
     "hard": Method("hard constraint alone", _NO_RENDERING, constraint="hard"),
-    "hard-taught": Method("hard constraint, taught by the KL row", _BARE, constraint="hard", teacher="kl"),
+    "hard-taught": Method(
+        "hard constraint, taught by the KL row", _BARE, longer=2, constraint="hard", teacher="kl"
+    ),
     "best": Method("best: KL, blends, three times the epochs", _BLENDS, longer=3),
     "augmented": Method("the same with shifts of 2 pixels, augmented", replace(_BLENDS, shift=2), longer=3),
 }
