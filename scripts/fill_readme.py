@@ -11,7 +11,6 @@ from verdicts import quoted
 from drmm import reproduce
 from drmm.benchmark import table
 from drmm.commands import demo_table
-from drmm.reproduce import spread
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,8 +35,8 @@ def _race(results: dict[str, Any]) -> str:
     names = {"sgd": "SGD, 𝓛_H alone", "eg": "EG, 𝓛_H + 𝓛_RC", "em": "EM, no derivatives"}
     for rule, name in names.items():
         runs = [run for run in results["runs"] if run["kind"] == "race" and run["method"] == rule]
-        first = spread([run["points"][0][2] for run in runs])
-        best = spread([min(point[2] for point in run["points"]) for run in runs])
+        first = reproduce.spread([run["points"][0][2] for run in runs])
+        best = reproduce.spread([min(point[2] for point in run["points"]) for run in runs])
         cells = [_reached([run["reached"][target] for run in runs]) for target in ("5.0", "2.0", "1.5")]
         rows.append(f"| {name} | {first} | {best} | {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -74,8 +73,8 @@ def _clusters(results: dict[str, Any]) -> str:
         mine = [run for run in runs if run["method"] == method]
         name, _, number = method.rpartition(" ")
         seconds = sorted(run["seconds"] for run in mine)[len(mine) // 2]
-        one = spread([run["one_to_one"] for run in mine]) if int(number) == 10 else "–"
-        majority = spread([run["accuracy"] for run in mine])
+        one = reproduce.spread([run["one_to_one"] for run in mine]) if int(number) == 10 else "–"
+        majority = reproduce.spread([run["accuracy"] for run in mine])
         rows.append(f"| {names[name]} | {number} | {majority} | {one} | {seconds:.0f} |")
     return "\n".join(rows)
 
@@ -202,7 +201,7 @@ def frontier_table(results: dict[str, Any]) -> str:
     ]
     for name, found in results["models"].items():
         gap, proved = median(found["gap"]), mean(found["certified"])
-        rows.append(f"| {name} | {spread(found['test_error'])} | {gap:,.0f} | {proved:.0f} |")
+        rows.append(f"| {name} | {reproduce.spread(found['test_error'])} | {gap:,.0f} | {proved:.0f} |")
     return "\n".join(rows)
 
 

@@ -470,7 +470,7 @@ def drawing() -> Prediction:
         if (pair.dataset, pair.method, pair.against) == ("mnist", "rc+kl+nn", "kl")
     ]
     bounds = [pair.interval for pair in pairs]
-    helps, harms = ([high < 0 for _, high in bounds], [low > 0 for low, _ in bounds])
+    helps, harms = [high < 0 for _, high in bounds], [low > 0 for low, _ in bounds]
     verdict = (
         "confirmed" if all(helps) else "only if" if any(helps) else "refuted" if any(harms) else "inconclusive"
     )

@@ -66,11 +66,12 @@ def reproduce(
         InputError: if there is no such method or machine, or a run that is there was made by another protocol.
         RunError: if a cell could not be run; the others are finished then.
     """
-    todo = cells(plan, labels or plan.labels, methods or list(METHODS), seeds)
+    numbers = labels or plan.labels
+    todo = cells(plan, numbers, methods or list(METHODS), seeds)
     machine.carry_out(plan.training)
     at_once = machine.workers() if workers is None else workers
     load(plan.dataset, data_dir=data_dir)  # complains, or downloads, once and not in every process
-    console.print(plan.said(labels or plan.labels), highlight=False, soft_wrap=True)
+    console.print(plan.said(numbers), highlight=False, soft_wrap=True)
     columns = (SpinnerColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("runs", total=len(todo))

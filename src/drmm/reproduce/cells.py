@@ -20,6 +20,7 @@ from drmm.batches import labelled_alone
 from drmm.data import Dataset, load, mask_labels, stratified_labels
 from drmm.errors import DrmmError, InputError
 from drmm.model import DRMM
+from drmm.objective import Objective
 from drmm.reproduce.machine import Machine
 from drmm.reproduce.processes import end_with_parent, is_leader, launch
 from drmm.reproduce.protocol import METHODS, Method, Protocol
@@ -216,7 +217,7 @@ def run_one(
         "seconds": round(time.perf_counter() - start, 1),
         "certified": certified_percent(model, x_test[known]),
         "resumed": resumed,
-        "epochs": _epochs(cell),
+        "epochs": _epochs(cell.plan, method),
         "command": command,
         "protocol": _described(cell),
         "machine": here.described(),
@@ -233,7 +234,7 @@ def _learn(
     """A row's model, from its last checkpoint on if there is one."""
     x, y = data
     training = cell.plan.training_on(cell.labels)
-    config = replace(training, seed=cell.seed, epochs=training.epochs * method.longer)
+    config = replace(training, seed=cell.seed, epochs=_epochs(cell.plan, method))
     if method.labels_only:
         few, size = labelled_alone(y, batch_size=config.batch_size, labelled=config.labelled_per_batch)
         config, x, y = replace(config, batch_size=size), x[few], y[few]
@@ -262,23 +263,20 @@ def _task(cell: Cell, data: Dataset) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images), torch.from_numpy(y)
 
 
-def _epochs(cell: Cell) -> int:
-    return cell.plan.training.epochs * METHODS[cell.method].longer
+def _epochs(plan: Protocol, method: Method) -> int:
+    return plan.training.epochs * method.longer
 
 
 def _is_of(found: dict[str, Any], cell: Cell) -> bool:
-    """Whether a cell's figures were made by its protocol; a term of weight 0 counts as one that is not there."""
-
-    def decisive(protocol: dict[str, Any]) -> dict[str, Any]:
-        return {
-            key: {name: value for name, value in part.items() if value} if isinstance(part, dict) else part
-            for key, part in protocol.items()
-        }
-
+    """Whether a cell's figures were made by its protocol."""
     said = found.get("protocol")
     if not isinstance(said, dict):
         return False
-    return decisive(said) == decisive(_described(cell)) and found.get("epochs") == _epochs(cell)
+    # A cell of an earlier version does not know terms that came later: they were as they are by default.
+    default = asdict(Objective())
+    terms = {key: default | said[key] for key in ("objective", "teacher") if isinstance(said.get(key), dict)}
+    epochs = _epochs(cell.plan, METHODS[cell.method])
+    return said | terms == _described(cell) and found.get("epochs") == epochs
 
 
 def _described(cell: Cell) -> dict[str, Any]:

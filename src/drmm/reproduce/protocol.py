@@ -1,8 +1,8 @@
 """What the published tables say, and how their rows are run here: fixed in advance, and printed.
 
 Labels are drawn stratified, once for each seed; all other training images are there without their label. There is
-no augmentation. Hyper-parameters were chosen on a validation part of the training images, and the test set is read
-once, at the end of a run.
+no augmentation where a row does not say so. Hyper-parameters were chosen on a validation part of the training
+images, and the test set is read once, at the end of a run.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Protocol:
         ]
         return (
             f"{self.dataset}: {self.preset}{width}, {images}, labels drawn stratified, once a seed; "
-            "no augmentation; the test set is read once, at the end.\n"
+            "no augmentation where a row does not say so; the test set is read once, at the end.\n"
             f"{how.epochs} epochs where a row says nothing else, Adam at {how.learning_rate:g} after a short "
             f"warm-up, by a cosine to 0, gradients clipped to {how.gradient_clip:g}, weights averaged "
             f"({how.weight_average:g}).\n"
