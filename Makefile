@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Folder with the files of the data sets, for experiments.
 DATA ?= $(DRMM_DATA)
 
-.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity frontier predictions explain peers gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity frontier ablations predictions explain peers gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo
@@ -71,6 +71,9 @@ predictions: .venv/dev.stamp  ## The slides' predictions, on nets trained on ren
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/nuisances.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/localisation.py
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/kryptonite.py
+
+ablations: .venv/demo.stamp  ## The few-label recipe, one thing changed at a time: DATA=folder with MNIST, an hour; resumable.
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/ablations.py $(if $(DATA),--data-dir $(DATA))
 
 peers: .venv/demo.stamp  ## Rules of few-label learning side by side: DATA=folder with MNIST, hours; resumable.
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py --tune --seeds 100 --epochs 1 $(if $(DATA),--data-dir $(DATA))

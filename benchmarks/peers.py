@@ -189,10 +189,10 @@ class Ladder(Rule):
         finally:
             for hook in hooks:
                 hook.remove()
+        # Each in units of its own batch. With the clean one's for both, as printed, the net learns above all to
+        # make these small: 79 % error after 200 steps, where the labels alone have 15 %.
         noisy = _whitened(logits) + self.noise * torch.randn_like(logits)
-        mean, scale = clean.mean(0), clean.std(0) + 1e-3
-        denoised = (self._denoise(noisy, _whitened(logits)) - mean) / scale
-        distance = (denoised - ((clean - mean) / scale).detach()).square().mean()
+        distance = (self._denoise(noisy, _whitened(logits)) - _whitened(clean).detach()).square().mean()
         return cross_entropy(logits, y) + self.strength * distance
 
     def _blur(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:

@@ -205,6 +205,40 @@ def frontier_table(results: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def peers_table(results: dict[str, Any]) -> str:
+    """Others' rules of few-label learning beside the model's, the least error first, as Markdown."""
+    methods, labels = results["methods"], results["labels"]
+    own = methods["best"]["test_error"]
+    rows = [
+        f"| MNIST, {labels} labels, {len(own)} draws | test error (%) | `best` less this, points | minutes |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, found in methods.items():
+        pairs = zip(own, found["test_error"], strict=True)
+        lead = reproduce.Comparison("mnist", labels, "best", name, tuple(ours - theirs for ours, theirs in pairs))
+        apart = "–" if name == "best" else lead.said
+        minutes = median(found["seconds"]) / 60
+        rows.append(f"| {name} | {reproduce.spread(found['test_error'])} | {apart} | {minutes:.1f} |")
+    return "\n".join(rows)
+
+
+def ablations_table(results: dict[str, Any]) -> str:
+    """The recipe with one thing changed at a time, the best first, as Markdown."""
+    errors: dict[str, dict[int, float]] = {}
+    for run in results["runs"]:
+        errors.setdefault(run["variant"], {})[run["seed"]] = run["error"]
+    base, labels = results["base"], results["labels"]
+    rows = [
+        f"| {labels} labels, one epoch, {len(errors[base])} draws | validation error (%) | change, points |",
+        "|---|--:|--:|",
+    ]
+    for name, found in sorted(errors.items(), key=lambda item: mean(item[1].values())):
+        apart = tuple(error - errors[base][seed] for seed, error in found.items())
+        change = "–" if name == base else reproduce.Comparison("mnist", labels, name, base, apart).said
+        rows.append(f"| {name} | {reproduce.spread(list(found.values()))} | {change} |")
+    return "\n".join(rows)
+
+
 DOCUMENTS: dict[str, dict[str, Callable[[Any], str]]] = {
     "README.md": {"demo": demo_table, "reproduce": reproduce.markdown, "bench": table},
     "docs/architectures.md": {
@@ -214,6 +248,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[Any], str]]] = {
         "pruning": pruning_table,
         "feedback": feedback_table,
     },
+    "docs/handbook/few_labels.md": {"ablations": ablations_table, "peers": peers_table},
     "docs/handbook/inference.md": {"frontier": frontier_table},
     "docs/learning.md": {"shifted_digits": shifted_table, "learning": learning_tables},
 }
@@ -236,12 +271,9 @@ def filled(document: str, text: str) -> str:
 
 
 def _results(place: Path) -> Any:
-    """What a JSON holds, or what was run into a folder."""
-    return (
-        reproduce.rows(place)
-        if place.is_dir()
-        else json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
-    )
+    """What a JSON holds; without one, what was run into a folder."""
+    path = place.with_suffix(".json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else reproduce.rows(place)
 
 
 if __name__ == "__main__":

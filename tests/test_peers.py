@@ -123,6 +123,24 @@ def test_the_denoiser_starts_as_a_sigmoid_of_what_it_sees():
     torch.testing.assert_close(rule._denoise(z, z), torch.zeros_like(z))
 
 
+def test_the_denoised_top_is_compared_in_units_of_its_own(batch):
+    """The net gains nothing by smaller scores; the control is the cross-entropy, where it does."""
+    distances, entropies = [], []
+    for scale in (1.0, 5.0):
+        losses = []
+        for strength in (0.0, 1.0):
+            rule = make("ladder", strength)
+            with torch.no_grad():
+                for parameter in rule.net[-1].parameters():
+                    parameter.mul_(300 * scale)  # a fresh net's scores vary little beside the least deviation
+            torch.manual_seed(2)
+            losses.append(rule(*batch, 1.0).item())
+        entropies.append(losses[0])
+        distances.append(losses[1] - losses[0])
+    assert distances[0] == pytest.approx(distances[1], rel=1e-3)
+    assert entropies[0] != pytest.approx(entropies[1], rel=1e-1)
+
+
 @pytest.mark.parametrize(("updates", "left"), [(moving_average, 0.0), (get_ema_multi_avg_fn, 0.95)])
 def test_the_average_forgets_where_a_short_run_began(updates, left):
     """The control is torch's own: after 50 steps 95 % of it are the first weights."""

@@ -125,6 +125,12 @@ class Comparison:
         half = float(student.ppf(0.975, n - 1) * np.std(self.differences, ddof=1) / np.sqrt(n))
         return float(np.mean(self.differences)) - half, float(np.mean(self.differences)) + half
 
+    @property
+    def said(self) -> str:
+        """Mean difference [95 % confidence interval], in points."""
+        low, high = self.interval
+        return f"{np.mean(self.differences):+.2f} [{low:+.2f}, {high:+.2f}]"
+
 
 def comparisons(table: Sequence[Row]) -> list[Comparison]:
     """What `COMPARED` asks for, wherever two rows share two or more draws."""
@@ -193,12 +199,11 @@ def _compared(found: Sequence[Comparison]) -> str:
         "| data | labels | first | second | difference | draws |",
         "|---|--:|---|---|--:|--:|",
     ]
-    for one in found:
-        low, high = one.interval
-        lines.append(
-            f"| {one.dataset} | {one.labels:,} | {title(one.method)} | {title(one.against)} "
-            f"| {np.mean(one.differences):+.2f} [{low:+.2f}, {high:+.2f}] | {len(one.differences)} |"
-        )
+    lines += [
+        f"| {one.dataset} | {one.labels:,} | {title(one.method)} | {title(one.against)} | {one.said} "
+        f"| {len(one.differences)} |"
+        for one in found
+    ]
     return "\n".join(lines)
 
 
