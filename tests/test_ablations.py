@@ -1,4 +1,4 @@
-"""The ablations: each variant is the row with what its name says changed, and what is of another recipe runs again."""
+"""The ablations: a variant is the row with what its name says changed; runs of another recipe are made again."""
 
 import runpy
 from dataclasses import asdict

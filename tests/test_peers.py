@@ -131,13 +131,14 @@ def test_the_denoised_top_is_compared_in_units_of_its_own(batch):
         for strength in (0.0, 1.0):
             rule = make("ladder", strength)
             with torch.no_grad():
+                rule.combine[9] = 1.0  # let it see something
                 for parameter in rule.net[-1].parameters():
-                    parameter.mul_(300 * scale)  # a fresh net's scores vary little beside the least deviation
+                    parameter.mul_(30 * scale)  # a fresh net's scores vary little beside the least deviation
             torch.manual_seed(2)
             losses.append(rule(*batch, 1.0).item())
         entropies.append(losses[0])
         distances.append(losses[1] - losses[0])
-    assert distances[0] == pytest.approx(distances[1], rel=1e-3)
+    assert distances[0] == pytest.approx(distances[1], rel=1e-2)
     assert entropies[0] != pytest.approx(entropies[1], rel=1e-1)
 
 
