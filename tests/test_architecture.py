@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "drmm"
 
 # From what knows nothing to what knows everything; the modules of one line do not know each other.
 LAYERS = (
-    ("_version", "errors", "threads", "timing", "batches"),
+    ("_version", "errors", "threads", "timing", "batches", "blending"),
     ("rendering",),
     ("labels", "priors", "exactness", "settings", "clusters", "corruptions", "missing"),
     ("data", "model"),

@@ -221,12 +221,24 @@ def test_a_run_of_an_earlier_version_resumes_where_settings_were_as_they_are_by_
 
 def test_every_weight_reaches_the_objective(tmp_path: Path, run_drmm) -> None:
     words = ["--rc", 0.1, "--kl", 0.2, "--balance", 0.3, "--nn", 0.4, "--blends", 0.6, "--warm-up", 0.7]
-    words += ["--cool-down", 0.8, "--shifts", 3, "--kl-sign", "printed", "--out", tmp_path / "run"]
+    words += [
+        "--cool-down",
+        0.8,
+        "--shifts",
+        3,
+        "--collages",
+        0.9,
+        "--kl-sign",
+        "printed",
+        "--out",
+        tmp_path / "run",
+    ]
     code, _, err = run_drmm(*FIT, *words)
     assert code == 0, err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["spec"]["objective"] == {
         "cross_entropy": 1, "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4,
         "kl_sign": "printed", "interpolation": 0.6, "warm_up": 0.7, "cool_down": 0.8, "shift": 3,
+        "collage": 0.9,
     }  # fmt: skip
 
 

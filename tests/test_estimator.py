@@ -84,7 +84,7 @@ def test_names_of_classes_come_back() -> None:
 def test_every_weight_reaches_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     weights = {
         "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4, "interpolation": 0.6,
-        "warm_up": 0.7, "cool_down": 0.8, "shift": 2, "kl_sign": "printed",
+        "warm_up": 0.7, "cool_down": 0.8, "shift": 2, "collage": 0.9, "kl_sign": "printed",
     }  # fmt: skip
     seen = []
     monkeypatch.setattr("drmm.estimator.train", lambda model, *_, objective, **__: seen.append(objective) or model)

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from drmm import Objective
 from drmm.errors import InputError
@@ -240,29 +239,20 @@ def test_blends_are_a_term_where_they_are_asked_for(model, batch):
     torch.testing.assert_close(terms["loss"], plain + 0.7 * terms["interpolation"])
 
 
-def test_images_of_a_blend_are_moved_by_whole_pixels_of_their_own(model, batch, monkeypatch):
-    """Towards the posteriors of the images where they are; what comes in repeats the edge."""
-    x, seen = torch.rand(400, 2, 5, 7, dtype=torch.float64), []
-    monkeypatch.setattr(model.levels, "forward", lambda images: seen.append(images) or batch[0].new_ones(400, 1))
-    monkeypatch.setattr(model.templates, "forward", lambda features: features.expand(-1, 3))
-    monkeypatch.setattr(torch, "randperm", lambda n, **_: torch.arange(n))  # each with itself: no blend
-    interpolation(model, x, torch.zeros(400, 3, dtype=x.dtype), shift=2)
-    padded = F.pad(x, (2,) * 4, mode="replicate")
-    places = torch.cartesian_prod(torch.arange(5), torch.arange(5)).tolist()
-    moved = torch.stack([padded[:, :, i : i + 5, j : j + 7] for i, j in places])
-    hits = torch.isclose(moved, seen[0], rtol=0, atol=1e-12).flatten(2).all(2)
-    assert bool((hits.sum(0) == 1).all())
-    assert hits.sum(1).min() > 0, "every shift occurs"
-    interpolation(model, x, torch.zeros(400, 3, dtype=x.dtype))
-    torch.testing.assert_close(seen[1], x)  # control
-
-
 def test_what_is_not_blended_is_not_shifted():
     with pytest.raises(InputError, match="give blends a weight"):
         Objective.of(shift=2)
     assert Objective.of(shift=2, interpolation=1).at(0).shift == 2
     with pytest.raises(InputError, match="number of pixels, 0 or more, not -1"):
         Objective(shift=-1)
+
+
+def test_what_is_not_blended_is_no_collage():
+    with pytest.raises(InputError, match="become collages: give blends a weight"):
+        Objective.of(collage=0.5)
+    assert Objective.of(collage=0.5, interpolation=1).at(0).collage == 0.5
+    with pytest.raises(InputError, match=r"collage is a share of the blends, from 0 to 1, not 1\.5"):
+        Objective(collage=1.5)
 
 
 # --- weights that change on the way ---

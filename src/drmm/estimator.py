@@ -69,6 +69,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         kl_sign: "confident" (the authors' code) or "printed" (the slides' formula).
         interpolation: weight of the term on blended images (`drmm.objective.interpolation`).
         shift: pixels by which blended images are moved, at most: augmentation.
+        collage: share of the blends in which a piece of one image is pasted into the other, from 0 to 1.
         warm_up: share of the training over which the weights of 𝓛_KL and of the blended images rise from 0.
         cool_down: share of the training over which the weight of the batch-balance term falls to 0; 0 keeps it.
         accelerator: "auto", "cpu", "gpu".
@@ -115,6 +116,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         kl_sign: KLSign = "confident",
         interpolation: float = 0.0,
         shift: int = 0,
+        collage: float = 0.0,
         warm_up: float = 0.0,
         cool_down: float = 0.0,
         accelerator: str = "auto",
@@ -146,6 +148,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         self.kl_sign = kl_sign
         self.interpolation = interpolation
         self.shift = shift
+        self.collage = collage
         self.warm_up = warm_up
         self.cool_down = cool_down
         self.accelerator = accelerator
@@ -195,6 +198,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
             kl_sign=self.kl_sign,
             interpolation=self.interpolation,
             shift=self.shift,
+            collage=self.collage,
             warm_up=self.warm_up,
             cool_down=self.cool_down,
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from drmm.blending import blended
 from drmm.errors import InputError
 from drmm.model import DRMM
 from drmm.settings import Learning
@@ -78,12 +79,12 @@ def balance(logits: Tensor, prior: Tensor) -> Tensor:
     return (q * (q.clamp(min=torch.finfo(q.dtype).tiny).log() - prior.log())).sum()
 
 
-def interpolation(model: DRMM, x: Tensor, logits: Tensor, shift: int = 0) -> Tensor:
+def interpolation(model: DRMM, x: Tensor, logits: Tensor, *, shift: int = 0, collage: float = 0.0) -> Tensor:
     """Cross-entropy of the posteriors of blended images from the blend of their posteriors, in nats.
 
     No part of the slides: interpolation consistency (Verma et al., 2019). Classes are to change gradually from one
-    image to another, which a posterior that is sure everywhere does not. Each image is blended with another one of
-    the batch, of which it keeps a share between a half and 1.
+    image to another, which a posterior that is sure everywhere does not, and every part of an image is to speak
+    for its class.
 
     Args:
         model: in training mode.
@@ -91,24 +92,10 @@ def interpolation(model: DRMM, x: Tensor, logits: Tensor, shift: int = 0) -> Ten
         logits: theirs, (N, C); the target has no gradient.
         shift: images are moved by up to so many pixels each way before they are blended, on their way to the same
             posteriors. This is augmentation: it says that a shift does not change the class.
+        collage: share of the blends that are collages, a rectangle of one image pasted into the other.
     """
-    x = _moved(x, shift) if shift else x
-    partner = torch.randperm(len(x), device=x.device)
-    share = 0.5 + 0.5 * torch.rand(len(x), 1, device=x.device, dtype=x.dtype)
-    q = F.softmax(logits.detach(), dim=1)
-    blended = model.templates(model.levels(x[partner].lerp(x, share[:, :, None, None])))
-    return -(q[partner].lerp(q, share) * F.log_softmax(blended, dim=1)).sum(1).mean()
-
-
-def _moved(x: Tensor, most: int) -> Tensor:
-    """Each image (N, C, H, W) by whole pixels of its own, from -most to most; what comes in repeats the edge."""
-    n, channels, height, width = x.shape
-    down, right = torch.randint(2 * most + 1, (2, n, 1), device=x.device)
-    rows = (down + torch.arange(height, device=x.device))[:, None, :, None]
-    columns = (right + torch.arange(width, device=x.device))[:, None, None, :]
-    of = torch.arange(n, device=x.device)[:, None, None, None]
-    channel = torch.arange(channels, device=x.device)[:, None, None]
-    return F.pad(x, (most,) * 4, mode="replicate")[of, channel, rows, columns]
+    blends, q = blended(x, F.softmax(logits.detach(), dim=1), shift=shift, collage=collage)
+    return -(q * F.log_softmax(model.templates(model.levels(blends)), dim=1)).sum(1).mean()
 
 
 def nonnegativity(templates: Sequence[Tensor]) -> Tensor:
@@ -155,6 +142,7 @@ class Objective:
         cool_down: share of the training over which the balance's weight falls to 0; 0 keeps it. Once clusters have
             formed it does harm: classes are not as equal as the prior says, and images are moved to make them so.
         shift: pixels by which images are moved, at most, before they are blended (`interpolation`): augmentation.
+        collage: share of the blends that are collages, a rectangle of one image in the other.
     """
 
     cross_entropy: float = 1.0
@@ -167,11 +155,12 @@ class Objective:
     warm_up: float = 0.0
     cool_down: float = 0.0
     shift: int = 0
+    collage: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("warm_up", "cool_down"):
+        for name, whole in (("warm_up", "training"), ("cool_down", "training"), ("collage", "blends")):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is a share of the training, from 0 to 1, not {getattr(self, name)}")
+                raise InputError(f"{name} is a share of the {whole}, from 0 to 1, not {getattr(self, name)}")
         if self.shift < 0:
             raise InputError(f"shift is a number of pixels, 0 or more, not {self.shift}")
 
@@ -187,10 +176,11 @@ class Objective:
         (`taught`), there is nothing for the KL and the balance to find out.
 
         Raises:
-            InputError: if images are to be shifted where none are blended.
+            InputError: if images are to be shifted or pasted where none are blended.
         """
-        if weights.get("shift") and not weights.get("interpolation"):
-            raise InputError("only images that are blended are shifted: give blends a weight, 1 say")
+        for name, said in (("shift", "are shifted"), ("collage", "become collages")):
+            if weights.get(name) and not weights.get("interpolation"):
+                raise InputError(f"only images that are blended {said}: give blends a weight, 1 say")
         default: dict[str, float] = {}
         if constraint == "hard":
             default = {"reconstruction": 0.0, "nonnegativity": 0.0}
@@ -245,6 +235,6 @@ class Objective:
             terms["nonnegativity"] = nonnegativity([z for z, part in chosen if any(True for _ in part.leaves())])
             model.track(x, image, switches)
         if self.interpolation:
-            terms["interpolation"] = interpolation(model, x, logits, self.shift)
+            terms["interpolation"] = interpolation(model, x, logits, shift=self.shift, collage=self.collage)
         terms["loss"] = torch.stack([getattr(self, name) * term for name, term in terms.items()]).sum()
         return terms

@@ -13,6 +13,7 @@ __all__ = [
     "BatchSize",
     "Blends",
     "Clusters",
+    "Collages",
     "Compile",
     "Constraint",
     "CoolDown",
@@ -39,6 +40,7 @@ __all__ = [
     "Resume",
     "Seed",
     "Select",
+    "Shifts",
     "Size",
     "Teacher",
     "Tolerance",
@@ -105,6 +107,10 @@ Blends = Annotated[
 ]
 Shifts = Annotated[
     int, typer.Option(min=0, help="Move blended images by up to so many pixels each way: augmentation.")
+]
+Collages = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Share of the blends in which a piece of one image is pasted into the other."),
 ]
 Teacher = Annotated[
     Path | None,
