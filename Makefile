@@ -76,7 +76,7 @@ ablations: .venv/demo.stamp  ## The few-label recipe, one thing changed at a tim
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/ablations.py $(if $(DATA),--data-dir $(DATA))
 
 peers: .venv/demo.stamp  ## Rules of few-label learning side by side: DATA=folder with MNIST, hours; resumable.
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py --tune --seeds 100 --epochs 1 $(if $(DATA),--data-dir $(DATA))
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py --tune --seeds 100 $(if $(DATA),--data-dir $(DATA))
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(if $(DATA),--data-dir $(DATA))
 
 # What carries out the dry run: cpu, or gpu where there is one.

@@ -1,12 +1,13 @@
-"""Few-label learning by others' rules, side by side: the same convnet, batches, schedule, averaging and budget.
+"""Few-label learning by others' rules, side by side: the same convnet, batches, schedule, averaging and time.
 
-Every rule is written here, and learns in one loop: the plain convnet of `conv_small`, and for "drmm" and "best"
-the model itself. Images are MNIST's, a few with a label, without augmentation (noise is part of some rules).
-Each run learns for the same number of epochs; its time is measured, and the validation error along it. The test
-set is read once, at the end. The strengths of others' rules are chosen by `--tune`, on a validation part of the
-training images and a label draw of its own; the model's own are those of `drmm reproduce`.
-scikit-learn's label spreading and self-training work on pixels. Writes one JSON a run into results/peers/, their
-summary into results/peers.json and results/peers.png: `make peers`.
+Every rule is written here, and learns in one loop: the net is `conv_small`, and its plain twin where a rule has to
+reach inside. Images are MNIST's, a few with a label, without augmentation (noise is part of some rules). All learn
+for the same time: what their steps cost is measured first, and a rule whose step costs twice as much makes half as
+many. The seconds and the validation error are measured on the way, and the test set is read once, at the end. The
+strengths of others' rules are chosen by `--tune`, in one epoch each, on a validation part of the training images
+and a label draw of its own; the model's own are those of `drmm reproduce`. scikit-learn's label spreading and
+self-training work on pixels. Writes one JSON a run into results/peers/, their summary into results/peers.json and
+results/peers.png: `make peers`.
 
 - supervised: the labels alone;
 - entropy: minimal entropy of what has no label (Grandvalet and Bengio, 2005);
@@ -25,9 +26,10 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from itertools import product
+from functools import partial
+from itertools import chain, count, islice, product
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -38,18 +40,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+from drmm import DRMM
 from drmm.batches import Batches, pixels, unlabelled
 from drmm.benchmark import plain_twin
 from drmm.data import holdout, load, mask_labels, stratified_labels
 from drmm.data.progress import track
 from drmm.loop import moving_average, warm_cosine
-from drmm.objective import balance, cross_entropy, kl_divergence
+from drmm.objective import cross_entropy
 from drmm.pictures import readable_log, save_figure
 from drmm.presets import conv_small
 from drmm.reproduce import METHODS, PROTOCOLS
 from drmm.runs import error_percent, versions
 from drmm.storage import read_json, write_json
 from drmm.threads import tune_allocator
+from drmm.timing import ratio, take_turns
 
 TRAINING = PROTOCOLS["mnist"].training  # batches, rate, averaging and clipping are those of `drmm reproduce mnist`
 VALIDATION, POINTS, CALIBRATION = 5000, 6, 40
@@ -60,7 +64,7 @@ class Rule(ABC):
     """What a batch costs a net; subclasses are final."""
 
     strengths: tuple[float, ...] = (0.0,)  # to choose from, the default first
-    of_model = False  # whether the net is a DRMM, not a plain convnet
+    inside = False  # whether it reaches inside the net, which is then the plain twin
 
     def __init__(self, net: nn.Module, strength: float) -> None:
         self.net, self.strength = net, strength
@@ -166,6 +170,7 @@ class Ladder(Rule):
 
     strengths = (1.0, 0.3, 3.0)
     noise = 0.3
+    inside = True
 
     def __init__(self, net: nn.Module, strength: float) -> None:
         super().__init__(net, strength)
@@ -181,7 +186,8 @@ class Ladder(Rule):
     def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """Cross-entropy of the noisy net, and the squared distance of the denoised top from the clean one."""
         del progress
-        clean = self.net(x)
+        with torch.no_grad():
+            clean = _whitened(self.net(x))
         hooks = [norm.register_forward_hook(self._blur) for norm in self.norms]
         try:
             with _frozen_statistics(self.net):
@@ -192,7 +198,7 @@ class Ladder(Rule):
         # Each in units of its own batch. With the clean one's for both, as printed, the net learns above all to
         # make these small: 79 % error after 200 steps, where the labels alone have 15 %.
         noisy = _whitened(logits) + self.noise * torch.randn_like(logits)
-        distance = (self._denoise(noisy, _whitened(logits)) - _whitened(clean).detach()).square().mean()
+        distance = (self._denoise(noisy, _whitened(logits)) - clean).square().mean()
         return cross_entropy(logits, y) + self.strength * distance
 
     def _blur(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
@@ -206,39 +212,36 @@ class Ladder(Rule):
         return (z - mean) * gain + mean
 
 
-@final
-class ConfidentKL(Rule):
-    """The model's objective without rendering, with the weights of `drmm reproduce`."""
+class Own(Rule):
+    """A row of `drmm reproduce`, with its weights; subclasses are final and say which."""
+
+    row: str
 
     def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
-        """Cross-entropy, confident posteriors, balanced classes."""
-        weights = METHODS["kl"].objective.at(progress)
-        logits = self.net(x)
-        prior = torch.full((logits.shape[1],), 1 / logits.shape[1])
-        unsure = weights.kl * kl_divergence(logits, prior) + weights.balance * balance(logits, prior)
-        return cross_entropy(logits, y) + unsure
+        """The row's objective."""
+        terms = METHODS[self.row].objective.at(progress)(cast("DRMM", self.net), x, y)
+        return terms["loss"]
 
 
 @final
-class Drawing(Rule):
-    """All of the model's objective, with the weights of `drmm reproduce`; the net is a DRMM."""
+class ConfidentKL(Own):
+    """Confident posteriors and balanced classes, without rendering."""
 
-    of_model = True
-
-    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
-        """Every term."""
-        return METHODS["rc+kl+nn"].objective.at(progress)(self.net, x, y)["loss"]  # type: ignore[arg-type]
+    row = "kl"
 
 
 @final
-class Blending(Rule):
-    """The best recipe of `drmm reproduce`; the net is a DRMM."""
+class Drawing(Own):
+    """Every term of the slides."""
 
-    of_model = True
+    row = "rc+kl+nn"
 
-    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
-        """The KL without rendering, and blended images."""
-        return METHODS["best"].objective.at(progress)(self.net, x, y)["loss"]  # type: ignore[arg-type]
+
+@final
+class Blending(Own):
+    """The best recipe."""
+
+    row = "best"
 
 
 RULES: dict[str, type[Rule]] = {
@@ -311,44 +314,66 @@ def averaged(average: AveragedModel, task: Task, seed: int) -> nn.Module:
     return net.eval()
 
 
-def run_rule(name: str, strength: float, task: Task, epochs: int, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+def make_rule(name: str, strength: float, width: int = 32) -> Rule:
+    """A rule and a fresh net for it."""
+    model = conv_small(width=width)
+    net: nn.Module = plain_twin(model) if RULES[name].inside else model
+    return RULES[name](net.train(), strength)
+
+
+class Learner:
+    """A rule on its way: the step that all of them make."""
+
+    def __init__(self, name: str, strength: float, steps: int) -> None:
+        self.rule, self.steps, self.done = make_rule(name, strength), steps, 0
+        self.optimizer = torch.optim.Adam(self.rule.parameters(), TRAINING.learning_rate)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, warm_cosine(steps))
+        self.average = AveragedModel(self.rule.net, multi_avg_fn=moving_average(TRAINING.weight_average))
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """One step of learning on a batch."""
+        loss = self.rule(x, y, self.done / self.steps)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(self.rule.parameters()), TRAINING.gradient_clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.rule.stepped()
+        self.average.update_parameters(self.rule.net)
+        self.done += 1
+
+
+def epoch(task: Task, seed: int, number: int) -> Batches:
+    """The batches of an epoch, the same for every rule."""
+    labelled = TRAINING.labelled_per_batch
+    return Batches(task.x, task.y, batch_size=TRAINING.batch_size, labelled=labelled, seed=seed, epoch=number)
+
+
+def run_rule(name: str, strength: float, task: Task, epochs: float, seed: int) -> tuple[nn.Module, dict[str, Any]]:
     """Learn by a rule; validation error and seconds of learning on the way."""
     torch.manual_seed(seed)
-    model = conv_small()
-    net = model if RULES[name].of_model else plain_twin(model)
-    rule = RULES[name](net.train(), strength)
-    plan = [
-        Batches(
-            task.x,
-            task.y,
-            batch_size=TRAINING.batch_size,
-            labelled=TRAINING.labelled_per_batch,
-            seed=seed,
-            epoch=e,
-        )
-        for e in range(epochs)
-    ]
-    steps = sum(len(batches) for batches in plan)
-    optimizer = torch.optim.Adam(rule.parameters(), TRAINING.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(steps))
-    average = AveragedModel(rule.net, multi_avg_fn=moving_average(TRAINING.weight_average))
+    steps = round(epochs * len(epoch(task, seed, 0)))
+    learner = Learner(name, strength, steps)
     looks = {round(steps * (i + 1) / POINTS) for i in range(POINTS)}
-    seconds, curve, done = 0.0, [], 0
-    for batches in plan:
-        for x, y in batches:
-            start = time.perf_counter()
-            loss = rule(x, y, done / steps)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(list(rule.parameters()), TRAINING.gradient_clip)
-            optimizer.step()
-            schedule.step()
-            rule.stepped()
-            average.update_parameters(rule.net)
-            seconds, done = seconds + time.perf_counter() - start, done + 1
-            if done in looks:
-                curve.append([round(seconds, 1), error_percent(averaged(average, task, seed), *task.validation)])
-    return averaged(average, task, seed), {"curve": curve, "seconds": round(seconds, 1), "steps": steps}
+    batches = chain.from_iterable(epoch(task, seed, number) for number in count())
+    seconds, curve = 0.0, []
+    for x, y in islice(batches, steps):
+        start = time.perf_counter()
+        learner.step(x, y)
+        seconds += time.perf_counter() - start
+        if learner.done in looks:
+            found = averaged(learner.average, task, seed)
+            curve.append([round(seconds, 1), error_percent(found, *task.validation)])
+    figures = {"curve": curve, "seconds": round(seconds, 1), "steps": steps, "epochs": round(epochs, 3)}
+    return averaged(learner.average, task, seed), figures
+
+
+def costs(task: Task) -> dict[str, float]:
+    """Seconds of every rule's step, where that of minimal entropy has 1: measured in turns."""
+    x, y = next(iter(epoch(task, 0, 0)))
+    learners = {name: Learner(name, rule.strengths[0], 10) for name, rule in RULES.items()}
+    times = take_turns({name: partial(learner.step, x, y) for name, learner in learners.items()})
+    return {name: round(ratio(took, times["entropy"]), 3) for name, took in times.items()}
 
 
 def run_sklearn(name: str, task: Task, seed: int) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
@@ -379,7 +404,9 @@ def run(
 ) -> dict[str, Any]:
     """One run and its figures."""
     found: dict[str, Any] = {"method": name, "strength": strength, "labels": args.labels, "seed": seed}
-    found |= {"epochs": args.epochs, "images": len(task.x), "command": "make peers", "versions": versions()}
+    found |= {"images": len(task.x), "command": "make peers", "versions": versions()}
+    if not tune:
+        found["budget"] = args.budget
     if name in SKLEARN:
         predict, figures = run_sklearn(name, task, seed)
         errors = {
@@ -387,7 +414,7 @@ def run(
             for part, (x, y) in (("validation", task.validation), ("test", task.test))
         }
     else:
-        net, figures = run_rule(name, strength, task, args.epochs, seed)
+        net, figures = run_rule(name, strength, task, 1 if tune else args.budget / args.costs[name], seed)
         errors = {"validation": error_percent(net, *task.validation)}
         if not tune:
             errors["test"] = error_percent(net, *task.test)
@@ -407,7 +434,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             "curve": np.mean(curves, axis=0).round(3).tolist(),
         }
     ranked = dict(sorted(found.items(), key=lambda item: float(np.mean(item[1]["test_error"]))))
-    common = {key: runs[0][key] for key in ("labels", "epochs", "command", "versions")}
+    common = {key: runs[0][key] for key in ("labels", "budget", "command", "versions")}
     return common | {"images": max(one["images"] for one in runs), "methods": ranked}
 
 
@@ -433,7 +460,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, help="folder of the data sets; by default $DRMM_DATA")
     parser.add_argument("--labels", type=int, default=100)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=TRAINING.epochs)
+    parser.add_argument("--budget", type=float, default=4.0, help="time, in epochs of a rule that costs 1")
     parser.add_argument("--images", type=int, help="learn from so many images only")
     parser.add_argument("--methods", nargs="+", default=[*RULES, *SKLEARN], choices=[*RULES, *SKLEARN])
     parser.add_argument("--tune", action="store_true", help="try every strength; the test set is not read")
@@ -441,6 +468,10 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     tune_allocator()
+    known = asked.out / "costs.json"
+    if not known.exists():
+        write_json(known, {**costs(Task(asked.data_dir, asked.labels, 0, 1000)), "versions": versions()})
+    asked.costs = read_json(known)
     for name, seed in track(list(product(asked.methods, asked.seeds)), "runs"):
         task = Task(asked.data_dir, asked.labels, seed, asked.images)
         for strength in chosen_strengths(name, asked):
@@ -452,7 +483,7 @@ def main() -> None:
             if not path.exists():
                 write_json(path, run(name, strength, task, asked, seed, tune=asked.tune))
     runs = [read_json(path) for path in sorted((asked.out / "runs").glob(f"{asked.labels}-*.json"))]
-    if len({(one["epochs"], one["versions"]["torch"]) for one in runs}) > 1:
+    if len({(one["budget"], one["versions"]["torch"]) for one in runs}) > 1:
         parser.error(f"{asked.out}/runs holds runs of several budgets or of another torch: choose another --out")
     if runs:
         found = summary(runs)
