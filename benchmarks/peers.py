@@ -219,8 +219,8 @@ class Own(Rule):
 
     def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """The row's objective."""
-        terms = METHODS[self.row].objective.at(progress)(cast("DRMM", self.net), x, y)
-        return terms["loss"]
+        loss: Tensor = METHODS[self.row].objective.at(progress)(cast("DRMM", self.net), x, y)["loss"]
+        return loss
 
 
 @final
