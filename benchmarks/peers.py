@@ -7,7 +7,7 @@ many. The seconds and the validation error are measured on the way, and the test
 strengths of others' rules are chosen by `--tune`, in one epoch each, on a validation part of the training images
 and a label draw of its own; the model's own are those of `drmm reproduce`. scikit-learn's label spreading and
 self-training work on pixels. Writes one JSON a run into results/peers/, their summary into results/peers.json and
-results/peers.png: `make peers`.
+docs/peers.png: `make peers`.
 
 - supervised: the labels alone;
 - entropy: minimal entropy of what has no label (Grandvalet and Bengio, 2005);
@@ -465,6 +465,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[*RULES, *SKLEARN], choices=[*RULES, *SKLEARN])
     parser.add_argument("--tune", action="store_true", help="try every strength; the test set is not read")
     parser.add_argument("--out", type=Path, default=Path("results/peers"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/peers.png"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     tune_allocator()
@@ -488,7 +489,7 @@ def main() -> None:
     if runs:
         found = summary(runs)
         write_json(asked.out.with_suffix(".json"), found)
-        save_figure(draw(found["methods"]), asked.out.with_suffix(".png"))
+        save_figure(draw(found["methods"]), asked.picture)
 
 
 def chosen_strengths(name: str, asked: argparse.Namespace) -> tuple[float, ...]:

@@ -50,7 +50,6 @@ class Method:
 
 
 _BLENDS = replace(_NO_RENDERING, interpolation=1)
-_COLLAGES = replace(_BLENDS, collage=0.5)
 
 METHODS: dict[str, Method] = {
     "supervised": Method("the labels alone", _BARE, labels_only=True),
@@ -65,15 +64,16 @@ METHODS: dict[str, Method] = {
     "hard-taught": Method(
         "hard constraint, taught by the KL row", _BARE, longer=2, constraint="hard", teacher="kl"
     ),
-    "blends": Method("KL, blends, three times the epochs", _BLENDS, longer=3),
-    "best": Method("best: the same, half of the blends collages", _COLLAGES, longer=3),
-    "augmented": Method("best with shifts of 2 pixels, augmented", replace(_COLLAGES, shift=2), longer=3),
+    "best": Method("best: KL, blends, three times the epochs", _BLENDS, longer=3),
+    "collages": Method("the same, half of the blends collages", replace(_BLENDS, collage=0.5), longer=3),
+    "augmented": Method("best with shifts of 2 pixels, augmented", replace(_BLENDS, shift=2), longer=3),
 }
 
 COMPARED: dict[str, tuple[str, ...]] = {
     "rc+kl": ("kl", "kl-long"),
     "rc+kl+nn": ("kl", "kl-long"),
-    "best": ("kl-long", "blends"),
+    "best": ("kl-long",),
+    "collages": ("best",),
 }
 """Which row is compared with which on the same label draws: drawing or none, at equal epochs and equal time."""
 
