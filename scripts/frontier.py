@@ -25,10 +25,10 @@ from drmm.runs import certified_percent, versions
 from drmm.storage import write_json
 
 SETTINGS: dict[str, Any] = {"width": 16, "epochs": 15}
-TAUGHT = "hard, taught by the signed net"
+SIGNED, TAUGHT = "signed", "hard, taught by the signed net"
 BARE = {"reconstruction": 0.0, "nonnegativity": 0.0}
 MODELS: dict[str, dict[str, Any]] = {
-    "signed": BARE,
+    SIGNED: BARE,
     "soft, NN 0.5": {"reconstruction": 0.0, "nonnegativity": 0.5},
     "soft, NN 5,000": {"reconstruction": 0.0, "nonnegativity": 5000.0},
     "hard": {**BARE, "constraint": "hard"},
@@ -79,7 +79,8 @@ def main() -> None:
     signed: dict[int, DRMMClassifier] = {}
     for seed, name in track(list(product(range(asked.seeds), MODELS)), "nets"):
         learner = learn(name, data, seed, signed[seed] if name == TAUGHT else None)
-        signed.setdefault(seed, learner)
+        if name == SIGNED:
+            signed[seed] = learner
         figures = {**measure(learner.model_, x, y), "certified": certified_percent(learner.model_, x)}
         for key, value in figures.items():
             found[name].setdefault(key, []).append(round(value, 4))
