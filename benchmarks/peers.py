@@ -442,9 +442,13 @@ def draw(methods: dict[str, Any]) -> Figure:
     """Validation error against seconds of learning, the mean over draws; the model's own rules stand out."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axis = figure.subplots()
+    others = iter("osvD^XP*hpd")
     for name, found in methods.items():
-        style = {"linewidth": 2.6, "zorder": 3} if name in OWN else {"linewidth": 1.1, "linestyle": "--"}
-        axis.plot(*zip(*found["curve"], strict=True), marker=".", label=name, **style)
+        seconds, errors = zip(*found["curve"], strict=True)
+        if name in OWN:
+            axis.plot(seconds, errors, ".-", linewidth=2.6, zorder=3, label=name)
+        else:
+            axis.plot(seconds, errors, next(others) + "--", color="#7a8594", linewidth=1, markersize=4, label=name)
     axis.set(xscale="log", yscale="log", xlabel="seconds of learning, one core", ylabel="validation error, %")
     for scale in (axis.xaxis, axis.yaxis):
         readable_log(scale)
@@ -478,14 +482,14 @@ def main() -> None:
         for strength in chosen_strengths(name, asked):
             path = (
                 asked.out
-                / ("tuning" if asked.tune else "runs")
+                / ("tuning" if asked.tune else "draws")
                 / f"{asked.labels}-{name}-{strength:g}-{seed}.json"
             )
             if not path.exists():
                 write_json(path, run(name, strength, task, asked, seed, tune=asked.tune))
-    runs = [read_json(path) for path in sorted((asked.out / "runs").glob(f"{asked.labels}-*.json"))]
+    runs = [read_json(path) for path in sorted((asked.out / "draws").glob(f"{asked.labels}-*.json"))]
     if len({(one["budget"], one["versions"]["torch"]) for one in runs}) > 1:
-        parser.error(f"{asked.out}/runs holds runs of several budgets or of another torch: choose another --out")
+        parser.error(f"{asked.out}/draws holds runs of several budgets or of another torch: choose another --out")
     if runs:
         found = summary(runs)
         write_json(asked.out.with_suffix(".json"), found)

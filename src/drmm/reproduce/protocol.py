@@ -55,6 +55,7 @@ METHODS: dict[str, Method] = {
     "supervised": Method("the labels alone", _BARE, labels_only=True),
     "kl": Method("KL, no rendering", _NO_RENDERING),
     "kl-long": Method("KL, no rendering, twice the epochs", _NO_RENDERING, longer=2),
+    "kl-longest": Method("KL, no rendering, six times the epochs", _NO_RENDERING, longer=6),
     "rc": Method("RC", replace(_FULL, kl=0, balance=0, nonnegativity=0)),
     "rc+nn": Method("RC + NN", replace(_FULL, kl=0, balance=0)),
     "rc+kl": Method("RC + KL", replace(_FULL, nonnegativity=0)),
@@ -72,7 +73,7 @@ METHODS: dict[str, Method] = {
 COMPARED: dict[str, tuple[str, ...]] = {
     "rc+kl": ("kl", "kl-long"),
     "rc+kl+nn": ("kl", "kl-long"),
-    "best": ("kl-long",),
+    "best": ("kl-long", "kl-longest"),
     "collages": ("best",),
 }
 """Which row is compared with which on the same label draws: drawing or none, at equal epochs and equal time."""
