@@ -99,7 +99,7 @@ def test_help_reads_like_a_table_of_contents() -> None:
                 "--initialisation", "--constraint", "--width", "--depth", "--select", "--criterion", "--size",
                 "--epochs", "--teacher", "--tolerance", "--batch-size", "--labelled-per-batch", "--learning-rate",
                 "--gradient-clip", "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance",
-                "--nn", "--kl-sign", "--blends", "--shifts", "--warm-up", "--cool-down", "--seed", "--accelerator",
+                "--nn", "--kl-sign", "--blends", "--shifts", "--collages", "--warm-up", "--cool-down", "--seed", "--accelerator",
                 "--devices", "--precision", "--compile", "--resume",
             },
         ),
