@@ -222,23 +222,6 @@ def peers_table(results: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def ablations_table(results: dict[str, Any]) -> str:
-    """The recipe with one thing changed at a time, the best first, as Markdown."""
-    errors: dict[str, dict[int, float]] = {}
-    for run in results["runs"]:
-        errors.setdefault(run["variant"], {})[run["seed"]] = run["error"]
-    base, labels = results["base"], results["labels"]
-    rows = [
-        f"| {labels} labels, one epoch, {len(errors[base])} draws | validation error (%) | change, points |",
-        "|---|--:|--:|",
-    ]
-    for name, found in sorted(errors.items(), key=lambda item: mean(item[1].values())):
-        apart = tuple(error - errors[base][seed] for seed, error in found.items())
-        change = "–" if name == base else reproduce.Comparison("mnist", labels, name, base, apart).said
-        rows.append(f"| {name} | {reproduce.spread(list(found.values()))} | {change} |")
-    return "\n".join(rows)
-
-
 DOCUMENTS: dict[str, dict[str, Callable[[Any], str]]] = {
     "README.md": {"demo": demo_table, "reproduce": reproduce.markdown, "bench": table},
     "docs/architectures.md": {
