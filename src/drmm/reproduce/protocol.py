@@ -76,7 +76,7 @@ COMPARED: dict[str, tuple[str, ...]] = {
     "best": ("kl-long", "kl-longest"),
     "collages": ("best",),
 }
-"""Which row is compared with which on the same label draws: drawing or none, at equal epochs and equal time."""
+"""Which row is compared with which on the same label draws: with a term and without, at equal epochs or time."""
 
 PUBLISHED: dict[str, dict[str, dict[int, float]]] = {
     "mnist": {
