@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from typer.testing import CliRunner
 from drmm import cli, commands
 from drmm.data import load
 from drmm.em import loop
-from drmm.reproduce import PROTOCOLS
+from drmm.objective import Objective
+from drmm.reproduce import METHODS, PROTOCOLS
 from drmm.runs import predict_logits
 from drmm.storage import load_model
 
@@ -100,7 +102,8 @@ def test_help_reads_like_a_table_of_contents() -> None:
                 "--epochs", "--teacher", "--tolerance", "--batch-size", "--labelled-per-batch", "--learning-rate",
                 "--gradient-clip", "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance",
                 "--nn", "--kl-sign", "--blends", "--shifts", "--collages", "--warm-up", "--cool-down", "--seed",
-                "--accelerator", "--devices", "--precision", "--compile", "--resume",
+                "--accelerator", "--devices", "--precision", "--compile", "--resume", "--method",
+                "--min-steps",
             },
         ),
         ("predict", {"--out"}),
@@ -240,6 +243,27 @@ def test_every_weight_reaches_the_objective(tmp_path: Path, run_drmm) -> None:
         "kl_sign": "printed", "interpolation": 0.6, "warm_up": 0.7, "cool_down": 0.8, "shift": 3,
         "collage": 0.9,
     }  # fmt: skip
+
+
+def test_a_row_of_the_table_sets_the_options_that_are_not_given(tmp_path: Path, run_drmm) -> None:
+    row = METHODS["best"].objective
+    words = ["--method", "best", "--min-steps", 0, "--nn", 0.25, "--out", tmp_path / "run"]
+    code, _, err = run_drmm(*FIT, *words)
+    assert code == 0, err
+    spec = json.loads((tmp_path / "run" / "run.json").read_text())["spec"]
+    assert spec["objective"] == {**asdict(row), "nonnegativity": 0.25}
+    assert spec["objective"] != asdict(Objective()), "control: without it"
+    training = spec["training"]
+    assert (training["epochs"], training["batch_size"], training["min_steps"]) == (2, 256, 0), "as they are given"
+    assert (training["labelled_per_batch"], training["weight_average"]) == (16, 0.999)
+
+
+@pytest.mark.parametrize("name", ["supervised", "hard-taught", "bset"])
+def test_a_row_that_settings_do_not_make_is_refused(name: str, tmp_path: Path, run_drmm) -> None:
+    code, _, err = run_drmm(*FIT, "--method", name, "--out", tmp_path / "run")
+    assert code == 2
+    assert f"no method '{name}' to learn by: choose from kl, " in err
+    assert not (tmp_path / "run").exists()
 
 
 EM = ["fit", "digits", "--learning", "em", "--epochs", "2", "--width", "4", "--labels-per-class", "5"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -376,9 +377,27 @@ def test_patience_stops_early(tmp_path: Path) -> None:
     assert len(epochs) < 60
 
 
+def test_few_images_are_seen_more_often(tmp_path: Path) -> None:
+    x, y = images()
+    config = Training(epochs=1, min_steps=7, batch_size=len(x) // 2 + 2, labelled_per_batch=2)
+    train(small_model(), x, y, config=config, folder=tmp_path, progress=False)
+    lines = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()[1:]
+    assert len(lines) == 4, "two steps an epoch"
+    assert config.enough_for(10**6).epochs == 1, "many are seen as often as is asked"
+    assert replace(config, learning="em").enough_for(len(x)).epochs == 1
+    assert replace(config, devices=2).enough_for(len(x)).epochs == 7, "each process makes one step an epoch"
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"weight_average": 1.0}, {"devices": 0}],
+    [
+        {"epochs": 0},
+        {"min_steps": -1},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"weight_average": 1.0},
+        {"devices": 0},
+    ],
 )
 def test_impossible_training_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(InputError):

@@ -42,6 +42,8 @@ from drmm.options import (
     LabelsPerClass,
     Learning,
     LearningRate,
+    MethodOption,
+    MinSteps,
     Nonnegativity,
     Out,
     Patience,
@@ -122,6 +124,7 @@ def fit(
     labels_per_class: LabelsPerClass = None,
     clusters: Clusters = None,
     data_dir: DataDir = None,
+    method: MethodOption = None,
     preset: Preset = "auto",
     learning: Learning = Training.learning,
     initialisation: Initialisation = None,
@@ -133,6 +136,7 @@ def fit(
     criterion: CriterionOption = None,
     size: Size = None,
     epochs: Epochs = Training.epochs,
+    min_steps: MinSteps = Training.min_steps,
     tolerance: Tolerance = Training.tolerance,
     batch_size: BatchSize = Training.batch_size,
     labelled_per_batch: LabelledPerBatch = Training.labelled_per_batch,
@@ -159,6 +163,7 @@ def fit(
     resume: Resume = False,
 ) -> None:
     """Train a model into a run folder, and report its test error."""
+    del method  # it has set the other options' defaults
     spec = RunSpec(
         data=data,
         labels_per_class=labels_per_class,
@@ -189,6 +194,7 @@ def fit(
             learning=learning,
             initialisation=initialisation,
             epochs=epochs,
+            min_steps=min_steps,
             tolerance=tolerance,
             batch_size=batch_size,
             labelled_per_batch=labelled_per_batch,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, Self
 
 import numpy as np
@@ -62,6 +61,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         batch_size: images in a batch, labelled ones included.
         labelled_per_batch: how many of them have a label.
         learning_rate: peak of Adam's.
+        weight_average: decay of the exponential average of the weights, which is what is kept.
         reconstruction: weight of 𝓛_RC; None is 1, or 0 under the hard constraint.
         kl: weight of 𝓛_KL; None is 0.5, or 0 for "eg" and with a teacher.
         balance: weight of the batch-balance term; None is 0.5, or 0 for "eg" and with a teacher.
@@ -109,6 +109,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         batch_size: int = 128,
         labelled_per_batch: int = 32,
         learning_rate: float = 3e-3,
+        weight_average: float = 0.99,
         reconstruction: float | None = None,
         kl: float | None = None,
         balance: float | None = None,
@@ -141,6 +142,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         self.batch_size = batch_size
         self.labelled_per_batch = labelled_per_batch
         self.learning_rate = learning_rate
+        self.weight_average = weight_average
         self.reconstruction = reconstruction
         self.kl = kl
         self.balance = balance
@@ -183,7 +185,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
             width=self.width,
             depth=self.depth,
         )
-        training = self._training(len(x), seed, "default" if before is not None else self.initialisation)
+        training = self._training(seed, "default" if before is not None else self.initialisation)
         model = self.recipe_.build(seed)
         if before is not None:
             _go_on(model, before[0], x, None if before[1].classes == names else labels)
@@ -225,17 +227,17 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
             raise InputError("the teacher knows classes that y does not have: fit it to the same labels")
         return np.where(codes == UNLABELLED, np.searchsorted(self.classes_, said), codes)
 
-    def _training(self, n_images: int, seed: int, initialisation: Initialisation | None) -> Training:
-        steps = math.ceil(n_images / max(1, self.batch_size - self.labelled_per_batch))
-        enough = 1 if self.learning == "em" else math.ceil(self.min_steps / steps)
+    def _training(self, seed: int, initialisation: Initialisation | None) -> Training:
         return Training(
             learning=self.learning,
             initialisation=initialisation,
-            epochs=max(self.epochs, enough),
+            epochs=self.epochs,
+            min_steps=self.min_steps,
             tolerance=self.tolerance,
             batch_size=self.batch_size,
             labelled_per_batch=self.labelled_per_batch,
             learning_rate=self.learning_rate,
+            weight_average=self.weight_average,
             seed=seed,
             accelerator=self.accelerator,
             precision=self.precision,

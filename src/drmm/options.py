@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from drmm.reproduce import OWN, settings
+
 __all__ = [
     "Accelerator",
     "Balance",
@@ -31,6 +33,8 @@ __all__ = [
     "LabelsPerClass",
     "Learning",
     "LearningRate",
+    "MethodOption",
+    "MinSteps",
     "Nonnegativity",
     "Out",
     "Patience",
@@ -50,6 +54,22 @@ __all__ = [
     "Width",
 ]
 
+_NAMES = {
+    "reconstruction": "rc",
+    "nonnegativity": "nn",
+    "interpolation": "blends",
+    "shift": "shifts",
+    "collage": "collages",
+}
+
+
+def _as_the_row(context: typer.Context, method: str | None) -> str | None:
+    """Take a row's settings for the defaults of all other options."""
+    if method is not None:
+        context.default_map = {_NAMES.get(name, name): value for name, value in settings(method).items()}
+    return method
+
+
 Data = Annotated[
     str, typer.Argument(help="digits, mnist-5k, mnist, fashion-mnist, svhn, cifar10, or a folder of images.")
 ]
@@ -58,6 +78,14 @@ LabelsPerClass = Annotated[
     int | None, typer.Option(min=0, help="Labels to keep; all by default, 0 finds clusters.")
 ]
 Clusters = Annotated[int | None, typer.Option(min=2, help="How many, where there are no labels.")]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Learn as a row of the tables did: {', '.join(OWN)}. Options beside it win.",
+        is_eager=True,
+        callback=_as_the_row,
+    ),
+]
 Preset = Annotated[str, typer.Option(help="auto, conv_small, conv_large or dense.")]
 Learning = Annotated[
     Literal["sgd", "eg", "em"], typer.Option(help="Backprop, E-step and G-step, or EM without derivatives.")
@@ -82,6 +110,9 @@ CriterionOption = Annotated[
 ]
 Size = Annotated[int | None, typer.Option(min=4, help="Resize a folder's images to SIZE x SIZE.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the images; iterations of EM.")]
+MinSteps = Annotated[
+    int, typer.Option(min=0, help="Steps at the least: more epochs where images are few. Not for em.")
+]
 Tolerance = Annotated[float, typer.Option(min=0, help="EM stops when its objective gains less than this share.")]
 BatchSize = Annotated[int, typer.Option(min=2, help="Images in a batch.")]
 LabelledPerBatch = Annotated[int, typer.Option(min=0, help="How many of them have a label.")]

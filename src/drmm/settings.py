@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from drmm.errors import InputError
@@ -22,6 +23,7 @@ class Training:
             complete-data log-joint (E-step and G-step); "em" regresses every dictionary, without derivatives.
         initialisation: what `drmm.initialise` starts from; None is "data" for "em" and "default" otherwise.
         epochs: passes over the images; iterations of EM.
+        min_steps: steps of the optimiser at the least: where images are few, more epochs are made. EM has none.
         batch_size: images in a batch, labelled ones included.
         labelled_per_batch: how many of them have a label.
         learning_rate: of Adam, at its peak; a short warm-up comes before and a cosine to 0 after.
@@ -41,6 +43,7 @@ class Training:
     learning: Learning = "sgd"
     initialisation: Initialisation | None = None
     epochs: int = 20
+    min_steps: int = 0
     batch_size: int = 128
     labelled_per_batch: int = 32
     learning_rate: float = 3e-3
@@ -62,7 +65,16 @@ class Training:
             raise InputError(f"no initialisation {self.initialisation!r}: choose from {known}")
         if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
             raise InputError("epochs must be at least 1, batch_size at least 2 and learning_rate positive")
+        if self.min_steps < 0:
+            raise InputError(f"min_steps is a number of steps, 0 or more, not {self.min_steps}")
         if self.devices < 1:
             raise InputError(f"a model cannot be trained on {self.devices} devices: use 1 or more")
         if not 0 <= self.weight_average < 1:
             raise InputError(f"weight_average must lie in [0, 1), not {self.weight_average}")
+
+    def enough_for(self, images: int) -> Training:
+        """The same, in as many epochs as `min_steps` takes with so many images."""
+        if self.learning == "em":
+            return self
+        steps = math.ceil(images / max(1, self.batch_size - self.labelled_per_batch) / self.devices)
+        return replace(self, epochs=max(self.epochs, math.ceil(self.min_steps / steps)), min_steps=0)

@@ -55,7 +55,7 @@ def train(
         InputError: if the loss or the objective is not finite, or the model cannot be learned so.
         RunError: if the folder cannot be written, or its checkpoint is from another architecture.
     """
-    config = config or Training()
+    config = (config or Training()).enough_for(len(x))
     x = _like(model, x)
     start = config.initialisation or ("data" if config.learning == "em" else "default")
     if start != "default":  # a resumed run too: it may have been stopped before its first checkpoint

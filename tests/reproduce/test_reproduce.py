@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,12 @@ import torch
 
 from drmm.batches import Batches, labelled_alone
 from drmm.errors import InputError, RunError
+from drmm.estimator import DRMMClassifier
+from drmm.objective import Objective
 from drmm.reproduce import (
     METHODS,
+    OWN,
+    PROTOCOLS,
     PUBLISHED,
     Cell,
     Failure,
@@ -25,6 +29,7 @@ from drmm.reproduce import (
     rows,
     run_cells,
     run_one,
+    settings,
 )
 from drmm.settings import Training
 from drmm.training import train
@@ -53,6 +58,22 @@ def test_protocols():
     assert protocol("cifar10").preset == "conv_large"
     with pytest.raises(InputError, match="no published table for 'imagenet'"):
         protocol("imagenet")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_settings_are_the_row_as_it_is_run(name):
+    """60,000 images with 100 labels: the same objective, schedule and constraint; fewer images, as many steps."""
+    plan, row, found = PROTOCOLS["mnist"], METHODS[name], settings(name)
+    schedule = {key: value for key, value in found.items() if key in {field.name for field in fields(Training)}}
+    whole = replace(plan.training_on(100), epochs=plan.training.epochs * row.longer)
+    assert Training(**schedule).enough_for(60_000) == whole
+    few = Training(**schedule).enough_for(1120)
+    assert few.epochs == pytest.approx(whole.epochs * 60_000 / 1120, abs=1)
+    terms = {key: value for key, value in found.items() if key in {field.name for field in fields(Objective)}}
+    assert Objective(**terms) == row.objective
+    assert found["constraint"] == row.constraint
+    learner = DRMMClassifier(**found)
+    assert found.items() <= learner.get_params().items()
 
 
 def test_more_labels_have_more_of_a_batch():

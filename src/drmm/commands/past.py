@@ -66,7 +66,7 @@ class Past:
             raise RunError(f"the run does not say how it learned ({error}): leave --epochs out") from error
         if training.learning == "em":
             raise InputError("a model that was learned by em does not go on learning: leave --epochs out")
-        config = replace(training, epochs=epochs, initialisation=None, patience=None)
+        config = replace(training, epochs=epochs, min_steps=0, initialisation=None, patience=None)
         y, teacher = self.y, self.spec.get("teacher")
         if teacher is not None:
             y = taught_labels(load_model(Path(teacher))[0], self.images, y)

@@ -4,11 +4,13 @@ from drmm.reproduce.cells import Cell, Failure, cells, run_cells, run_one
 from drmm.reproduce.dry import DryRun, dry_run
 from drmm.reproduce.machine import Machine
 from drmm.reproduce.protocol import COMPARED, METHODS, PROTOCOLS, PUBLISHED, Method, Protocol, protocol
+from drmm.reproduce.settings import OWN, settings
 from drmm.reproduce.summary import Comparison, Row, comparisons, figure, markdown, rows, spread
 
 __all__ = [
     "COMPARED",
     "METHODS",
+    "OWN",
     "PROTOCOLS",
     "PUBLISHED",
     "Cell",
@@ -28,5 +30,6 @@ __all__ = [
     "rows",
     "run_cells",
     "run_one",
+    "settings",
     "spread",
 ]

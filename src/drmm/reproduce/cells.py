@@ -27,7 +27,7 @@ from drmm.reproduce.protocol import METHODS, Method, Protocol
 from drmm.runs import certified_percent, error_percent, taught_labels, versions
 from drmm.storage import Recipe, read_json, write_json
 from drmm.threads import tune_allocator
-from drmm.training import train
+from drmm.training import Training, train
 
 __all__ = ["Cell", "Failure", "cells", "run_cells", "run_one"]
 
@@ -272,11 +272,12 @@ def _is_of(found: dict[str, Any], cell: Cell) -> bool:
     said = found.get("protocol")
     if not isinstance(said, dict):
         return False
-    # A cell of an earlier version does not know terms that came later: they were as they are by default.
-    default = asdict(Objective())
-    terms = {key: default | said[key] for key in ("objective", "teacher") if isinstance(said.get(key), dict)}
+    # A cell of an earlier version does not know settings that came later: they were as they are by default.
+    terms = asdict(Objective())
+    defaults = {"objective": terms, "teacher": terms, "training": Machine.removed_from(asdict(Training()))}
+    whole = {key: known | said[key] for key, known in defaults.items() if isinstance(said.get(key), dict)}
     epochs = _epochs(cell.plan, METHODS[cell.method])
-    return said | terms == _described(cell) and found.get("epochs") == epochs
+    return said | whole == _described(cell) and found.get("epochs") == epochs
 
 
 def _described(cell: Cell) -> dict[str, Any]:
