@@ -429,6 +429,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         curves = [one["curve"] or [[one["seconds"], one["validation_error"]]] for one in mine]
         found[name] = {
             "strength": mine[0]["strength"],
+            "seeds": [one["seed"] for one in mine],
             "test_error": [one["test_error"] for one in mine],
             "seconds": [one["seconds"] for one in mine],
             "curve": np.mean(curves, axis=0).round(3).tolist(),

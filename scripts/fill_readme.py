@@ -207,19 +207,47 @@ def frontier_table(results: dict[str, Any]) -> str:
 
 def peers_table(results: dict[str, Any]) -> str:
     """Others' rules of few-label learning beside the model's, the least error first, as Markdown."""
-    methods, labels = results["methods"], results["labels"]
-    own = methods["kl"]["test_error"]
+    labels = results["labels"]
+    errors = {
+        name: dict(zip(found["seeds"], found["test_error"], strict=True))
+        for name, found in results["methods"].items()
+    }
+    own = errors["kl"]
     rows = [
         f"| MNIST, {labels} labels, {len(own)} draws | test error (%) | less that of kl, points | minutes |",
         "|---|--:|--:|--:|",
     ]
-    for name, found in methods.items():
-        pairs = zip(found["test_error"], own, strict=True)
-        apart = reproduce.Comparison("mnist", labels, name, "kl", tuple(theirs - ours for theirs, ours in pairs))
-        said = "–" if name == "kl" or len(own) == 1 else apart.said
-        minutes = median(found["seconds"]) / 60
-        rows.append(f"| {name} | {reproduce.spread(found['test_error'])} | {said} | {minutes:.1f} |")
+    for name, found in errors.items():
+        minutes = median(results["methods"][name]["seconds"]) / 60
+        draws = "" if len(found) == len(own) else f" ({len(found)} draws)"
+        rows.append(
+            f"| {name} | {reproduce.spread([*found.values()])}{draws} | {_apart(found, own)} | {minutes:.1f} |"
+        )
     return "\n".join(rows)
+
+
+def ablations_table(results: dict[str, Any]) -> str:
+    """The recipe with one thing changed at a time, the best first, as Markdown."""
+    errors: dict[str, dict[int, float]] = {}
+    for run in results["runs"]:
+        errors.setdefault(run["variant"], {})[run["seed"]] = run["error"]
+    base = errors[results["base"]]
+    rows = [
+        f"| {results['labels']} labels, one epoch, {len(base)} draws | validation error (%) | change, points |",
+        "|---|--:|--:|",
+    ]
+    for name, found in sorted(errors.items(), key=lambda item: mean(item[1].values())):
+        rows.append(f"| {name} | {reproduce.spread([*found.values()])} | {_apart(found, base)} |")
+    return "\n".join(rows)
+
+
+def _apart(errors: dict[int, float], others: dict[int, float]) -> str:
+    """Errors by label draw less others' of the same draws, with an interval where there are two or more."""
+    shared = sorted(errors.keys() & others.keys())
+    if errors is others or not shared:
+        return "–"
+    points = tuple(errors[seed] - others[seed] for seed in shared)
+    return f"{points[0]:+.2f}" if len(points) == 1 else reproduce.Comparison("", 0, "", "", points).said
 
 
 DOCUMENTS: dict[str, dict[str, Callable[[Any], str]]] = {
@@ -231,7 +259,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[Any], str]]] = {
         "pruning": pruning_table,
         "feedback": feedback_table,
     },
-    "docs/handbook/few_labels.md": {"peers": peers_table},
+    "docs/handbook/few_labels.md": {"ablations": ablations_table, "peers": peers_table},
     "docs/handbook/inference.md": {"frontier": frontier_table},
     "docs/learning.md": {"shifted_digits": shifted_table, "learning": learning_tables},
 }

@@ -175,6 +175,7 @@ def test_the_summary_ranks_the_methods_and_averages_their_curves():
     assert list(found["methods"]) == ["best", "vat", "label spreading"]
     assert found["methods"]["vat"]["curve"] == [[2.0, 8.0], [3.0, 4.0]]
     assert found["methods"]["vat"]["test_error"] == [4.0, 2.0]
+    assert found["methods"]["vat"]["seeds"] == [0, 1]
     assert found["methods"]["label spreading"]["curve"] == [[2.0, 10.0]], "a point, where there is no curve"
     PEERS["draw"](found["methods"]).canvas.draw()
 
