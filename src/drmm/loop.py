@@ -39,7 +39,16 @@ from drmm.objective import Objective
 from drmm.settings import Training
 from drmm.storage import misfit, write_bytes
 
-__all__ = ["Steps", "calibrate", "checkpoint_of", "device_of", "moving_average", "run_loop", "warm_cosine"]
+__all__ = [
+    "Steps",
+    "calibrate",
+    "checkpoint_of",
+    "device_of",
+    "moving_average",
+    "run_loop",
+    "steps_of_an_epoch",
+    "warm_cosine",
+]
 
 _CALIBRATION_BATCHES = 40
 
@@ -125,6 +134,11 @@ def device_of(config: Training) -> torch.device:
         return _trainer(config, None, (), progress=False, validated=False).strategy.root_device
 
 
+def steps_of_an_epoch(x: Tensor, y: Tensor, config: Training) -> int:
+    """How many steps every process makes in an epoch."""
+    return len(_batches(x, y, config, 0, 0, config.devices))
+
+
 def calibrate(model: DRMM, x: Tensor, config: Training) -> None:
     """Measure the norms' statistics on some batches of the run."""
     order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": 0}
@@ -167,20 +181,11 @@ class _Learner(pl.LightningModule):
         """The model as the objective sees it."""
         return cast("DRMM", _Compiled(self.model)) if self._config.compile else self.model
 
-    def _batches(self) -> Batches:
-        return Batches(
-            *self._data,
-            batch_size=self._config.batch_size,
-            labelled=self._config.labelled_per_batch,
-            seed=self._config.seed,
-            epoch=self.trainer.current_epoch,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
-
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """This epoch's batches."""
-        return DataLoader(self._batches(), batch_size=None)
+        now = self.trainer
+        mine = _batches(*self._data, self._config, now.current_epoch, now.global_rank, now.world_size)
+        return DataLoader(mine, batch_size=None)
 
     def on_train_epoch_start(self) -> None:
         """Make everything that draws a function of the seed and the epoch, so that a resumed run repeats it."""
@@ -214,6 +219,20 @@ class _Learner(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _batches(x: Tensor, y: Tensor, config: Training, epoch: int, rank: int, world_size: int) -> Batches:
+    """What one process sees in one epoch."""
+    return Batches(
+        x,
+        y,
+        batch_size=config.batch_size,
+        labelled=config.labelled_per_batch,
+        seed=config.seed,
+        epoch=epoch,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 class _Compiled:

@@ -72,9 +72,8 @@ class Training:
         if not 0 <= self.weight_average < 1:
             raise InputError(f"weight_average must lie in [0, 1), not {self.weight_average}")
 
-    def enough_for(self, images: int) -> Training:
-        """The same, in as many epochs as `min_steps` takes with so many images."""
+    def enough_for(self, steps: int) -> Training:
+        """The same, in as many epochs as `min_steps` takes where an epoch makes so many steps."""
         if self.learning == "em":
             return self
-        steps = math.ceil(images / max(1, self.batch_size - self.labelled_per_batch) / self.devices)
         return replace(self, epochs=max(self.epochs, math.ceil(self.min_steps / steps)), min_steps=0)

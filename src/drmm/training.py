@@ -55,7 +55,7 @@ def train(
         InputError: if the loss or the objective is not finite, or the model cannot be learned so.
         RunError: if the folder cannot be written, or its checkpoint is from another architecture.
     """
-    config = (config or Training()).enough_for(len(x))
+    config = config or Training()
     x = _like(model, x)
     start = config.initialisation or ("data" if config.learning == "em" else "default")
     if start != "default":  # a resumed run too: it may have been stopped before its first checkpoint
@@ -81,11 +81,12 @@ def _train_by_gradient(
     model: DRMM, x: Tensor, y: Tensor, objective: Objective, config: Training, **options: Any
 ) -> None:
     # Lightning takes seconds to import, and only training needs it.
-    from drmm.loop import calibrate, run_loop  # noqa: PLC0415
+    from drmm.loop import calibrate, run_loop, steps_of_an_epoch  # noqa: PLC0415
 
     # The M-step for π, with one image of every class added so that no class becomes impossible.
     counts = torch.bincount(y[y >= 0], minlength=model.n_classes) + 1
     model.class_prior.copy_(counts / counts.sum())
+    config = config.enough_for(steps_of_an_epoch(x, y, config))
     run_loop(model.train(), x, y, objective, config, **options)
     model.cpu()
     calibrate(model, x, config)
