@@ -45,6 +45,7 @@ def _batch(labelled: int, others: int) -> Change:
 CHANGES: dict[str, Change] = {
     BASE: Change(),
     "KL from the first step on": Change({"warm_up": 0}),
+    "KL half as strong": Change({"kl": 0.25}),
     "KL twice as strong": Change({"kl": 1}),
     "no balance": Change({"balance": 0}),
     "balance to the end": Change({"cool_down": 0}),
