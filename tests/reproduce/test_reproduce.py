@@ -204,12 +204,17 @@ def test_another_protocol_is_refused(plan, tmp_path):
         run_cells(cells(other, [20], ["kl"], 1), tmp_path)
 
 
+def scaled(plan):
+    """A protocol as small as a run says."""
+    return protocol(plan["dataset"], epochs=plan["training"]["epochs"], width=plan["width"], images=plan["images"])
+
+
 def test_the_committed_runs_are_of_the_committed_protocol():
     """A cell of another protocol raises (the tests beside this one), and one that is not there would be run."""
     out = Path(__file__).parents[2] / "results" / "reproduce"
     runs = [json.loads(path.read_text()) for path in sorted(out.glob("*/*/*.json"))]
-    todo = [Cell(protocol(run["dataset"]), run["method"], run["labels"], run["seed"]) for run in runs]
-    assert todo
+    todo = [Cell(scaled(run["protocol"]), run["method"], run["labels"], run["seed"]) for run in runs]
+    assert sum(cell.plan == protocol("mnist") for cell in todo) > 50, "in full size"
     assert all(cell.path(out).is_file() for cell in todo)
     assert not run_cells(todo, out)
 
@@ -232,8 +237,8 @@ def test_what_cannot_be_run_is_told_and_the_rest_goes_on(plan, tmp_path):
     assert todo[1].path(tmp_path).exists()
 
 
-def write(folder, dataset, labels, method, seed, error, **others):
-    path = folder / dataset / str(labels) / f"{method}-{seed}.json"
+def write(folder, table, labels, method, seed, error, **others):
+    path = folder / table / str(labels) / f"{method}-{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps({"labels": labels, "method": method, "seed": seed, "test_error": error, "seconds": 90} | others)
@@ -258,6 +263,21 @@ def test_the_table(tmp_path):
     assert "Nothing has been run" in markdown(rows(tmp_path / "nothing"))
 
 
+def test_a_table_that_was_scaled_down_has_no_published_column(tmp_path):
+    small = {"dataset": "cifar10", "width": 16, "images": None, "training": {"epochs": 5}}
+    write(tmp_path, "cifar10", 4000, "rc+kl", 0, 40.0, dataset="cifar10-jpeg", protocol=small)
+    (row,) = rows(tmp_path)
+    assert (row.scaled, row.published) == ("on cifar10-jpeg, 16 wide, 5 epochs", None)
+    text = markdown([row])
+    assert "cifar10 (on cifar10-jpeg, 16 wide, 5 epochs: not comparable with the slides), test error" in text
+    assert "| method | 4,000 labels | minutes a run |" in text
+    full = {"dataset": "cifar10", "width": None, "images": None, "training": {"epochs": 60}}
+    write(tmp_path, "cifar10", 4000, "rc+kl", 0, 40.0, dataset="cifar10", protocol=full)
+    (row,) = rows(tmp_path)
+    assert (row.scaled, row.published) == ("", 23.24)
+    assert "| method | 4,000 labels | slides | minutes a run |" in markdown([row])
+
+
 def test_rows_are_compared_on_the_draws_that_they_share(tmp_path):
     for seed, (drawn, bare) in enumerate([(1.0, 3.0), (2.5, 3.5), (2.0, 5.0), (0.5, None)]):
         write(tmp_path, "mnist", 20, "rc+kl+nn", seed, drawn)
@@ -275,7 +295,13 @@ def test_rows_are_compared_on_the_draws_that_they_share(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", '{"labels": 100, "method": "kl", "seed": 0, "test_error": null, "seconds": 1}', "["]
+    "content",
+    [
+        "{}",
+        '{"labels": 100, "method": "kl", "seed": 0, "test_error": null, "seconds": 1}',
+        "[",
+        '{"labels": 100, "method": "kl", "seed": 0, "test_error": 1, "seconds": 1, "protocol": 3}',
+    ],
 )
 def test_damaged_files(content, tmp_path):
     write(tmp_path, "mnist", 100, "kl", 0, 4.5)

@@ -16,7 +16,7 @@ from scipy.stats import t as student
 
 from drmm.errors import RunError
 from drmm.pictures import readable_log
-from drmm.reproduce.protocol import COMPARED, METHODS, PUBLISHED
+from drmm.reproduce.protocol import COMPARED, METHODS, PROTOCOLS, PUBLISHED
 from drmm.storage import read_json
 
 __all__ = ["Comparison", "Row", "comparisons", "figure", "markdown", "rows", "spread", "title"]
@@ -42,6 +42,7 @@ class Row:
         errors: test error of each seed, in percent.
         seconds: of each seed that ran without a stop.
         published: test error on the slides, or None.
+        scaled: what keeps the row from being compared with the slides, in words; "" if nothing does.
     """
 
     dataset: str
@@ -51,6 +52,7 @@ class Row:
     errors: tuple[float, ...]
     seconds: tuple[float, ...]
     published: float | None
+    scaled: str = ""
 
     @property
     def said(self) -> str:
@@ -75,8 +77,9 @@ def rows(out: Path) -> list[Row]:
         try:
             place = (path.parent.parent.name, int(run["labels"]), str(run["method"]))
             figures = {key: float(run[key]) for key in ("test_error", "seconds", "seed")}
-            found.setdefault(place, []).append(figures | {"resumed": bool(run.get("resumed"))})
-        except (KeyError, TypeError, ValueError) as error:
+            others = {"resumed": bool(run.get("resumed")), "scaled": _scaled(run)}
+            found.setdefault(place, []).append(figures | others)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path} is damaged ({error}): remove it and run its cell again") from error
     return [
         Row(
@@ -86,12 +89,28 @@ def rows(out: Path) -> list[Row]:
             tuple(int(run["seed"]) for run in runs),
             tuple(run["test_error"] for run in runs),
             tuple(run["seconds"] for run in runs if not run["resumed"]),
-            PUBLISHED.get(dataset, {}).get(method, {}).get(labels),
+            None if scaled else PUBLISHED.get(dataset, {}).get(method, {}).get(labels),
+            scaled,
         )
         for (dataset, labels, method), runs in sorted(
             found.items(), key=lambda item: (item[0][0], item[0][1], _place(item[0][2]))
         )
+        for scaled in ["; ".join(dict.fromkeys(run["scaled"] for run in runs if run["scaled"]))]
     ]
+
+
+def _scaled(run: dict[str, Any]) -> str:
+    """In what a run differs from its protocol in full size."""
+    plan = run.get("protocol", {})
+    full, width, images = PROTOCOLS.get(plan.get("dataset")), plan.get("width"), plan.get("images")
+    epochs = plan.get("training", {}).get("epochs")
+    differences = {
+        f"on {run.get('dataset')}": full is not None and run.get("dataset") != full.dataset,
+        f"{width} wide": width is not None,
+        f"{images} images": images is not None,
+        f"{epochs} epochs": full is not None and epochs != full.training.epochs,
+    }
+    return ", ".join(said for said, differs in differences.items() if differs)
 
 
 def _place(method: str) -> int:
@@ -161,12 +180,15 @@ def markdown(table: Sequence[Row]) -> str:
 def _pivot(table: Sequence[Row]) -> str:
     dataset, usual = table[0].dataset, Counter(len(row.errors) for row in table).most_common(1)[0][0]
     numbers = sorted({row.labels for row in table})
-    slides = {n for n in numbers if any(n in row for row in PUBLISHED.get(dataset, {}).values())}
+    scaled = "; ".join(dict.fromkeys(row.scaled for row in table if row.scaled))
+    published = {} if scaled else PUBLISHED.get(dataset, {})
+    slides = {n for n in numbers if any(n in row for row in published.values())}
     draws = "one label draw" if usual == 1 else f"{usual} label draws"
     head = [f"{n:,} labels" + (" | slides" if n in slides else "") for n in numbers]
     columns = len(numbers) + len(slides) + 1
+    named = f"{dataset} ({scaled}: not comparable with the slides)" if scaled else dataset
     lines = [
-        f"{dataset}, test error in % over {draws} where nothing else is said:",
+        f"{named}, test error in % over {draws} where nothing else is said:",
         "",
         f"| method | {' | '.join(head)} | minutes a run |",
         f"|---|{'--:|' * columns}",
@@ -177,8 +199,8 @@ def _pivot(table: Sequence[Row]) -> str:
         for n in numbers:
             cells.append(_cell(mine.get(n), usual))
             if n in slides:
-                published = PUBLISHED[dataset].get(method, {}).get(n)
-                cells.append("–" if published is None else f"{published:.2f}")
+                theirs = published.get(method, {}).get(n)
+                cells.append("–" if theirs is None else f"{theirs:.2f}")
         minutes = [row.minutes for row in mine.values() if row.minutes is not None]
         cells.append(f"{np.median(minutes):.1f}" if minutes else "–")
         lines.append(f"| {title(method)} | {' | '.join(cells)} |")
