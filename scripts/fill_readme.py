@@ -259,7 +259,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[Any], str]]] = {
         "pruning": pruning_table,
         "feedback": feedback_table,
     },
-    "docs/handbook/few_labels.md": {"peers": peers_table},
+    "docs/handbook/few_labels.md": {"ablations": ablations_table, "peers": peers_table},
     "docs/handbook/inference.md": {"frontier": frontier_table},
     "docs/learning.md": {"shifted_digits": shifted_table, "learning": learning_tables},
 }

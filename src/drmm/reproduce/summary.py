@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
@@ -93,7 +93,8 @@ def rows(out: Path) -> list[Row]:
             scaled,
         )
         for (dataset, labels, method), runs in sorted(
-            found.items(), key=lambda item: (item[0][0], item[0][1], _place(item[0][2]))
+            found.items(),
+            key=lambda item: (_place(item[0][0], PROTOCOLS), item[0][1], _place(item[0][2], METHODS)),
         )
         for scaled in ["; ".join(dict.fromkeys(run["scaled"] for run in runs if run["scaled"]))]
     ]
@@ -113,10 +114,10 @@ def _scaled(run: dict[str, Any]) -> str:
     return ", ".join(said for said, differs in differences.items() if differs)
 
 
-def _place(method: str) -> int:
-    """Of a row in the table; what is no row of it any more comes last."""
-    order = list(METHODS)
-    return order.index(method) if method in order else len(order)
+def _place(name: str, order: Iterable[str]) -> tuple[int, str]:
+    """Of a data set or a row among those there are; what is none of them any more comes last."""
+    known = list(order)
+    return (known.index(name) if name in known else len(known)), name
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,8 @@ def comparisons(table: Sequence[Row]) -> list[Comparison]:
 
 def markdown(table: Sequence[Row]) -> str:
     """A table for each data set, methods down and numbers of labels across, and the comparisons that it allows."""
-    parts = [
-        _pivot([row for row in table if row.dataset == name]) for name in sorted({row.dataset for row in table})
-    ]
+    names = dict.fromkeys(row.dataset for row in table)
+    parts = [_pivot([row for row in table if row.dataset == name]) for name in names]
     compared = comparisons(table)
     if compared:
         parts.append(_compared(compared))
@@ -236,7 +236,7 @@ def title(method: str) -> str:
 
 def _methods(table: Sequence[Row]) -> list[str]:
     """Those that were run, in the order of the table."""
-    return sorted({row.method for row in table}, key=lambda method: (_place(method), method))
+    return sorted({row.method for row in table}, key=lambda method: _place(method, METHODS))
 
 
 def figure(table: Sequence[Row]) -> Figure:
