@@ -22,6 +22,7 @@ from drmm.storage import read_json
 __all__ = ["Comparison", "Row", "comparisons", "figure", "markdown", "rows", "spread", "title"]
 
 _MEAN, _PUBLISHED = "#20456e", "#c0392b"
+_ACROSS = 3  # panels in a line of the picture
 
 
 def spread(values: Sequence[float]) -> str:
@@ -180,7 +181,7 @@ def markdown(table: Sequence[Row]) -> str:
 def _pivot(table: Sequence[Row]) -> str:
     dataset, usual = table[0].dataset, Counter(len(row.errors) for row in table).most_common(1)[0][0]
     numbers = sorted({row.labels for row in table})
-    scaled = "; ".join(dict.fromkeys(row.scaled for row in table if row.scaled))
+    scaled = "; ".join(_scales(table))
     published = {} if scaled else PUBLISHED.get(dataset, {})
     slides = {n for n in numbers if any(n in row for row in published.values())}
     draws = "one label draw" if usual == 1 else f"{usual} label draws"
@@ -205,6 +206,11 @@ def _pivot(table: Sequence[Row]) -> str:
         cells.append(f"{np.median(minutes):.1f}" if minutes else "–")
         lines.append(f"| {title(method)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _scales(table: Sequence[Row]) -> list[str]:
+    """What keeps rows from being compared with the slides, each said once."""
+    return list(dict.fromkeys(row.scaled for row in table if row.scaled))
 
 
 def _cell(row: Row | None, usual: int) -> str:
@@ -243,19 +249,24 @@ def figure(table: Sequence[Row]) -> Figure:
     """Every draw as a point, means and published figures as lines; a panel for each number of labels."""
     places = list(dict.fromkeys((row.dataset, row.labels) for row in table))
     heights = {method: i for i, method in enumerate(_methods(table))}
-    size = (2.2 + 3.0 * max(1, len(places)), 1.6 + 0.42 * len(heights))
+    across, down = min(_ACROSS, max(1, len(places))), max(1, -(-len(places) // _ACROSS))
+    size = (2.2 + 3.0 * across, 0.8 + (0.8 + 0.36 * len(heights)) * down)
     drawn = Figure(figsize=size, layout="constrained")
-    axes = drawn.subplots(1, max(1, len(places)), sharex=True, sharey=True, squeeze=False)[0]
+    axes = drawn.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for axis in axes[len(places) :]:
+        axis.set_visible(False)
     for axis, place in zip(axes, places, strict=False):
-        for row in (row for row in table if (row.dataset, row.labels) == place):
+        shown = [row for row in table if (row.dataset, row.labels) == place]
+        for row in shown:
             i = heights[row.method]
             axis.plot([np.mean(row.errors)] * 2, [i - 0.3, i + 0.3], color=_MEAN, linewidth=5, alpha=0.5)
             axis.plot(row.errors, [i] * len(row.errors), ".", color=_MEAN, markersize=6)
             if row.published is not None:
                 axis.plot([row.published] * 2, [i - 0.4, i + 0.4], color=_PUBLISHED, linewidth=1.5)
-        axis.set_title(f"{place[0]}, {place[1]:,} labels", fontsize=9)
+        axis.set_title("\n".join([f"{place[0]}, {place[1]:,} labels", *_scales(shown)]), fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-        _percent_axis(axis, [value for row in table for value in (*row.errors, row.published or row.errors[0])])
+        mine = [row for row in table if row.dataset == place[0]]
+        _percent_axis(axis, [value for row in mine for value in (*row.errors, row.published or row.errors[0])])
     axes[0].set_yticks(range(len(heights)), [fill(title(method), 24) for method in heights], fontsize=8)
     axes[0].set_ylim(len(heights) - 0.5, -0.5)
     drawn.supxlabel("points: label draws; blue: their mean; red: the slides", fontsize=8)
@@ -269,5 +280,5 @@ def _percent_axis(axis: Axes, values: Sequence[float]) -> None:
     readable_log(axis.xaxis)
     axis.grid(axis="x", color="#e4e8ee", linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.tick_params(axis="x", labelsize=8)
+    axis.tick_params(labelsize=8)
     axis.set_xlabel("test error, %", fontsize=8)
