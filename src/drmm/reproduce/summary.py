@@ -82,23 +82,22 @@ def rows(out: Path) -> list[Row]:
             found.setdefault(place, []).append(figures | others)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path} is damaged ({error}): remove it and run its cell again") from error
-    return [
-        Row(
-            dataset,
-            labels,
-            method,
-            tuple(int(run["seed"]) for run in runs),
-            tuple(run["test_error"] for run in runs),
-            tuple(run["seconds"] for run in runs if not run["resumed"]),
-            None if scaled else PUBLISHED.get(dataset, {}).get(method, {}).get(labels),
-            scaled,
-        )
-        for (dataset, labels, method), runs in sorted(
-            found.items(),
-            key=lambda item: (_place(item[0][0], PROTOCOLS), item[0][1], _place(item[0][2], METHODS)),
-        )
-        for scaled in ["; ".join(dict.fromkeys(run["scaled"] for run in runs if run["scaled"]))]
-    ]
+    order = sorted(found, key=lambda place: (_place(place[0], PROTOCOLS), place[1], _place(place[2], METHODS)))
+    return [_row(*place, found[place]) for place in order]
+
+
+def _row(dataset: str, labels: int, method: str, runs: Sequence[dict[str, Any]]) -> Row:
+    scaled = "; ".join(_once(run["scaled"] for run in runs))
+    return Row(
+        dataset,
+        labels,
+        method,
+        tuple(int(run["seed"]) for run in runs),
+        tuple(run["test_error"] for run in runs),
+        tuple(run["seconds"] for run in runs if not run["resumed"]),
+        None if scaled else PUBLISHED.get(dataset, {}).get(method, {}).get(labels),
+        scaled,
+    )
 
 
 def _scaled(run: dict[str, Any]) -> str:
@@ -181,7 +180,7 @@ def markdown(table: Sequence[Row]) -> str:
 def _pivot(table: Sequence[Row]) -> str:
     dataset, usual = table[0].dataset, Counter(len(row.errors) for row in table).most_common(1)[0][0]
     numbers = sorted({row.labels for row in table})
-    scaled = "; ".join(_scales(table))
+    scaled = "; ".join(_once(row.scaled for row in table))
     published = {} if scaled else PUBLISHED.get(dataset, {})
     slides = {n for n in numbers if any(n in row for row in published.values())}
     draws = "one label draw" if usual == 1 else f"{usual} label draws"
@@ -208,9 +207,9 @@ def _pivot(table: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _scales(table: Sequence[Row]) -> list[str]:
-    """What keeps rows from being compared with the slides, each said once."""
-    return list(dict.fromkeys(row.scaled for row in table if row.scaled))
+def _once(said: Iterable[str]) -> list[str]:
+    """What is said, each thing once and nothing empty."""
+    return list(dict.fromkeys(filter(None, said)))
 
 
 def _cell(row: Row | None, usual: int) -> str:
@@ -263,7 +262,8 @@ def figure(table: Sequence[Row]) -> Figure:
             axis.plot(row.errors, [i] * len(row.errors), ".", color=_MEAN, markersize=6)
             if row.published is not None:
                 axis.plot([row.published] * 2, [i - 0.4, i + 0.4], color=_PUBLISHED, linewidth=1.5)
-        axis.set_title("\n".join([f"{place[0]}, {place[1]:,} labels", *_scales(shown)]), fontsize=9)
+        scaled = _once(row.scaled for row in shown)
+        axis.set_title("\n".join([f"{place[0]}, {place[1]:,} labels", *scaled]), fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
         mine = [row for row in table if row.dataset == place[0]]
         _percent_axis(axis, [value for row in mine for value in (*row.errors, row.published or row.errors[0])])
