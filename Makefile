@@ -15,13 +15,13 @@ test: .venv/dev.stamp  ## Every law and every test.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q $(ARGS)
 
 lint: .venv/dev.stamp  ## Style and types.
-	$(BIN)/ruff check src tests scripts benchmarks
-	$(BIN)/ruff format --check src tests scripts benchmarks
+	$(BIN)/ruff check src tests scripts
+	$(BIN)/ruff format --check src tests scripts
 	$(BIN)/mypy
 
 format: .venv/dev.stamp
-	$(BIN)/ruff check --fix src tests scripts benchmarks
-	$(BIN)/ruff format src tests scripts benchmarks
+	$(BIN)/ruff check --fix src tests scripts
+	$(BIN)/ruff format src tests scripts
 
 bench: .venv/dev.stamp  ## Speed and memory against the plain convnet.
 	$(BIN)/drmm bench --json results/bench.json
@@ -76,8 +76,8 @@ ablations: .venv/demo.stamp  ## The few-label recipe, one thing changed at a tim
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/ablations.py $(if $(DATA),--data-dir $(DATA))
 
 peers: .venv/demo.stamp  ## Rules of few-label learning side by side: DATA=folder with MNIST, hours; resumable.
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py --tune --seeds 100 $(if $(DATA),--data-dir $(DATA))
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py $(if $(DATA),--data-dir $(DATA))
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/peers.py --tune --seeds 100 $(if $(DATA),--data-dir $(DATA))
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/peers.py $(if $(DATA),--data-dir $(DATA))
 
 # What carries out the dry run: cpu, or gpu where there is one.
 ACCELERATOR ?= cpu
@@ -94,7 +94,7 @@ explain: .venv/demo.stamp  ## One digit explained by the demo's model, after mak
 	$(BIN)/python scripts/explain_picture.py
 
 readme: .venv/dev.stamp  ## Copy the figures of results/*.json into README and docs.
-	$(BIN)/python scripts/fill_readme.py
+	$(BIN)/python scripts/docs/fill_readme.py
 
 docs: .venv/dev.stamp  ## The site, into site/: handbook, predictions, guides, API. A warning is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

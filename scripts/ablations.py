@@ -16,15 +16,16 @@ import numpy as np
 import torch
 
 from drmm.data import Dataset, holdout, load, mask_labels, stratified_labels
-from drmm.data.progress import track
-from drmm.objective import Objective
-from drmm.presets import conv_small
-from drmm.reproduce import METHODS, PROTOCOLS
-from drmm.runs import error_percent, versions
-from drmm.settings import Training
-from drmm.storage import read_json, write_json
-from drmm.threads import tune_allocator
-from drmm.training import train
+from drmm.files import read_json, write_json
+from drmm.learning.allocator import tune_allocator
+from drmm.learning.config import Training
+from drmm.learning.metrics import error_percent
+from drmm.learning.objective import Objective
+from drmm.learning.train import train
+from drmm.model.presets import conv_small
+from drmm.progress import track
+from drmm.runs.run import versions
+from drmm.studies.reproduce import METHODS, PROTOCOLS
 
 LABELS, HELD_OUT, EPOCHS = 100, 5000, 1
 BASE = "the row itself"

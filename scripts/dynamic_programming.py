@@ -16,11 +16,11 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 import drmm
-from drmm.dynamic import SLIDES_EDGES, MaxSum, MinSum, Network, Tables, network, paths, solve, unroll
-from drmm.dynamic.drawing import Caption, draw_graph, draw_network, draw_unrolled
 from drmm.errors import InputError
-from drmm.pictures import save_figure
+from drmm.explain.plots import save_figure
 from drmm.rendering import Conv2d, Flatten, Level, Linear, MaxPool2d, Sequential
+from drmm.studies.dynamic import SLIDES_EDGES, MaxSum, MinSum, Network, Tables, network, paths, solve, unroll
+from drmm.studies.dynamic.drawing import Caption, draw_graph, draw_network, draw_unrolled
 
 CAPTIONS = (
     Caption("pixels"),

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from drmm import DRMM, sign_traceback
-from drmm.data.progress import track
-from drmm.model import Latents
-from drmm.runs import versions
-from drmm.storage import write_json
+from drmm.files import write_json
+from drmm.model.deep import Latents
+from drmm.progress import track
+from drmm.runs.run import versions
 from drmm.testing import Enumeration, enumerate_configurations, random_net
 
 Found = dict[str, Any]

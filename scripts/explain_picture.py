@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from drmm.batches import pixels
 from drmm.data import load
+from drmm.data.images import pixels
 from drmm.explain.figures import explanation
-from drmm.pictures import save_figure
-from drmm.storage import load_model
+from drmm.explain.plots import save_figure
+from drmm.model.storage import load_model
 
 
 def main() -> None:

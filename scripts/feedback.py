@@ -34,17 +34,17 @@ from plain_net import ResNet, train_plainly
 from torch import Tensor
 
 import drmm
-from drmm.batches import pixels
-from drmm.corruptions import blur, fgsm, gaussian_noise, occlude, pgd
 from drmm.data import Dataset, holdout, load
-from drmm.data.progress import track
-from drmm.inference import reinfer
-from drmm.model import fit_amplitude, per_image
-from drmm.pictures import save_figure
-from drmm.runs import versions
-from drmm.storage import write_json
-from drmm.threads import tune_allocator
-from drmm.training import Training, train
+from drmm.data.images import pixels
+from drmm.explain.plots import save_figure
+from drmm.files import write_json
+from drmm.learning.allocator import tune_allocator
+from drmm.learning.train import Training, train
+from drmm.model.deep import fit_amplitude, per_image
+from drmm.model.traceback import reinfer
+from drmm.progress import track
+from drmm.runs.run import versions
+from drmm.studies.corruptions import blur, fgsm, gaussian_noise, occlude, pgd
 
 IMAGES, HELD_OUT, TESTED = 8_000, 250, 1_000
 SWEEPS = (0, 1, 2, 4)

@@ -19,10 +19,11 @@ from sklearn.frozen import FrozenEstimator
 
 from drmm import DRMMClassifier, as_images
 from drmm.data import Dataset, load, mask_labels, stratified_labels
-from drmm.data.progress import track
-from drmm.pictures import save_figure
-from drmm.runs import certified_percent, versions
-from drmm.storage import write_json
+from drmm.explain.plots import save_figure
+from drmm.files import write_json
+from drmm.learning.metrics import certified_percent
+from drmm.progress import track
+from drmm.runs.run import versions
 
 SETTINGS: dict[str, Any] = {"width": 16, "epochs": 15}
 SIGNED, TAUGHT = "signed", "hard, taught by the signed net"

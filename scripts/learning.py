@@ -27,20 +27,20 @@ from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
-from drmm.batches import pixels
-from drmm.clusters import cluster_accuracy, name_clusters
 from drmm.data import holdout, load, stratified_labels
-from drmm.em import DeepLearner, MStep, e_step, m_step, relax
-from drmm.em.deep import centre
-from drmm.initialisation import initialise
-from drmm.mixture import RenderingMixture
-from drmm.model import DRMM
-from drmm.objective import Objective
-from drmm.presets import conv_small
-from drmm.runs import error_percent, predict_logits, versions
-from drmm.storage import read_json, write_json
-from drmm.threads import tune_allocator
-from drmm.training import Training, train
+from drmm.data.images import pixels
+from drmm.estimators.mixture import RenderingMixture
+from drmm.files import read_json, write_json
+from drmm.learning.allocator import tune_allocator
+from drmm.learning.em import DeepLearner, MStep, e_step, m_step, relax
+from drmm.learning.em.deep import centre
+from drmm.learning.initialisation import initialise
+from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits
+from drmm.learning.objective import Objective
+from drmm.learning.train import Training, train
+from drmm.model.deep import DRMM
+from drmm.model.presets import conv_small
+from drmm.runs.run import versions
 
 IMAGES, HELD_OUT = 10_000, 3_000  # of MNIST's training set
 CLUSTERED = 5_000  # images that clusters are looked for in

@@ -16,10 +16,10 @@ from pytorchcv.model_provider import get_model
 from torch import Tensor, nn
 
 import drmm
-from drmm.data.progress import track
-from drmm.runs import versions
-from drmm.storage import write_json
-from drmm.timing import ratio, take_turns
+from drmm.files import write_json
+from drmm.progress import track
+from drmm.runs.run import versions
+from drmm.studies.timing import ratio, take_turns
 
 NETS = ("resnet18", "resnet50", "bn_vgg11", "densenet121", "mobilenetv2_w1", "resnext50_32x4d")
 UNITS = (nn.ReLU, nn.ReLU6, nn.MaxPool2d)

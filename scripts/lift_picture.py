@@ -15,12 +15,12 @@ from plain_net import ResNet, train_plainly
 from torch import Tensor
 
 import drmm
-from drmm.batches import pixels
 from drmm.data import load
-from drmm.pictures import Row, save_figure, sheet
-from drmm.runs import versions
-from drmm.storage import write_json
-from drmm.training import Training, train
+from drmm.data.images import pixels
+from drmm.explain.plots import Row, save_figure, sheet
+from drmm.files import write_json
+from drmm.learning.train import Training, train
+from drmm.runs.run import versions
 
 WIDTH, EPOCHS, BATCH, TUNING_EPOCHS = 32, 6, 50, 15
 

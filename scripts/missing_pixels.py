@@ -26,18 +26,18 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import drmm
-from drmm.batches import pixels
-from drmm.corruptions import occlude
 from drmm.data import holdout, load, mask_labels, stratified_labels
-from drmm.data.progress import track
-from drmm.missing import from_neighbours
-from drmm.model import fit_amplitude, per_image
-from drmm.objective import cross_entropy, reconstruction
-from drmm.pictures import Row, save_figure, sheet
-from drmm.runs import versions
-from drmm.storage import read_json, write_json
-from drmm.threads import tune_allocator
-from drmm.training import Training, train
+from drmm.data.images import pixels
+from drmm.explain.plots import Row, save_figure, sheet
+from drmm.files import read_json, write_json
+from drmm.learning.allocator import tune_allocator
+from drmm.learning.objective import cross_entropy, reconstruction
+from drmm.learning.train import Training, train
+from drmm.model.deep import fit_amplitude, per_image
+from drmm.model.inpainting import from_neighbours
+from drmm.progress import track
+from drmm.runs.run import versions
+from drmm.studies.corruptions import occlude
 
 RATES = tuple(rate / 10 for rate in range(9))
 SQUARES = (8, 12, 16)  # sides of the occlusion, in pixels

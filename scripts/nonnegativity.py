@@ -18,9 +18,10 @@ import torch
 
 from drmm import DRMM, DRMMClassifier, as_images
 from drmm.data import load, mask_labels, stratified_labels
-from drmm.data.progress import track
-from drmm.runs import error_percent, versions
-from drmm.storage import write_json
+from drmm.files import write_json
+from drmm.learning.metrics import error_percent
+from drmm.progress import track
+from drmm.runs.run import versions
 
 SETTINGS: dict[str, Any] = {"width": 8, "epochs": 6}
 WEIGHTS = (0.0, 0.5, 50.0, 5000.0)  # none, the default, and what would be seen if that were too little

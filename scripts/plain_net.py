@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drmm.batches import pixels
-from drmm.data.progress import track
+from drmm.data.images import pixels
+from drmm.progress import track
 
 __all__ = ["ResNet", "train_plainly"]
 

@@ -26,18 +26,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drmm.batches import pixels
-from drmm.commands import DEMO_EPOCHS
+from drmm.cli.demo import DEMO_EPOCHS
 from drmm.data import holdout, load, mask_labels, stratified_labels
-from drmm.data.progress import track
-from drmm.model import DRMM
-from drmm.objective import Objective
-from drmm.pruning import Criterion, Pruner, Scope, prune_synapses, synapse_probability
-from drmm.runs import error_percent, versions
-from drmm.storage import Recipe, load_model, model_bytes, save_model, write_json
-from drmm.threads import tune_allocator
-from drmm.timing import ratio, take_turns
-from drmm.training import Training, train
+from drmm.data.images import pixels
+from drmm.files import write_json
+from drmm.learning.allocator import tune_allocator
+from drmm.learning.metrics import error_percent
+from drmm.learning.objective import Objective
+from drmm.learning.train import Training, train
+from drmm.model.deep import DRMM
+from drmm.model.storage import Recipe, load_model, model_bytes, save_model
+from drmm.progress import track
+from drmm.pruning.prune import Criterion, Pruner, Scope, prune_synapses, synapse_probability
+from drmm.runs.run import versions
+from drmm.studies.timing import ratio, take_turns
 
 KEEP = (0.7, 0.5, 0.3, 0.2, 0.1)
 KEEP_TO_CHOOSE = (0.7, 0.5, 0.3)

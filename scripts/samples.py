@@ -2,7 +2,7 @@
 
 A net learns to draw 3,200 digits of MNIST (the demo's recipe with all labels and a stronger reconstruction term).
 Then it draws digits of every class with switches that are independent, independent within a class, or borrowed
-coarse-to-fine from its training images (`drmm.borrowing`), from few neighbours or many, with or without a backoff.
+coarse-to-fine from its training images (`drmm.borrow`), from few neighbours or many, with or without a backoff.
 Beside them validation and test images and their renderings. For each:
 
 - recognised: by a plain convnet that learned real images with all labels, and shares no weight with the model, in
@@ -31,17 +31,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import drmm
-from drmm.batches import pixels
-from drmm.borrowing import BorrowedPrior, borrow
 from drmm.data import holdout, load
-from drmm.data.progress import track
-from drmm.model import Latents
-from drmm.pictures import Row, save_figure, sheet
-from drmm.priors import Prior
-from drmm.runs import error_percent, versions
-from drmm.storage import Recipe, write_json
-from drmm.threads import tune_allocator
-from drmm.training import Training, train
+from drmm.data.images import pixels
+from drmm.explain.plots import Row, save_figure, sheet
+from drmm.files import write_json
+from drmm.learning.allocator import tune_allocator
+from drmm.learning.metrics import error_percent
+from drmm.learning.train import Training, train
+from drmm.model.deep import Latents
+from drmm.model.patch_prior import BorrowedPrior, borrow
+from drmm.model.priors import Prior
+from drmm.model.storage import Recipe
+from drmm.progress import track
+from drmm.runs.run import versions
 
 RECIPE = Recipe("conv_small", (1, 28, 28), tuple("0123456789"))
 EPOCHS, RECONSTRUCTION = 15, 20.0

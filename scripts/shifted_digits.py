@@ -26,12 +26,12 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from drmm.clusters import cluster_accuracy, name_clusters
 from drmm.data import load
-from drmm.data.progress import track
-from drmm.mixture import RenderingMixture
-from drmm.runs import versions
-from drmm.storage import write_json
+from drmm.estimators.mixture import RenderingMixture
+from drmm.files import write_json
+from drmm.learning.metrics import cluster_accuracy, name_clusters
+from drmm.progress import track
+from drmm.runs.run import versions
 
 REACH = 4
 NOISE = 0.1  # standard deviation, of pixels in [0, 1]

@@ -25,9 +25,9 @@ from sklearn.tree import DecisionTreeClassifier
 
 from drmm import EvolutionaryClassifier
 from drmm.data import Dataset, holdout, load
-from drmm.data.progress import track
-from drmm.runs import versions
-from drmm.storage import write_json
+from drmm.files import write_json
+from drmm.progress import track
+from drmm.runs.run import versions
 
 SETS = ("digits", "mnist-5k", "mnist")
 ROUNDS = 7  # of predictions, of which the median is taken

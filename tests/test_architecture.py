@@ -6,95 +6,65 @@ A module may import from layers above its own line only. A new module has to be 
 import ast
 from pathlib import Path
 
-import pytest
-
 SOURCE = Path(__file__).parents[1] / "src" / "drmm"
 
-# From what knows nothing to what knows everything; the modules of one line do not know each other.
-LAYERS = (
-    ("_version", "errors", "threads", "timing", "batches", "blending"),
+# From what knows nothing to what knows everything. A package imports from those before it; those of one line do
+# not know each other.
+ORDER = (
+    ("_version", "errors"),
+    ("files", "progress"),
     ("rendering",),
-    ("labels", "priors", "exactness", "settings", "clusters", "corruptions", "missing"),
-    ("data", "model"),
-    ("images", "constraints", "inference", "objective", "lift", "testing", "rmm", "dynamic", "borrowing"),
-    ("presets", "initialisation", "surgery"),
-    ("storage", "pruning"),
-    ("em", "pictures", "layout"),
-    ("training", "mixture", "evolution", "selection", "scenes", "explain"),
-    ("loop", "estimator", "runs", "benchmark", "predictions"),
-    ("reproduce",),
-    ("commands", "options", "report"),
+    ("data",),
+    ("model",),
+    ("testing", "lifting"),
+    ("learning",),
+    ("trees", "pruning"),
+    ("explain",),
+    ("estimators", "runs"),
+    ("report", "studies"),
     ("cli",),
 )
 
-# Within the rendering algebra likewise.
-RENDERING = (
-    ("base", "convolution"),
-    ("affine", "gates", "norm", "pooling", "compose", "joins"),
-    ("level", "local", "graph"),
-)
 
-# Imported inside a function, when training starts, so that `import drmm` does not wait for pytorch_lightning.
-LAZY = {("training", "loop")}
+def imports(path):
+    """Names of the packages of drmm that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield "a relative import"
+        elif isinstance(node, ast.ImportFrom) and node.module == "drmm":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            for name in [module] if module else [alias.name for alias in node.names]:
+                if name.startswith("drmm."):
+                    yield name.split(".")[1]
 
 
-def ranks(layers):
-    return {name: rank for rank, names in enumerate(layers) for name in names}
-
-
-def units(folder):
-    """Each module, or whole package, and its files; `__init__` is the front door and may show anything."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and (path / "__init__.py").exists():
+def packages():
+    """Every package or flat module by name, and its files; `__init__` is the front door and may show anything."""
+    for path in sorted(SOURCE.iterdir()):
+        if path.is_dir() and path.name != "__pycache__":
             yield path.name, sorted(path.rglob("*.py"))
-        elif path.suffix == ".py" and path.stem not in {"__init__", "__main__"}:
+        elif path.suffix == ".py" and path.stem != "__init__":
             yield path.stem, [path]
 
 
-def imports(path, package):
-    """Names of the package's units that a file imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == package:
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{package}."):
-            yield node.module.removeprefix(f"{package}.").split(".")[0]
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.startswith(f"{package}."):
-                    yield alias.name.removeprefix(f"{package}.").split(".")[0]
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            yield f"a relative import in {path.name}"
-
-
-def edges(folder, package, known):
-    for name, files in units(folder):
-        for path in files:
-            for target in imports(path, package):
-                if target != name:
-                    yield name, target if target in known else f"unknown: {target}"
-
-
-@pytest.mark.parametrize(
-    ("folder", "package", "layers"),
-    [(SOURCE, "drmm", LAYERS), (SOURCE / "rendering", "drmm.rendering", RENDERING)],
-)
-def test_imports_point_one_way(folder, package, layers):
-    rank = ranks(layers)
-    unplaced = {name for name, _ in units(folder)} - set(rank)
-    assert not unplaced, f"place {unplaced} in the layers of {__file__}"
+def test_imports_point_one_way():
+    rank = {name: number for number, names in enumerate(ORDER) for name in names}
+    unplaced = {name for name, _ in packages()} - set(rank)
+    assert not unplaced, f"place {unplaced} in the order of {__file__}"
     wrong = {
-        (name, target)
-        for name, target in edges(folder, package, rank)
-        if target not in rank or rank[target] >= rank[name]
+        (str(path.relative_to(SOURCE)), target)
+        for name, paths in packages()
+        for path in paths
+        for target in imports(path)
+        if target != name and rank.get(target, len(ORDER)) >= rank[name]
     }
-    assert wrong - LAZY == set()
+    assert wrong == set()
 
 
-def test_the_lazy_imports_are_lazy():
-    for name, target in LAZY:
-        tree = ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8"))
-        top = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
-        assert f"drmm.{target}" not in top
+def test_few_modules_lie_flat():
+    assert len(list(SOURCE.glob("*.py"))) <= 6
 
 
 def nodes():

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from scene_net import parser, scene_task
 
-from drmm.batches import pixels
-from drmm.predictions.active import active_paths_matter
-from drmm.runs import versions
-from drmm.storage import write_json
+from drmm.data.images import pixels
+from drmm.files import write_json
+from drmm.runs.run import versions
+from drmm.studies.predictions.active import active_paths_matter
 
 COMMAND = "make predictions"
 IMAGES, SEED = 100, 0

@@ -19,14 +19,14 @@ import torch
 from scene_net import accuracy, parser, scene_task, train_net
 from torch import nn
 
-from drmm.batches import pixels
-from drmm.data.progress import track
-from drmm.pictures import save_figure
-from drmm.predictions.curves import Panel, curves
-from drmm.predictions.fields import DepthStudy, Fields, receptive_fields
-from drmm.runs import versions
-from drmm.scenes import CLASSES
-from drmm.storage import read_json, write_json
+from drmm.data.images import pixels
+from drmm.explain.plots import save_figure
+from drmm.files import read_json, write_json
+from drmm.progress import track
+from drmm.runs.run import versions
+from drmm.studies.predictions.curves import Panel, curves
+from drmm.studies.predictions.fields import DepthStudy, Fields, receptive_fields
+from drmm.studies.scenes import CLASSES
 
 PARAMETERS = 15_000
 CELL = 4  # pixels; the first thing that all nets do is to gather two by two pixels of a picture of half the size

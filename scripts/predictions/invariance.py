@@ -15,14 +15,14 @@ import torch
 from scene_net import accuracy, parser, scene_task
 from torch import Tensor, nn
 
-from drmm.batches import pixels
+from drmm.data.images import pixels
 from drmm.explain import draw, guide
-from drmm.pictures import save_figure
-from drmm.predictions.curves import Panel, curves
-from drmm.predictions.invariance import BackgroundLoss, Invariance, background_loss, feature_invariance
-from drmm.runs import versions
-from drmm.scenes import Scenes, render
-from drmm.storage import write_json
+from drmm.explain.plots import save_figure
+from drmm.files import write_json
+from drmm.runs.run import versions
+from drmm.studies.predictions.curves import Panel, curves
+from drmm.studies.predictions.invariance import BackgroundLoss, Invariance, background_loss, feature_invariance
+from drmm.studies.scenes import Scenes, render
 
 COMMAND = "make predictions"
 WAYS = {"guided backprop": guide, "active paths": draw}

@@ -24,14 +24,14 @@ from safetensors.torch import load_file, save_file
 from scene_net import IMAGES, parser, scene_net, scene_task, train_net
 from torch import Tensor, nn
 
-from drmm.data.progress import track
 from drmm.explain import as_drmm
-from drmm.pictures import save_figure
-from drmm.predictions import Interval, Verdict, judge
-from drmm.predictions.kryptonite import Difficulty, difficulty, foretells, signs, wrong
-from drmm.runs import versions
-from drmm.scenes import CLASSES, CONDITIONS, Latents, Renderer, Scenes, sample
-from drmm.storage import write_json
+from drmm.explain.plots import save_figure
+from drmm.files import write_json
+from drmm.progress import track
+from drmm.runs.run import versions
+from drmm.studies.predictions import Interval, Verdict, judge
+from drmm.studies.predictions.kryptonite import Difficulty, difficulty, foretells, signs, wrong
+from drmm.studies.scenes import CLASSES, CONDITIONS, Latents, Renderer, Scenes, sample
 
 SCENES, SEED, MIXED_SEED = 500, 103, 104
 CLUTTER = ("stripes", "checker", "noise")

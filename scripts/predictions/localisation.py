@@ -23,15 +23,15 @@ from scene_net import parser, scene_net, scene_task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drmm.batches import pixels
-from drmm.data.progress import track
+from drmm.data.images import pixels
 from drmm.explain import EXPLAINERS, Explainer, LevelEvidence, as_drmm, contrast
-from drmm.pictures import Row, save_figure, sheet
-from drmm.predictions import Verdict, interval, judge
-from drmm.predictions.localisation import CentreBox, Localisation, RandomMap, localise
-from drmm.runs import versions
-from drmm.scenes import Scenes
-from drmm.storage import write_json
+from drmm.explain.plots import Row, save_figure, sheet
+from drmm.files import write_json
+from drmm.progress import track
+from drmm.runs.run import versions
+from drmm.studies.predictions import Verdict, interval, judge
+from drmm.studies.predictions.localisation import CentreBox, Localisation, RandomMap, localise
+from drmm.studies.scenes import Scenes
 
 TUNED_ON, TESTED = 200, 500
 PATHS, GUIDE, CAM = "active paths", "guided backprop", "LayerGradCam (Captum)"

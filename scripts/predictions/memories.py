@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import drmm
-from drmm.batches import pixels
 from drmm.data import load, mask_labels, stratified_labels
-from drmm.data.progress import track
+from drmm.data.images import pixels
 from drmm.explain import ascend, class_mixture, closed_form
-from drmm.pictures import Row, save_figure, sheet
-from drmm.predictions import Verdict, interval, judge
-from drmm.runs import versions
-from drmm.storage import write_json
-from drmm.threads import tune_allocator
-from drmm.training import Training, train
+from drmm.explain.plots import Row, save_figure, sheet
+from drmm.files import write_json
+from drmm.learning.allocator import tune_allocator
+from drmm.learning.train import Training, train
+from drmm.progress import track
+from drmm.runs.run import versions
+from drmm.studies.predictions import Verdict, interval, judge
 
 EPOCHS, TEMPLATES, STARTS = 15, (1, 2, 4, 8), 20
 GAIN = 0.05  # of a class's energy: less is no mixture worth the name

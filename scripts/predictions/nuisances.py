@@ -24,13 +24,13 @@ from matplotlib.figure import Figure
 from scene_net import draw_scenes, parser, scene_task
 from torch import nn
 
-from drmm.data.progress import track
-from drmm.pictures import save_figure
-from drmm.predictions import Interval, Verdict, interval, judge
-from drmm.predictions.nuisances import Codes, Targets, decode, encode, scene_targets
-from drmm.runs import versions
-from drmm.scenes import Scenes
-from drmm.storage import write_json
+from drmm.explain.plots import save_figure
+from drmm.files import write_json
+from drmm.progress import track
+from drmm.runs.run import versions
+from drmm.studies.predictions import Interval, Verdict, interval, judge
+from drmm.studies.predictions.nuisances import Codes, Targets, decode, encode, scene_targets
+from drmm.studies.scenes import Scenes
 
 LEARNED_ON, SCENES_SEED = 3000, 102
 SIZE, SMALLER = 512, 64  # numbers that each stage is brought to

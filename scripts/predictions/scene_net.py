@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drmm.batches import pixels
-from drmm.data.fetch import default_data_dir
-from drmm.data.progress import track
-from drmm.scenes import CLASSES, Scenes, render, sample
+from drmm.data.download import default_data_dir
+from drmm.data.images import pixels
+from drmm.progress import track
+from drmm.studies.scenes import CLASSES, Scenes, render, sample
 
 __all__ = ["DEFAULT_CACHE", "IMAGES", "accuracy", "draw_scenes", "parser", "scene_net", "scene_task", "train_net"]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drmm.errors import InputError
-from drmm.model import DRMM, Latents, evaluation
+from drmm.model.deep import DRMM, Latents, evaluation
 from drmm.rendering import (
     Abs,
     Choice,

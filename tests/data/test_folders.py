@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from drmm.data import load, load_folder, load_folder_splits
-from drmm.data.pictures import decode_picture, read_array
+from drmm.data.decoding import decode_picture, read_array
 from drmm.errors import InputError, RunError
 
 

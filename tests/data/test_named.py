@@ -16,9 +16,9 @@ from PIL import Image
 
 from drmm.data import NAMES, load
 from drmm.data.cifar import CIFAR10_CLASSES
-from drmm.data.fetch import REMOTES, Remote, default_data_dir
-from drmm.data.progress import track
+from drmm.data.download import REMOTES, Remote, default_data_dir
 from drmm.errors import InputError, RunError
+from drmm.progress import track
 
 MNIST = (5, 0, 4, 1, 9, 2, 1, 3, 1, 4)
 FASHION = (9, 0, 0, 3, 0, 2, 7, 2, 5, 5)
@@ -218,5 +218,5 @@ def test_no_connection(tmp_path, monkeypatch):
 
 
 def test_progress_passes_every_item(monkeypatch):
-    monkeypatch.setattr("drmm.data.progress._PATIENCE", -1.0)
+    monkeypatch.setattr("drmm.progress._PATIENCE", -1.0)
     assert list(track(range(5), "Counting")) == [0, 1, 2, 3, 4]

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import drmm
-from drmm.explain.climb import as_drmm, climb
 from drmm.explain.figures import explanation, shown_levels
+from drmm.explain.passes import as_drmm, climb
 
 FLAT = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 3))
 GATED = [

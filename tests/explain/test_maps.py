@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import drmm
 from drmm import explain
 from drmm.errors import InputError
-from drmm.explain.climb import level_number
+from drmm.explain.passes import level_number
 from drmm.rendering import BatchNorm2d, Conv2d, Level, MaxPool2d
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from drmm import lift
-from drmm.model import fit_amplitude
+from drmm.model.deep import fit_amplitude
 
 LAW = {"rtol": 1e-10, "atol": 1e-10}
 D, CLASSES, IMAGES = 8, 4, 20

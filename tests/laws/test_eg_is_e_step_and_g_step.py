@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from drmm import Objective, lift
-from drmm.em import g_step
-from drmm.initialisation import initialise
-from drmm.model import Latents
-from drmm.objective import cross_entropy
-from drmm.presets import build
+from drmm.learning.em import g_step
+from drmm.learning.initialisation import initialise
+from drmm.learning.objective import cross_entropy
+from drmm.model.deep import Latents
+from drmm.model.presets import build
 
 LAW = 1e-10
 EG = Objective.of("soft", "eg")

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import drmm
-from drmm.inference import _sweep, reinfer, sign_traceback
+from drmm.model.traceback import _sweep, reinfer, sign_traceback
 from drmm.rendering import BatchNorm2d, Conv2d
 
 SEEDS = range(6)

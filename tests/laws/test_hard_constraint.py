@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from drmm import Objective
-from drmm.constraints import make_nonnegative
-from drmm.presets import conv_large, conv_small, dense
+from drmm.model.constraints import make_nonnegative
+from drmm.model.presets import conv_large, conv_small, dense
 
 NETS = {
     "conv_small": lambda constraint: (conv_small(4, width=3, constraint=constraint), (1, 28, 28)),

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from drmm import DRMM
-from drmm.initialisation import initialise
+from drmm.learning.initialisation import initialise
 from drmm.rendering import Abs, Conv2d, Flatten, Level, Linear, MaxPool2d, ReLU, Sequential
 
 LAW = 1e-10

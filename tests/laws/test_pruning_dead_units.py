@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from drmm import DRMM, lift
-from drmm.presets import conv_large, conv_small, dense
-from drmm.pruning import Pruner
+from drmm.model.presets import conv_large, conv_small, dense
+from drmm.pruning.prune import Pruner
 from drmm.rendering import AdaptiveAvgPool2d, Conv2d, Flatten, Level, Linear, Sequential
 
 DEAD = 2  # of each level

@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch import nn
 
+from drmm.model.shallow import RMM
 from drmm.rendering import Conv2d, Level, MaxPool2d
-from drmm.rmm import RMM
 
 CASES = [
     {"elements": 1, "reach": 1},

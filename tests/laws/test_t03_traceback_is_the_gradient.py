@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from drmm import lift
-from drmm.presets import conv_large, conv_small
+from drmm.model.presets import conv_large, conv_small
 from drmm.testing import random_net
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}

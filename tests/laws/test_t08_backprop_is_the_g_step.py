@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from drmm import lift
-from drmm.presets import conv_large, conv_small
+from drmm.model.presets import conv_large, conv_small
 from drmm.testing import random_net
 
 LAW = 1e-10

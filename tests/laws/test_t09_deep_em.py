@@ -37,12 +37,12 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from drmm import DRMM, lift
-from drmm.constraints import set_weight
-from drmm.em import MStep, e_step, fit_em, g_step, m_step
-from drmm.em.chain import Chain
-from drmm.em.deep import fit_site
-from drmm.initialisation import initialise
-from drmm.presets import build
+from drmm.learning.em import MStep, e_step, fit_em, g_step, m_step
+from drmm.learning.em.chain import Chain
+from drmm.learning.em.deep import fit_site
+from drmm.learning.initialisation import initialise
+from drmm.model.constraints import set_weight
+from drmm.model.presets import build
 from drmm.rendering import (
     Abs,
     AvgPool2d,

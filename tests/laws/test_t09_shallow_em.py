@@ -16,10 +16,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import multivariate_normal
 
-from drmm.em import shallow
-from drmm.em.loop import run_em
-from drmm.em.shallow import ShallowLearner, expect, maximise, seed
-from drmm.rmm import RMM
+from drmm.learning.em import shallow
+from drmm.learning.em.loop import run_em
+from drmm.learning.em.shallow import ShallowLearner, expect, maximise, seed
+from drmm.model.shallow import RMM
 
 N = 20_000
 

@@ -14,7 +14,7 @@ Missing features taken literally: pixels that are not observed are integrated ou
 π_c N(s ⊙ I; s ⊙ μ_c, σ²), so that masked images are matched, with templates whose length is masked as well. Where
 noise is independent from pixel to pixel, the likeliest value of a missing one is the rendering's, at the amplitude
 of the seen ones; where it is not, it is that and the regression of what the rendering leaves on the seen pixels,
-which is what `drmm.missing` starts from.
+which is what `drmm.model.inpainting` starts from.
 
 What the slide leaves out: its expectation is over the prior of s, and an E-step's is over the posterior, which
 knows how well each mask explains y. By Jensen E_prior Q ≤ log E_prior exp Q, short of it by KL(prior ‖ posterior):
@@ -33,7 +33,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from drmm import lift
-from drmm.model import fit_amplitude
+from drmm.model.deep import fit_amplitude
 from drmm.rendering import Conv2d, Dropout, Dropout2d, Flatten, Linear, ReLU, Sequential
 
 LAW = {"rtol": 1e-10, "atol": 1e-10}

@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from drmm.evolution.export import Units, as_pipeline
-from drmm.evolution.growth import Examples, Shape, grow
-from drmm.evolution.learning import TreeLearner
-from drmm.evolution.tree import EvolutionaryTree, telescoped
+from drmm.trees.em import TreeLearner
+from drmm.trees.export_sklearn import Units, as_pipeline
+from drmm.trees.growth import Examples, Shape, grow
+from drmm.trees.tree import EvolutionaryTree, telescoped
 
 LAW = 1e-9
 PIXELS = 12

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from drmm import DRMM, Latents
-from drmm.initialisation import initialise
+from drmm.learning.initialisation import initialise
 from drmm.rendering import Flatten, Linear, ReLU, Sequential
 
 LAW = 1e-10

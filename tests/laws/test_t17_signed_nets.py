@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from drmm import DRMM
-from drmm.inference import _sweep, sign_traceback
-from drmm.presets import conv_small
+from drmm.model.presets import conv_small
+from drmm.model.traceback import _sweep, sign_traceback
 from drmm.rendering import (
     Abs,
     AdaptiveAvgPool2d,

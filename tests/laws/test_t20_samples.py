@@ -18,13 +18,13 @@ from sklearn.svm import SVC
 from torch.nn.functional import normalize
 
 from drmm import DRMM, Objective
-from drmm.batches import pixels
-from drmm.borrowing import BorrowedPrior, borrow
 from drmm.data import load
-from drmm.presets import conv_small
-from drmm.priors import SwitchPrior
+from drmm.data.images import pixels
+from drmm.learning.train import Training, train
+from drmm.model.patch_prior import BorrowedPrior, borrow
+from drmm.model.presets import conv_small
+from drmm.model.priors import SwitchPrior
 from drmm.rendering import Conv2d, Flatten, Level, Linear, MaxPool2d, Sequential
-from drmm.training import Training, train
 
 N = 20_000
 CLASSES = 2

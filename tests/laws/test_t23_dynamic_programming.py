@@ -25,7 +25,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import bellman_ford, dijkstra
 
-from drmm.dynamic import SLIDES_EDGES, MaxSum, MinSum, network, paths, solve, unroll
+from drmm.studies.dynamic import SLIDES_EDGES, MaxSum, MinSum, network, paths, solve, unroll
 from drmm.testing import enumerate_configurations, random_net
 
 INF = float("inf")

@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from drmm import Objective
-from drmm.constraints import make_nonnegative, weight_normalise
 from drmm.errors import InputError
-from drmm.presets import PRESETS, build, conv_small
+from drmm.model.constraints import make_nonnegative, weight_normalise
+from drmm.model.presets import PRESETS, build, conv_small
 from drmm.rendering import BatchNorm2d, Conv2d, Level, MaxPool2d
 from drmm.testing import dot_product_gap, random_net
 

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import drmm
-from drmm.exactness import NoBoundError, bound
 from drmm.rendering import Affine, Clip, Concat, Conv2d, Graph, Maximum, ReLU, Step, Sum
+from drmm.rendering.bounds import NoBoundError, bound
 
 
 class Block(nn.Module):

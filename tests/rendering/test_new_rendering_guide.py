@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from drmm import DRMM
-from drmm.exactness import NoBoundError, bound
 from drmm.rendering import Conv2d, Flatten, Level, Linear, Rendering, Sequential, Switches
+from drmm.rendering.bounds import NoBoundError, bound
 from drmm.testing import enumerate_configurations
 
 GUIDE = Path(__file__).parents[2] / "docs" / "new_rendering.md"

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from drmm.data import Dataset
-from drmm.storage import Recipe, save_model, write_csv, write_json
+from drmm.files import write_csv, write_json
+from drmm.model.storage import Recipe, save_model
 
 HOSTILE = (
     "<script>document.title='owned'</script>",

@@ -18,18 +18,20 @@ from made import HOSTILE, dataset, write_run
 from PIL import Image
 from typer.testing import CliRunner
 
-from drmm import cli
+from drmm.cli import app as cli
 from drmm.data import Dataset
 from drmm.errors import InputError, RunError
+from drmm.files import read_json, write_json
+from drmm.model.storage import load_model, save_model
 from drmm.report import page as page_module
-from drmm.report import source, write_report
+from drmm.report import write_report
 from drmm.report.blocks import shorten
 from drmm.report.charts import bars, histogram, lines, power
+from drmm.report.context import Material, percent
 from drmm.report.evaluation import calibration, confusion, evaluate
-from drmm.report.material import Material, percent
-from drmm.report.sheets import Sheets, room
-from drmm.report.source import read_source
-from drmm.storage import load_model, read_json, save_model, write_json
+from drmm.report.sprites import Sheets, room
+from drmm.runs import folder as source
+from drmm.runs.folder import read_source
 
 SECTIONS = [
     "figures", "seen", "confusion", "hard", "templates", "samples", "levels", "paths", "calibration",

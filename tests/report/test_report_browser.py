@@ -7,7 +7,8 @@ import pytest
 from browser import CHROMIUM, NO_BROWSER, Browser
 from made import HOSTILE, dataset, write_run
 
-from drmm.report import source, write_report
+from drmm.report import write_report
+from drmm.runs import folder as source
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 

@@ -22,4 +22,4 @@ from drmm.data.folders import UNLABELLED_FOLDER, load_folder, load_folder_splits
 from drmm.data.idx import read_idx, read_idx_pair
 from drmm.data.mat import read_svhn
 from drmm.data.named import NAMES, load
-from drmm.data.split import holdout, mask_labels, stratified_labels
+from drmm.data.splits import holdout, mask_labels, stratified_labels

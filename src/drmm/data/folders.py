@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from drmm.data.base import Dataset
-from drmm.data.pictures import PICTURE_SUFFIXES, decode_picture, is_picture
-from drmm.data.progress import track
+from drmm.data.decoding import PICTURE_SUFFIXES, decode_picture, is_picture
+from drmm.data.labels import UNLABELLED
 from drmm.errors import InputError, RunError
-from drmm.labels import UNLABELLED
+from drmm.progress import track
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

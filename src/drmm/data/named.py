@@ -12,11 +12,11 @@ from sklearn.datasets import load_digits
 
 from drmm.data.base import Dataset
 from drmm.data.cifar import CIFAR10_CLASSES, TRAIN_FILES, read_cifar10
-from drmm.data.fetch import Shelf, default_data_dir
+from drmm.data.download import Shelf, default_data_dir
 from drmm.data.folders import load_folder_splits
 from drmm.data.idx import read_idx_pair
 from drmm.data.mat import read_svhn
-from drmm.data.split import holdout
+from drmm.data.splits import holdout
 from drmm.errors import InputError, RunError
 
 _DIGITS = tuple("0123456789")

@@ -4,9 +4,7 @@ An explainer is `explainer(model, x, label=None) -> maps (N, H, W)`, for a `DRMM
 `drmm.explain.figures` puts all that there is to one picture on a sheet.
 """
 
-from drmm.explain.climb import as_drmm, draw, level_names
 from drmm.explain.contrast import Contrast, contrast
-from drmm.explain.counts import PathCounts, count, count_paths
 from drmm.explain.guided import guide
 from drmm.explain.maps import (
     EXPLAINERS,
@@ -18,7 +16,9 @@ from drmm.explain.maps import (
     guided_backprop,
     level_relevance,
 )
-from drmm.explain.strongest import Path, strongest_paths
+from drmm.explain.passes import as_drmm, draw, level_names
+from drmm.explain.path_counts import PathCounts, count, count_paths
+from drmm.explain.paths import Path, strongest_paths
 from drmm.explain.templates import Excitation, Mixture, ascend, class_mixture, closed_form
 
 __all__ = [

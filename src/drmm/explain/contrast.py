@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from drmm.errors import InputError
-from drmm.explain.climb import as_drmm
-from drmm.model import evaluation
+from drmm.explain.passes import as_drmm
+from drmm.model.deep import evaluation
 
 __all__ = ["Contrast", "contrast"]
 

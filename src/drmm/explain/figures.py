@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drmm.explain.climb import Climb, as_drmm, climb, level_names
 from drmm.explain.contrast import Contrast, contrast
 from drmm.explain.guided import guide
 from drmm.explain.maps import LevelEvidence, active_paths, gradient, guided_backprop
-from drmm.explain.strongest import Path, strongest_paths
-from drmm.model import DRMM, evaluation
-from drmm.pictures import Style, show
+from drmm.explain.passes import Climb, as_drmm, climb, level_names
+from drmm.explain.paths import Path, strongest_paths
+from drmm.explain.plots import Style, show
+from drmm.model.deep import DRMM, evaluation
 
 __all__ = ["draw_paths", "explanation", "shown_levels"]
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from drmm.errors import InputError
-from drmm.explain.climb import Climb, Descent, as_drmm, climb, descend, draw, level_number
 from drmm.explain.guided import guide
-from drmm.model import DRMM, evaluation
+from drmm.explain.passes import Climb, Descent, as_drmm, climb, descend, draw, level_number
+from drmm.model.deep import DRMM, evaluation
 from drmm.rendering.convolution import as_channels_last
 
 __all__ = [

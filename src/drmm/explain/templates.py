@@ -14,8 +14,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from drmm.errors import InputError
-from drmm.explain.climb import as_drmm
-from drmm.model import DRMM, evaluation, per_image
+from drmm.explain.passes import as_drmm
+from drmm.model.deep import DRMM, evaluation, per_image
 
 __all__ = ["Excitation", "Mixture", "ascend", "class_mixture", "closed_form"]
 

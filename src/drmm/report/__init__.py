@@ -9,15 +9,15 @@ import numpy as np
 
 from drmm._version import __version__
 from drmm.errors import InputError
+from drmm.files import write_bytes
 from drmm.report.blocks import Section, shorten
+from drmm.report.context import Material, decimal
 from drmm.report.evaluation import evaluate
-from drmm.report.judging import calibrated, certificates, confused, hard
-from drmm.report.learning import comparison, curves, headline, labels, provenance
-from drmm.report.material import Material, decimal
 from drmm.report.page import render_page
-from drmm.report.seeing import Explained, drawn, explain, levels, paths, samples, templates
-from drmm.report.source import read_source
-from drmm.storage import write_bytes
+from drmm.report.sections.explanations import Explained, drawn, explain, levels, paths, samples, templates
+from drmm.report.sections.reliability import calibrated, certificates, confused, hard
+from drmm.report.sections.training import comparison, curves, headline, labels, provenance
+from drmm.runs.folder import read_source
 
 __all__ = ["write_report"]
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from markupsafe import Markup
 
-from drmm.report.sheets import Sheet
+from drmm.report.sprites import Sheet
 
 __all__ = [
     "Block",

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drmm.batches import pixels
-from drmm.clusters import name_clusters
 from drmm.data import Dataset
-from drmm.data.progress import track
-from drmm.model import DRMM
+from drmm.data.images import pixels
+from drmm.learning.metrics import name_clusters
+from drmm.model.deep import DRMM
+from drmm.progress import track
 
 __all__ = ["Calibration", "Evaluation", "calibration", "clusters_named", "confusion", "evaluate", "worst"]
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from drmm.report.blocks import Section
-from drmm.report.sheets import Sheet
+from drmm.report.sprites import Sheet
 
 __all__ = ["render_page"]
 

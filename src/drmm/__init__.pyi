@@ -1,0 +1,17 @@
+from . import explain as explain
+from ._version import __version__ as __version__
+from .data.images import as_images as as_images
+from .estimators.classifier import DRMMClassifier as DRMMClassifier
+from .estimators.mixture import RenderingMixture as RenderingMixture
+from .estimators.trees import EvolutionaryClassifier as EvolutionaryClassifier
+from .learning.initialisation import initialise as initialise
+from .learning.objective import Objective as Objective
+from .lifting.assembly import lift as lift
+from .model import presets as presets
+from .model.deep import DRMM as DRMM
+from .model.deep import Latents as Latents
+from .model.patch_prior import borrow as borrow
+from .model.storage import load_model as load_model
+from .model.storage import save_model as save_model
+from .model.traceback import sign_traceback as sign_traceback
+from .pruning.prune import prune as prune

@@ -1,0 +1,138 @@
+"""What a trained model is used for: labels, samples, explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from drmm.data.images import load_image_files, pixels
+from drmm.errors import InputError
+from drmm.explain.figures import explanation
+from drmm.explain.plots import samples_sheet, save_figure
+from drmm.files import write_csv
+from drmm.learning.metrics import CERTIFIED_AT_ONCE
+from drmm.model.deep import DRMM
+from drmm.model.patch_prior import BorrowedPrior, borrow
+from drmm.model.storage import Recipe, load_model
+from drmm.progress import track
+from drmm.runs.history import Past, past_of
+
+__all__ = ["explain", "predict", "sample"]
+
+_DONORS = 4000  # images to borrow switches from: their switches take 40 kB each for MNIST
+
+
+def predict(run: Path, images: Sequence[Path], out: Path) -> int:
+    """Label image files and write a CSV: image, label, confidence, log-joint, gap, certified.
+
+    Args:
+        run: folder of a trained model.
+        images: files, folders, or arrays.
+        out: the CSV, written whole or not at all.
+
+    Returns:
+        How many images there were.
+    """
+    model, recipe = load_model(run)
+    x, names = load_image_files(images, recipe.image_shape)
+    rows = [row for part in track(x.split(CERTIFIED_AT_ONCE), "predicting") for row in _rows(model, recipe, part)]
+    labelled = [[name, *row] for name, row in zip(names, rows, strict=True)]
+    write_csv(out, ["image", "label", "confidence", "log_joint", "gap", "certified"], labelled)
+    return len(names)
+
+
+@torch.no_grad()
+def sample(
+    run: Path,
+    out: Path,
+    *,
+    n: int,
+    label: str | None,
+    noise: bool,
+    seed: int,
+    neighbours: int | None = None,
+    data_dir: Path | None = None,
+) -> None:
+    """Draw images from a trained model into one PNG.
+
+    Args:
+        run: folder of a trained model.
+        out: the PNG.
+        n: how many images.
+        label: name of a class, or None for all in turn.
+        noise: add pixel noise.
+        seed: of the draw.
+        neighbours: borrow switches from the images that the run learned from, place by place from one of so many
+            that fit best (`drmm.model.patch_prior`); None draws every switch independently.
+        data_dir: where the data sets' files are.
+
+    Raises:
+        InputError: if there is no such class, or no image of it to borrow from.
+        RunError: if `run` is no run, or the images that it learned from are gone.
+    """
+    model, recipe = load_model(run)
+    code = _class_index(recipe, label)
+    codes = torch.arange(n) % len(recipe.classes) if code is None else torch.full((n,), code)
+    prior = None if neighbours is None else _borrowed(past_of(run, recipe, data_dir), model, neighbours, seed)
+    generator = torch.Generator().manual_seed(seed)
+    if noise:
+        images = model.sample(n, codes, generator, prior)
+    else:
+        images = model.picture(model.sample_latents(n, codes, generator, prior))
+    save_figure(samples_sheet(images, [recipe.classes[c] for c in codes.tolist()]), out)
+
+
+def explain(run: Path, image: Path, out: Path, *, label: str | None, other: str | None, paths: int) -> None:
+    """Explain one picture on one sheet (`drmm.explain`).
+
+    Args:
+        run: folder of a trained model.
+        image: picture file.
+        out: the PNG.
+        label: name of the class to explain; None takes the best.
+        other: name of the class that it was not; None takes the best of all others.
+        paths: how many of the strongest paths to draw.
+
+    Raises:
+        InputError: if there is no such class, both are the same, or the file holds several images.
+        RunError: if `run` is no run, or the picture cannot be read.
+    """
+    model, recipe = load_model(run)
+    x, names = load_image_files(image, recipe.image_shape)
+    if len(names) != 1:
+        raise InputError(f"{image} holds {len(names)} images: pass one picture")
+    asked = (_class_index(recipe, name) for name in (label, other))
+    save_figure(explanation(model, x[0], recipe.classes, *asked, k=paths), out)
+
+
+def _class_index(recipe: Recipe, name: str | None) -> int | None:
+    if name is not None and name not in recipe.classes:
+        raise InputError(f"no class {name!r} in this model: choose from {', '.join(recipe.classes)}")
+    return None if name is None else recipe.classes.index(name)
+
+
+def _borrowed(past: Past, model: DRMM, neighbours: int, seed: int) -> BorrowedPrior:
+    """The prior that borrows from some of the images that a model learned from."""
+    some = torch.randperm(len(past.images), generator=torch.Generator().manual_seed(seed))[:_DONORS]
+    return borrow(model, pixels(past.images[some]), past.y[some], neighbours=neighbours)
+
+
+@torch.no_grad()
+def _rows(model: DRMM, recipe: Recipe, x: Tensor) -> list[list[str]]:
+    latents = model.infer(x)
+    confidence = latents.logits.softmax(1).amax(1)
+    log_joint = model.log_joint(x, latents)
+    return [
+        [recipe.classes[c], f"{q:.6f}", f"{p:.3f}", f"{gap:.6g}", "yes" if exact else "no"]
+        for c, q, p, gap, exact in zip(
+            latents.label.tolist(),
+            confidence.tolist(),
+            log_joint.tolist(),
+            latents.gap.tolist(),
+            latents.certified().tolist(),
+            strict=True,
+        )
+    ]

@@ -1,0 +1,328 @@
+"""The boundary through which all of a user's pixels pass: checked once, then float32 NCHW in [0, 1]."""
+
+__all__ = ["as_images", "load_image_files", "pixels"]
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import torch
+from torch.nn import functional
+
+from drmm.data.decoding import ARRAY_SUFFIXES, PICTURE_SUFFIXES, decode_picture, is_picture, read_array
+from drmm.errors import InputError, RunError
+
+Pixels = npt.NDArray[Any]
+
+_CHANNELS = (1, 2, 3, 4)  # grey, grey + alpha, RGB, RGBA
+_TOLERANCE = 1e-4  # of the pixel range: float16 rounding and resizing overshoot no further
+_MANY = 10  # images; fewer may well be black
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's own RGB to grey
+
+
+def as_images(
+    X: object,
+    *,
+    image_shape: Sequence[int] | None = None,
+    channels: int | None = None,
+    pixel_range: tuple[float, float] = (0.0, 1.0),
+) -> torch.Tensor:
+    """Check images of any common layout and type, and return them as the models want them.
+
+    Black and white are 0 and 1 for bool, 0 and 255 for uint8, and `pixel_range` for all else. Integers
+    other than uint8 need no `pixel_range`: without one uint16 runs to 65535, other types to 255.
+
+    Args:
+        X: A NumPy array, tensor, DataFrame or nested list: (N, H, W), (N, C, H, W), (N, H, W, C), or
+            flattened (N, D) together with `image_shape`.
+        image_shape: One image's (H, W), (C, H, W) or (H, W, C). Unflattens 2-D X, checks any other.
+        channels: C, where it would be ambiguous; if both axes have this size, channels come first.
+            Without it C may be 1 to 4.
+        pixel_range: The two values of X that mean black and white. They become 0 and 1.
+
+    Returns:
+        Float32 tensor (N, C, H, W) in [0, 1] on the CPU. It never shares memory with X.
+
+    Raises:
+        InputError: The shape, type or values of X cannot be images; the message says what to pass.
+        TypeError: X is a sparse matrix.
+
+    Warns:
+        UserWarning: Ten or more images are all but black, as if scaled twice.
+    """
+    black_white = _checked_range(pixel_range)
+    pixels = _nchw(_numbers(X), image_shape, channels)
+    return torch.from_numpy(_scaled(pixels, black_white))
+
+
+def _checked_range(pixel_range: tuple[float, float]) -> tuple[float, float]:
+    try:
+        black, white = (float(value) for value in pixel_range)
+    except (TypeError, ValueError):
+        raise InputError(f"pixel_range must be two numbers, such as (0, 255): got {pixel_range!r}") from None
+    if not (math.isfinite(black) and math.isfinite(white) and black < white):
+        raise InputError(f"pixel_range must be finite and rising, such as (0, 255): got {pixel_range!r}")
+    return black, white
+
+
+def _numbers(X: object) -> Pixels:
+    """X as a non-empty array of bool, integer or real type."""
+    if scipy.sparse.issparse(X) or (isinstance(X, torch.Tensor) and X.layout is not torch.strided):
+        raise TypeError("sparse X was passed, but images are dense: use X.toarray() (X.to_dense() in torch)")
+    if isinstance(X, torch.Tensor):
+        has_numpy_type = not X.is_floating_point() or X.dtype in {torch.float32, torch.float64}
+        pixels = (X if has_numpy_type else X.float()).numpy(force=True)
+    else:
+        try:
+            pixels = np.asarray(X)
+        except ValueError:
+            raise InputError("the images of X differ in size: resize them to one shape first") from None
+    if pixels.dtype.kind == "c":
+        raise InputError("Complex data not supported: pass real pixels, such as abs(X)")
+    if pixels.dtype.kind not in "buif":
+        raise InputError(f"X has dtype {pixels.dtype}, not numbers: convert it first, as in X.astype(float)")
+    if pixels.ndim and not len(pixels):
+        raise InputError(f"found 0 sample(s) (shape={pixels.shape}): X must hold at least one image")
+    if pixels.size == 0:
+        raise InputError(f"0 feature(s) (shape={pixels.shape}) while a minimum of 1 is required.")
+    return pixels
+
+
+# --- layout ----------------------------------------------------------------------------------------------
+
+
+def _nchw(pixels: Pixels, image_shape: Sequence[int] | None, channels: int | None) -> Pixels:
+    """A view of `pixels` (a copy where NumPy needs one) as (N, C, H, W)."""
+    shape = None if image_shape is None else _checked_shape(image_shape)
+    if pixels.ndim == 2:
+        pixels = _unflattened(pixels, shape)
+    if pixels.ndim not in {3, 4}:
+        raise InputError(
+            f"X of shape {pixels.shape} is not a batch of images: pass (N, H, W), (N, C, H, W) or "
+            "(N, H, W, C); a single image is X[None]"
+        )
+    sizes = pixels.shape[1:]
+    if len(sizes) == 2:
+        _reject_single_picture(pixels.shape)
+    axis = _channel_axis(sizes, channels, shape)
+    images = pixels[:, None] if axis is None else np.moveaxis(pixels, 1 + axis, 1)
+    if channels not in {None, images.shape[1]}:
+        raise InputError(f"X of shape {pixels.shape} is grey (one channel), but channels={channels}")
+    if shape is not None and not _agrees(images.shape[1:], shape, channels):
+        raise InputError(f"X of shape {pixels.shape} does not hold images of image_shape={shape}")
+    return images
+
+
+def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in image_shape)
+    if len(shape) not in {2, 3} or min(shape) < 1:
+        raise InputError(f"image_shape must be (H, W), (H, W, C) or (C, H, W): got {shape}")
+    return shape
+
+
+def _unflattened(pixels: Pixels, shape: tuple[int, ...] | None) -> Pixels:
+    width = pixels.shape[1]
+    if shape is None:
+        side = math.isqrt(width)
+        example = (side, side) if side * side == width else ("H", "W")
+        hint = f"image_shape=({example[0]}, {example[1]})"
+        raise InputError(f"X of shape {pixels.shape} is flat: pass {hint}, or X as (N, H, W)")
+    if math.prod(shape) != width:
+        raise InputError(f"rows of X have {width} values, but image_shape={shape} needs {math.prod(shape)}")
+    return pixels.reshape(len(pixels), *shape)
+
+
+def _reject_single_picture(shape: tuple[int, ...]) -> None:
+    """One (H, W, C) picture would otherwise pass silently as H narrow grey ones."""
+    _, height, width = shape
+    if width in {1, 3, 4} and height > 4:
+        raise InputError(
+            f"X of shape {shape} looks like one picture (H, W, C): pass X[None]; "
+            "if it really holds narrow grey images, pass X[:, None]"
+        )
+
+
+def _channel_axis(
+    sizes: tuple[int, ...], channels: int | None, shape: tuple[int, ...] | None = None
+) -> int | None:
+    """Which axis of one image's `sizes` counts channels: 0, 2, or None for a grey (H, W)."""
+    if len(sizes) == 2:
+        return None
+    wanted = _CHANNELS if channels is None else (channels,)
+    axes = [axis for axis in (0, 2) if sizes[axis] in wanted]
+    if shape is not None and len(shape) == 2:
+        axes = [axis for axis in axes if _plane(sizes, axis) == shape]
+    if len(axes) == 2 and channels is None:
+        # Tiny images, (3, 4, 4) say: only one reading gives square ones. Anything else is a guess.
+        axes = [axis for axis in axes if len(set(_plane(sizes, axis))) == 1] or axes
+        if len(axes) == 2:
+            raise InputError(f"images of shape {sizes} may have channels first or last: pass channels=C")
+    if not axes:
+        what = "of size 1 to 4" if channels is None else f"of size channels={channels}"
+        where = "" if shape is None else f" beside image_shape={shape}"
+        raise InputError(f"images of shape {sizes} have no first or last axis {what}{where} for channels")
+    return axes[0]
+
+
+def _plane(sizes: tuple[int, ...], channel_axis: int) -> tuple[int, ...]:
+    return tuple(size for axis, size in enumerate(sizes) if axis != channel_axis)
+
+
+def _agrees(chw: tuple[int, ...], shape: tuple[int, ...], channels: int | None) -> bool:
+    if len(shape) == 2:
+        return chw[1:] == shape
+    axis = _channel_axis(shape, channels)
+    return axis is not None and chw == (shape[axis], *_plane(shape, axis))
+
+
+# --- values ----------------------------------------------------------------------------------------------
+
+
+def _scaled(pixels: Pixels, pixel_range: tuple[float, float]) -> npt.NDArray[np.float32]:
+    """Map black to 0 and white to 1, in one new C-ordered array: the only copy of the pixels made here."""
+    black, white = _black_white(pixels.dtype, pixel_range)
+    least, most = float(pixels.min()), float(pixels.max())
+    if not (math.isfinite(least) and math.isfinite(most)):  # NaN propagates through min and max
+        finite = np.isfinite(pixels).all(axis=(1, 2, 3))
+        raise InputError(f"image {int(np.argmin(finite))} of X contains NaN or inf: repair or drop it")
+    slack = _TOLERANCE * (white - black)
+    if least < black - slack or most > white + slack:
+        raise InputError(_advice(least, most, (black, white), is_float=pixels.dtype.kind == "f"))
+    if len(pixels) >= _MANY:
+        _warn_if_faint(most, white, pixel_range)
+    scaled = np.empty(pixels.shape, np.float32)
+    if black == 0:
+        scaled[...] = pixels
+    else:
+        np.subtract(pixels, black, out=scaled, casting="same_kind")
+    scaled /= np.float32(white - black)
+    if black != 0 or least < black or most > white:  # a subtraction may round past either end
+        np.clip(scaled, 0, 1, out=scaled)
+    return scaled
+
+
+def _black_white(dtype: np.dtype[Any], pixel_range: tuple[float, float]) -> tuple[float, float]:
+    if dtype.kind == "b":
+        return 0.0, 1.0
+    if dtype == np.uint8:
+        return 0.0, 255.0
+    if dtype.kind == "f" or pixel_range != (0.0, 1.0):
+        return pixel_range
+    return 0.0, 65535.0 if dtype == np.uint16 else 255.0
+
+
+def _advice(least: float, most: float, expected: tuple[float, float], *, is_float: bool) -> str:
+    fact = f"pixels run from {least:.6g} to {most:.6g}, outside {expected[0]:g} to {expected[1]:g}"
+    own_range = f"pixel_range=({least:.6g}, {most:.6g})"
+    if is_float and least >= 0 and 1.5 < most <= 255:
+        # Many float sets stop well short of 255: scikit-learn's digits end at 16.
+        other = f" (or {own_range} if that is their full range)" if most < 128 else ""
+        return f"{fact}: these look like 0-255 levels in float: pass uint8 or pixel_range=(0, 255){other}"
+    if is_float and least < 0:
+        return f"{fact}: these look standardised: pass {own_range}, for all images alike"
+    return f"{fact}: pass {own_range}, or the values that mean black and white"
+
+
+def _warn_if_faint(most: float, white: float, pixel_range: tuple[float, float]) -> None:
+    """Images scaled twice are the silent killer: nothing fails, nothing is learnt."""
+    faint = 255.0 if white == 65535 else 1.0
+    if 1 < pixel_range[1] < white:  # uint8 is read as levels of 255, whatever range was given
+        faint = max(faint, pixel_range[1])
+    if white >= 255 and most <= faint:
+        seen = "0 or 1" if faint == 1 else f"0 to {faint:g}"
+        message = f"all pixels are {seen} of {white:g}, almost black: convert X with X.astype(float)"
+        warnings.warn(f"{message} and pass the matching pixel_range", UserWarning, stacklevel=4)
+
+
+# --- files -----------------------------------------------------------------------------------------------
+
+
+def load_image_files(
+    paths: str | Path | Iterable[str | Path],
+    shape: tuple[int, int, int],
+    *,
+    pixel_range: tuple[float, float] = (0.0, 1.0),
+) -> tuple[torch.Tensor, list[str]]:
+    """Read picture files, whole folders and NumPy files as images of one shape.
+
+    Args:
+        paths: Pictures, folders (searched recursively, in sorted order), `.npy` or `.npz` files.
+        shape: (C, H, W) that the images get: grey and colour are converted, other sizes resized.
+        pixel_range: Black and white in the NumPy files, as in `as_images`.
+
+    Returns:
+        Float32 tensor (N, C, H, W) in [0, 1], and N names (paths; rows of arrays as `path[row]`).
+
+    Raises:
+        InputError: Nothing to read, or an array that cannot be images.
+        RunError: A file is missing, corrupt or truncated; the message names it.
+
+    Warns:
+        UserWarning: Some images had another size and were resized.
+    """
+    files = list(_files([paths] if isinstance(paths, str | Path) else paths))
+    if not files:
+        raise InputError(f"no images found: pass files or folders of {', '.join(PICTURE_SUFFIXES)}")
+    batches: list[torch.Tensor] = []
+    names: list[str] = []
+    resized: list[str] = []
+    for file in files:
+        is_array = file.suffix.lower() in ARRAY_SUFFIXES
+        images, size = _from_array(file, shape, pixel_range) if is_array else _from_picture(file, shape)
+        batches.append(images)
+        names += [f"{file}[{row}]" for row in range(len(images))] if is_array else [str(file)]
+        if size != shape[1:]:
+            resized.append(f"{file} ({size[0]}x{size[1]})")
+    if resized:
+        message = f"{len(resized)} of {len(files)} files resized to {shape[1]}x{shape[2]}: {resized[0]}"
+        warnings.warn(message + (", ..." if len(resized) > 1 else ""), UserWarning, stacklevel=2)
+    return torch.cat(batches), names
+
+
+def _files(paths: Iterable[str | Path]) -> Iterator[Path]:
+    for path in map(Path, paths):
+        if path.is_dir():
+            yield from sorted(file for file in path.rglob("*") if is_picture(file.relative_to(path)))
+        elif path.exists():
+            yield path
+        else:
+            raise RunError(f"no file or folder {path}: check the path")
+
+
+def _from_picture(file: Path, shape: tuple[int, int, int]) -> tuple[torch.Tensor, tuple[int, int]]:
+    levels, size = decode_picture(file, str(file), channels=shape[0], size=shape[1:])
+    return as_images(levels[None], channels=shape[0]), size
+
+
+def _from_array(
+    file: Path, shape: tuple[int, int, int], pixel_range: tuple[float, float]
+) -> tuple[torch.Tensor, tuple[int, int]]:
+    pixels = read_array(file)
+    try:
+        images = as_images(pixels, image_shape=shape if pixels.ndim == 2 else None, pixel_range=pixel_range)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    if images.shape[1] != shape[0]:
+        images = _recoloured(images, shape[0], file)
+    size = (images.shape[2], images.shape[3])
+    if size != shape[1:]:
+        images = functional.interpolate(images, size=shape[1:], mode="bilinear", antialias=True)
+    return images, size
+
+
+def _recoloured(images: torch.Tensor, channels: int, file: Path) -> torch.Tensor:
+    if (images.shape[1], channels) == (1, 3):
+        return images.expand(-1, 3, -1, -1)
+    if (images.shape[1], channels) == (3, 1):
+        return torch.einsum("nchw,c->nhw", images, images.new_tensor(_LUMA))[:, None]
+    raise InputError(f"{file} holds {images.shape[1]}-channel images, not {channels}-channel ones: convert it")
+
+
+def pixels(x: torch.Tensor) -> torch.Tensor:
+    """Images as the models see them: uint8 levels as floats in [0, 1], floats as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x

@@ -1,0 +1,1 @@
+"""The models as scikit-learn's estimators: classifier, mixture and trees."""

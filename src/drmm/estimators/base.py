@@ -1,0 +1,124 @@
+"""What estimators of images share: X in any layout goes in, pictures in the same layout come out."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from drmm.data.images import as_images
+from drmm.errors import InputError
+from drmm.files import tensor_bytes
+
+__all__ = ["ImageEstimator", "seed_of"]
+
+Array = npt.NDArray[Any]
+
+
+def seed_of(random_state: int | np.random.RandomState | None) -> int:
+    """A seed for torch, drawn from what scikit-learn takes as `random_state`."""
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
+    """Base of the estimators.
+
+    X is (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or float, or 2-D with `image_shape`. Two-dimensional X
+    without `image_shape` is taken as vectors, and standardised.
+
+    Attributes:
+        image_shape: parameter: shape of one image, to unflatten 2-D X with, or None.
+        pixel_range: parameter: values of black and white in X; uint8 is always 0 to 255.
+        image_shape_: (C, H, W) that the model works on.
+        n_features_in_: numbers in one image.
+        layout_: shape of one image in X.
+        mean_: of the vectors, (D,); None for pictures.
+        scale_: their standard deviations, likewise.
+    """
+
+    image_shape: tuple[int, ...] | None
+    pixel_range: tuple[float, float]
+    image_shape_: tuple[int, int, int]
+    layout_: tuple[int, ...]
+    mean_: Array | None
+    scale_: Array | None
+
+    _fewest = 1  # vectors that can be learned from
+
+    def _images(self, X: object, *, fitting: bool = False) -> Tensor:
+        """X as the model sees it, checked; remembers the layout when fitting."""
+        if self.image_shape is None and getattr(X, "ndim", 2) <= 2:
+            return self._vectors(X, fitting=fitting)
+        x = as_images(X, image_shape=self.image_shape, pixel_range=self.pixel_range)
+        shape = (x.shape[1], x.shape[2], x.shape[3])
+        if fitting:
+            self.image_shape_, self.n_features_in_ = shape, math.prod(shape)
+            self.layout_ = tuple(X.shape[1:] if hasattr(X, "shape") else np.asarray(X).shape[1:])
+            self.mean_ = self.scale_ = None
+        elif shape != self.image_shape_:
+            raise InputError(f"images are {shape}, but the model was fitted on {self.image_shape_} (C, H, W)")
+        return x
+
+    def _vectors(self, X: object, *, fitting: bool) -> Tensor:
+        """Standardised vectors as (N, 1, 1, D), in double precision: they are small."""
+        fewest = self._fewest if fitting else 1
+        values = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_min_samples=fewest)
+        side = math.isqrt(values.shape[1])
+        if fitting:
+            if side >= 8 and side * side == values.shape[1]:
+                warnings.warn(
+                    f"X is taken as vectors of {side * side} numbers: if they are {side}x{side} images, pass "
+                    f"image_shape=({side}, {side})",
+                    UserWarning,
+                    stacklevel=4,
+                )
+            self.image_shape_, self.layout_ = (1, 1, values.shape[1]), values.shape[1:]
+            spread = values.std(0)
+            self.mean_, self.scale_ = values.mean(0), np.where(spread == 0, 1.0, spread)
+        return torch.from_numpy((values - self.mean_) / self.scale_)[:, None, None, :]
+
+    def _layout(self, images: Tensor) -> Array:
+        """Images (N, C, H, W) in [0, 1] as X was given: its axes, its range."""
+        if self.mean_ is not None and self.scale_ is not None:
+            return np.asarray(images.flatten(1).double().numpy() * self.scale_ + self.mean_)
+        low, high = self.pixel_range
+        scaled = (low + (high - low) * images).numpy()
+        channels_last = (*self.image_shape_[1:], self.image_shape_[0])
+        if self.layout_ == channels_last and self.layout_ != self.image_shape_:
+            scaled = scaled.transpose(0, 2, 3, 1)
+        return np.ascontiguousarray(scaled.reshape(len(scaled), *self.layout_))
+
+    @abstractmethod
+    def _rebuilt(self, weights: dict[str, Tensor]) -> Any:
+        """`model_` again, after unpickling, from its state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Weights as safetensors bytes: pickles of torch modules break between versions."""
+        state = dict(super().__getstate__())
+        if "model_" in state:
+            state["model_"] = tensor_bytes(state["model_"].state_dict())
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild the model and fill in the weights."""
+        state = dict(state)
+        weights = state.pop("model_", None)
+        super().__setstate__(state)
+        if weights is not None:
+            self.model_ = self._rebuilt(load(weights))
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may expect."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags

@@ -1,0 +1,200 @@
+"""The shallow model in scikit-learn's conventions: clusters and densities of pictures that shift."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import DensityMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from drmm.errors import InputError
+from drmm.estimators.base import ImageEstimator, seed_of
+from drmm.learning.em.loop import Trace, run_em
+from drmm.learning.em.shallow import ShallowLearner, grow, seed
+from drmm.model.shallow import RMM
+
+__all__ = ["RenderingMixture"]
+
+Array = npt.NDArray[Any]
+
+_WARM_UP = 20  # iterations with one element a class, before the others are added
+
+
+class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
+    """A mixture model of pictures, as `sklearn.mixture.GaussianMixture` is one of vectors.
+
+    A component is a template that may be drawn anywhere within reach and in any brightness; with more elements it
+    is a factor analyser that may shift. Learnt by exact EM in closed form, without a learning rate.
+
+    X is (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or float, or 2-D with `image_shape`. Two-dimensional X
+    without `image_shape` is taken as vectors: they are standardised, and do not shift.
+
+    Args:
+        n_components: classes C.
+        reach: the largest shift in pixels, one number or (rows, columns). Time grows with the number of shifts.
+        elements: K, templates of a class; time grows with 2^K. More of them explain the images better; more
+            components usually make purer clusters.
+        algorithm: "soft" (maximum likelihood) or "hard" (each image counts for its best explanation; quicker).
+        image_shape: (H, W), (C, H, W) or (H, W, C) of one image, to unflatten 2-D X with.
+        pixel_range: values of black and white in X; uint8 is always 0 to 255.
+        max_iter: EM iterations at the most.
+        tol: stop when the objective gains less than this share of its absolute value.
+        n_init: starts, of which the best is kept.
+        random_state: seed.
+        verbose: 1 shows a progress bar.
+
+    Attributes:
+        model_: the fitted `drmm.model.shallow.RMM`; `model_.explain` finds class, position, switches and loadings.
+        weights_: π, (C,).
+        means_: the mean picture of each component, unshifted, in the layout of X.
+        noise_: σ², of pixels in [0, 1] (of standardised vectors).
+        trace_: objective after each iteration; `lower_bound_` is its last value, in nats per image.
+        n_iter_: EM iterations of the best start.
+        converged_: whether it met the tolerance.
+        image_shape_: (C, H, W) that the model works on.
+        n_features_in_: numbers in one image.
+    """
+
+    def __init__(
+        self,
+        n_components: int = 10,
+        *,
+        reach: int | tuple[int, int] = 2,
+        elements: int = 1,
+        algorithm: Literal["soft", "hard"] = "soft",
+        image_shape: tuple[int, ...] | None = None,
+        pixel_range: tuple[float, float] = (0.0, 1.0),
+        max_iter: int = 100,
+        tol: float = 1e-4,
+        n_init: int = 1,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.reach = reach
+        self.elements = elements
+        self.algorithm = algorithm
+        self.image_shape = image_shape
+        self.pixel_range = pixel_range
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_init = n_init
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: object, y: object = None) -> Self:
+        """Learn from images.
+
+        Args:
+            X: images.
+            y: ignored.
+
+        Raises:
+            InputError: images or options that cannot be used; the message says what to do.
+
+        Warns:
+            ConvergenceWarning: if `max_iter` was not enough.
+        """
+        del y
+        if self.algorithm not in {"soft", "hard"}:
+            raise InputError(f"algorithm must be 'soft' or 'hard', got {self.algorithm!r}")
+        if self.max_iter < 1 or self.n_init < 1:
+            raise InputError(f"max_iter={self.max_iter} and n_init={self.n_init} must be 1 or more")
+        x = self._images(X, fitting=True)
+        self.reach_ = self.reach if self.mean_ is None else 0  # vectors have no places
+        if len(x) < self.n_components:
+            raise InputError(f"n_samples={len(x)} is less than n_components={self.n_components}: pass more images")
+        state = check_random_state(self.random_state)
+        fits = (self._learn(x, seed_of(state)) for _ in range(self.n_init))
+        self.model_, self.trace_ = max(fits, key=lambda found: found[1].objective[-1])
+        self.n_iter_, self.converged_ = len(self.trace_.objective), self.trace_.converged
+        self.lower_bound_ = self.trace_.objective[-1]
+        self.weights_ = np.asarray(self.model_.class_prior.numpy())
+        self.means_ = self._layout(self.model_.means.detach())
+        self.noise_ = float(self.model_.noise)
+        if not self.converged_ and self.max_iter > 1:
+            message = f"EM has not converged after max_iter={self.max_iter} iterations: allow more, or raise tol"
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+        return self
+
+    def fit_predict(self, X: object, y: object = None) -> Array:
+        """Learn from images, and return the component of each, (N,)."""
+        return self.fit(X, y).predict(X)
+
+    def predict(self, X: object) -> Array:
+        """The most probable component of each image, (N,)."""
+        return np.asarray(self.predict_proba(X).argmax(1))
+
+    def predict_proba(self, X: object) -> Array:
+        """p(c | I), (N, C)."""
+        check_is_fitted(self)
+        x = self._images(X)
+        return np.asarray(torch.cat([self.model_.responsibilities(part) for part in x.split(self.model_.chunk)]))
+
+    def score_samples(self, X: object) -> Array:
+        """Log p(I) of each image, (N,), in nats: a density of pixels in [0, 1], or of vectors in their units."""
+        check_is_fitted(self)
+        x = self._images(X)
+        found = torch.cat([self.model_.log_prob(part) for part in x.split(self.model_.chunk)]).numpy()
+        return np.asarray(found if self.scale_ is None else found - np.log(self.scale_).sum())
+
+    def score(self, X: object, y: object = None) -> float:
+        """Mean log p(I) of the images, in nats."""
+        del y
+        return float(self.score_samples(X).mean())
+
+    def bic(self, X: object) -> float:
+        """Bayesian information criterion of the model on images: the lower, the better."""
+        found = self.score_samples(X)
+        return float(-2 * found.sum() + self.model_.n_parameters * math.log(len(found)))
+
+    def aic(self, X: object) -> float:
+        """Akaike information criterion of the model on images: the lower, the better."""
+        return float(-2 * self.score_samples(X).sum() + 2 * self.model_.n_parameters)
+
+    def sample(self, n_samples: int = 1, random_state: int | None = None) -> tuple[Array, Array]:
+        """Draw images from the model.
+
+        Args:
+            n_samples: how many.
+            random_state: seed.
+
+        Returns:
+            Images in the layout of X, and components (n_samples,).
+        """
+        check_is_fitted(self)
+        generator = torch.Generator().manual_seed(seed_of(random_state))
+        pictures, latents = self.model_.sample(n_samples, generator)
+        return self._layout(pictures), np.asarray(latents.label)
+
+    def _learn(self, x: Tensor, number: int) -> tuple[RMM, Trace]:
+        """One start: a single element for each class first, then the others."""
+        generator = torch.Generator().manual_seed(number)
+        with torch.random.fork_rng():
+            model = RMM(self.n_components, self.image_shape_, reach=self.reach_).to(x.dtype)
+            seed(model, x, generator)
+            few = self.max_iter if self.elements == 1 else min(self.max_iter, _WARM_UP)
+            trace = self._run_em(model, x, few)
+            if self.elements > 1:
+                model = grow(model, x, self.elements, generator)
+                trace = self._run_em(model, x, self.max_iter)
+        return model.requires_grad_(requires_grad=False), trace
+
+    def _run_em(self, model: RMM, x: Tensor, max_iter: int) -> Trace:
+        learner = ShallowLearner(model, x, soft=self.algorithm == "soft")
+        return run_em(learner, max_iter=max_iter, tolerance=self.tol, progress=self.verbose > 0)
+
+    def _rebuilt(self, weights: dict[str, Tensor]) -> RMM:
+        with torch.random.fork_rng():
+            model = RMM(len(self.weights_), self.image_shape_, elements=self.elements, reach=self.reach_)
+        model = model.to(weights["noise"].dtype).requires_grad_(requires_grad=False)
+        model.load_state_dict(weights)
+        return model

@@ -1,0 +1,1 @@
+"""Learning: objective, batches, the loop of gradient rules, EM, initialisation and model selection."""

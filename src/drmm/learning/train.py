@@ -1,0 +1,129 @@
+"""Learning: the one function that trains a model, by whichever rule."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drmm.files import write_csv
+from drmm.learning.batches import unlabelled
+from drmm.learning.config import Training
+from drmm.learning.em import fit_em, relax
+from drmm.learning.em.relaxation import check_classes
+from drmm.learning.initialisation import initialise
+from drmm.learning.objective import Objective
+from drmm.model.deep import DRMM
+
+__all__ = ["Training", "train"]
+
+_SETTLING_BATCHES = 40  # that priors, noise and amplitude are measured on
+
+
+def train(
+    model: DRMM,
+    x: Tensor,
+    y: Tensor,
+    *,
+    objective: Objective | None = None,
+    config: Training | None = None,
+    validation: tuple[Tensor, Tensor] | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> DRMM:
+    """Train a model in place and return it in evaluation mode.
+
+    "sgd" and "eg" return averaged weights. "em" fits the rendering model without derivatives, and then takes
+    the discriminative relaxation of the class templates in closed form.
+
+    Args:
+        model: on any device; it is moved as `config.accelerator` says, and comes back on the CPU.
+        x: images (N, C, H, W), float in [0, 1] or uint8.
+        y: class indices (N,), -1 where there is no label.
+        objective: what to minimise; "em" has its own.
+        config: how.
+        validation: images and labels whose error is logged after each epoch of a gradient rule.
+        folder: where logs and checkpoints go; None writes nothing.
+        resume: go on from the checkpoint in `folder`, if there is one.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: if the loss or the objective is not finite, or the model cannot be learned so.
+        RunError: if the folder cannot be written, or its checkpoint is from another architecture.
+    """
+    config = config or Training()
+    x = _like(model, x)
+    start = config.initialisation or ("data" if config.learning == "em" else "default")
+    if start != "default":  # a resumed run too: it may have been stopped before its first checkpoint
+        initialise(model, start, x=x, y=y, seed=config.seed)
+    if config.learning == "em":
+        _train_by_em(model, x, y, config, folder=folder, resume=resume, progress=progress)
+        return model
+    _train_by_gradient(
+        model,
+        x,
+        y,
+        objective or Objective.of(learning=config.learning),
+        config,
+        validation=None if validation is None else (_like(model, validation[0]), validation[1]),
+        folder=folder,
+        resume=resume,
+        progress=progress,
+    )
+    return model
+
+
+def _train_by_gradient(
+    model: DRMM, x: Tensor, y: Tensor, objective: Objective, config: Training, **options: Any
+) -> None:
+    # Lightning takes seconds to import, and only training needs it.
+    from drmm.learning.trainer import calibrate, run_loop, steps_of_an_epoch  # noqa: PLC0415
+
+    # The M-step for π, with one image of every class added so that no class becomes impossible.
+    counts = torch.bincount(y[y >= 0], minlength=model.n_classes) + 1
+    model.class_prior.copy_(counts / counts.sum())
+    config = config.enough_for(steps_of_an_epoch(x, y, config))
+    run_loop(model.train(), x, y, objective, config, **options)
+    model.cpu()
+    calibrate(model, x, config)
+    model.eval()
+    if config.learning == "eg" and not bool((y >= 0).any()):
+        relax(model, x, y)  # nothing in the complete data tells clusters apart
+    _settle(model, x, config)
+
+
+def _like(model: DRMM, x: Tensor) -> Tensor:
+    """Images in the model's precision; levels stay uint8."""
+    return x if x.dtype == torch.uint8 else x.to(model.templates.weight.dtype)
+
+
+def _train_by_em(
+    model: DRMM, x: Tensor, y: Tensor, config: Training, *, folder: Path | None, resume: bool, progress: bool
+) -> None:
+    check_classes(model, y)
+    place = None if folder is None else folder / "em"
+    trace = fit_em(
+        model,
+        x,
+        y,
+        max_iter=config.epochs,
+        tolerance=config.tolerance,
+        folder=place,
+        resume=resume,
+        progress=progress,
+    )
+    _settle(relax(model, x, y), x, config)
+    if folder is not None and place is not None:
+        rows = [[i, *values] for i, values in enumerate(zip(trace.objective, trace.seconds, strict=True))]
+        write_csv(folder / "logs" / "em.csv", ["iteration", "objective", "seconds"], rows)
+        shutil.rmtree(place / "latents", ignore_errors=True)  # a finished run needs them no more
+
+
+def _settle(model: DRMM, x: Tensor, config: Training) -> None:
+    if model.prior is not None:
+        order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": config.epochs}
+        model.settle(unlabelled(x, **order, most=_SETTLING_BATCHES))

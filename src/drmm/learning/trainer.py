@@ -1,0 +1,423 @@
+"""The training loop on `pytorch_lightning`: averaged weights, logs, checkpoints, resuming."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from textwrap import shorten
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+    WeightAveraging,
+)
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from drmm.data.images import pixels
+from drmm.errors import InputError, RunError
+from drmm.files import write_bytes
+from drmm.learning.batches import Batches, unlabelled
+from drmm.learning.config import Training
+from drmm.learning.objective import Objective
+from drmm.model.deep import DRMM
+from drmm.model.storage import misfit
+
+__all__ = [
+    "Steps",
+    "calibrate",
+    "checkpoint_of",
+    "device_of",
+    "moving_average",
+    "run_loop",
+    "steps_of_an_epoch",
+    "warm_cosine",
+]
+
+_CALIBRATION_BATCHES = 40
+
+# What the loop tells its own developers, as regular expressions.
+_CHATTER = (
+    ".*does not have many workers",
+    ".*exists and is not empty",
+    ".*GPU available but not used",
+    ".*has `__len__` defined",
+    ".*LeafSpec.* is deprecated",
+    "Grad strides do not match bucket view strides",
+    "The dirpath has changed from",
+    "You defined a `validation_step` but have no",
+)
+
+_TALKATIVE = (
+    "pytorch_lightning",
+    "lightning_fabric",
+    "lightning.pytorch",
+    "lightning.fabric",
+    "torch._dynamo",
+    "torch._inductor",
+)
+
+# What the compiler warns itself of.
+_COMPILER_CHATTER = (
+    ".*torch.autograd.function.Function.* should not be instantiated",
+    "The .grad attribute of a Tensor that is not a leaf Tensor",
+)
+
+# Two sizes of batches, twice nine levels, and what is left of each after a break.
+_MOST_GRAPHS = 256
+
+
+def run_loop(
+    model: DRMM,
+    x: Tensor,
+    y: Tensor,
+    objective: Objective,
+    config: Training,
+    *,
+    validation: tuple[Tensor, Tensor] | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    watching: Sequence[Callback] = (),
+) -> None:
+    """Train a model in place; arguments and errors as in `train`, and `watching` is told every step.
+
+    Raises:
+        InputError: also if the model is to be compiled and cannot be.
+    """
+    learner = _Learner(model, objective, config, x, y)
+    checkpoint = checkpoint_of(folder) if resume and folder is not None else None
+    if checkpoint is not None:
+        _check_checkpoint(checkpoint, learner)
+    loaders = None if validation is None else DataLoader(TensorDataset(*validation), batch_size=500)
+    with _quiet(), torch.random.fork_rng(), _compiling(config):
+        average = WeightAveraging(multi_avg_fn=moving_average(config.weight_average))
+        callbacks = [average, *watching]
+        trainer = _trainer(config, folder, callbacks, progress=progress, validated=validation is not None)
+        try:
+            trainer.fit(learner, val_dataloaders=loaders, ckpt_path=checkpoint, weights_only=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {folder}: {error.strerror or error}; free space or use another place"
+            ) from error
+        except SystemExit:
+            if trainer.interrupted:  # Lightning leaves the process where a library should not
+                raise KeyboardInterrupt from None
+            raise
+        # Lightning skips this where a resumed run had already made its last step.
+        average.on_train_end(trainer, learner)
+
+
+def device_of(config: Training) -> torch.device:
+    """The first device that a model is trained on.
+
+    Raises:
+        InputError: if this machine has none such, or there is no such precision.
+    """
+    with _quiet():
+        return _trainer(config, None, (), progress=False, validated=False).strategy.root_device
+
+
+def steps_of_an_epoch(x: Tensor, y: Tensor, config: Training) -> int:
+    """How many steps every process makes in an epoch."""
+    return len(_batches(x, y, config, 0, 0, config.devices))
+
+
+def calibrate(model: DRMM, x: Tensor, config: Training) -> None:
+    """Measure the norms' statistics on some batches of the run."""
+    order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": 0}
+    model.calibrate(unlabelled(x, **order, most=_CALIBRATION_BATCHES))
+
+
+def checkpoint_of(folder: Path) -> Path | None:
+    """The newest training state in a run's folder, if there is one."""
+    path = folder / "checkpoints" / "last.ckpt"
+    return path if path.is_file() else None
+
+
+def _check_checkpoint(path: Path, learner: _Learner) -> None:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        odd = misfit(learner.state_dict(), state)
+    except (RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, AttributeError, OSError) as error:
+        raise RunError(f"{path} is damaged: remove the run's folder and train again") from error
+    if odd is not None:
+        raise RunError(f"{path} is from another architecture: train into a new folder")
+
+
+class _Learner(pl.LightningModule):
+    """The loop's view of a model: which batches, which loss, which optimiser."""
+
+    def __init__(self, model: DRMM, objective: Objective, config: Training, x: Tensor, y: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self._objective, self._config = objective, config
+        self._data = (x, y)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Learner:
+        """A copy of the weights for the average; images are shared."""
+        twin = _Learner(deepcopy(self.model, memo), self._objective, self._config, *self._data)
+        twin.train(self.training)
+        return twin
+
+    @cached_property
+    def _seen(self) -> DRMM:
+        """The model as the objective sees it."""
+        return cast("DRMM", _Compiled(self.model)) if self._config.compile else self.model
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """This epoch's batches."""
+        now = self.trainer
+        mine = _batches(*self._data, self._config, now.current_epoch, now.global_rank, now.world_size)
+        return DataLoader(mine, batch_size=None)
+
+    def on_train_epoch_start(self) -> None:
+        """Make everything that draws a function of the seed and the epoch, so that a resumed run repeats it."""
+        torch.manual_seed(self._config.seed * 1_000_003 + self.trainer.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """Every term of the objective, logged by its name."""
+        x, y = batch
+        progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
+        terms = self._objective.at(progress)(self._seen, x, y)
+        if not torch.isfinite(terms["loss"]):
+            raise InputError("the loss is not finite: lower the learning rate, or check the images")
+        logged = {f"train/{name}": term.detach() for name, term in terms.items()}
+        self.log_dict(logged, on_epoch=True, on_step=False, sync_dist=True)
+        self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False)
+        return terms["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Measure the statistics of the averaged weights, which are in place now."""
+        calibrate(self.model, self._data[0], self._config)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        """Error of the averaged weights, in percent."""
+        x, y = batch
+        wrong = (self.model(pixels(x)).argmax(1) != y).float()
+        self.log("val/error", 100 * wrong.mean(), prog_bar=True, batch_size=len(y), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a warm-up and a cosine to 0."""
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self._config.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _batches(x: Tensor, y: Tensor, config: Training, epoch: int, rank: int, world_size: int) -> Batches:
+    """What one process sees in one epoch."""
+    return Batches(
+        x,
+        y,
+        batch_size=config.batch_size,
+        labelled=config.labelled_per_batch,
+        seed=config.seed,
+        epoch=epoch,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+class _Compiled:
+    """A model whose passes through the levels are compiled; all else is the model's own.
+
+    What the model keeps track of beside them is not compiled: its weight changes at every step, and every step
+    would be compiled anew.
+    """
+
+    def __init__(self, model: DRMM) -> None:
+        self._model = model
+        self.levels = _CompiledLevels(model.levels)
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not compiled."""
+        return getattr(self._model, name)
+
+
+class _CompiledLevels:
+    """Bottom-up, with and without switches, and top-down: where the time goes, and functions of tensors.
+
+    The compiler does not learn of sizes that vary (`dynamic`): it has made programs of the position switches that
+    did not run.
+    """
+
+    def __init__(self, levels: Any) -> None:
+        self.infer = torch.compile(levels.infer, dynamic=False)
+        self.render_levels = torch.compile(levels.render_levels, dynamic=False)
+        self._forward = torch.compile(levels.forward, dynamic=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The features alone."""
+        return self._forward(x)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _compiling(config: Training) -> Iterator[None]:
+    """Leave room for the graphs of all levels, and say in one line what the compiler cannot do."""
+    if not config.compile:
+        yield
+        return
+    from torch._dynamo import config as dynamo  # noqa: PLC0415
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415
+
+    try:
+        with dynamo.patch(recompile_limit=_MOST_GRAPHS), _ignoring(_COMPILER_CHATTER):
+            yield
+    except TorchDynamoException as error:
+        reason = shorten(str(error), 200) or type(error).__name__
+        raise InputError(f"torch.compile cannot compile this model ({reason}): leave --compile away") from error
+
+
+class Steps(Callback):
+    """Loss of every step and the seconds it took, as `losses` and `seconds`."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        self._last = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the clock."""
+        self._last = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Any,
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Reading the loss waits for the device, so that the time is the step's own."""
+        self.losses.append(float(outputs["loss"]))
+        now = time.perf_counter()
+        self.seconds.append(now - self._last)
+        self._last = now
+
+
+def warm_cosine(steps: int) -> Callable[[int], float]:
+    """Share of the learning rate at each step: a short warm-up, then a cosine to 0."""
+    warm = max(1, min(100, steps // 10))
+    return lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Exponential average, shorter while there are few steps to average over.
+
+    Args:
+        decay: after many steps. After n it is (1 + n) / (10 + n) at most, or the first weights would weigh too
+            much.
+
+    Returns:
+        What `torch.optim.swa_utils.AveragedModel` takes as `multi_avg_fn`.
+    """
+
+    @torch.no_grad()
+    def update(average: Any, current: Any, n_averaged: Any) -> None:
+        n = int(n_averaged)
+        share = 1 - min(decay, (1 + n) / (10 + n))
+        for mine, theirs in zip(average, current, strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, share)
+            else:
+                mine.copy_(theirs)
+
+    return update
+
+
+def _trainer(
+    config: Training, folder: Path | None, watching: Sequence[Callback], *, progress: bool, validated: bool
+) -> pl.Trainer:
+    callbacks = list(watching)
+    if progress:
+        callbacks.append(RichProgressBar())
+    if folder is not None:
+        keep_last = {"filename": "last", "save_on_train_epoch_end": True, "enable_version_counter": False}
+        callbacks.append(ModelCheckpoint(folder / "checkpoints", **keep_last))  # type: ignore[arg-type]
+    if config.patience is not None:
+        monitor = "val/error" if validated else "train/loss"
+        callbacks.append(EarlyStopping(monitor, patience=config.patience, check_on_train_epoch_end=True))
+    try:
+        return pl.Trainer(
+            max_epochs=config.epochs,
+            accelerator=config.accelerator,
+            devices=config.devices,
+            precision=config.precision,  # type: ignore[arg-type]
+            callbacks=callbacks,
+            logger=_loggers(folder),
+            plugins=[_AtomicCheckpoints()],
+            gradient_clip_val=config.gradient_clip or None,
+            reload_dataloaders_every_n_epochs=1,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            enable_checkpointing=folder is not None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"this machine cannot train so: {reason}") from error
+
+
+def _loggers(folder: Path | None) -> list[Logger] | bool:
+    if folder is None:
+        return False
+    loggers: list[Logger] = [CSVLogger(folder, name="logs", version="")]
+    if find_spec("tensorboard") is not None:
+        loggers.append(TensorBoardLogger(folder, name="logs", version=""))
+    return loggers
+
+
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole whenever the process dies."""
+
+    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write beside, then move. Through memory: torch's own writer hides what the disk says."""
+        del storage_options
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes(Path(path), content.getvalue())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what the loop says to its developers: worker counts, device lists, tips."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with _ignoring(_CHATTER):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _ignoring(messages: Sequence[str]) -> Iterator[None]:
+    """Hide some warnings, by regular expressions."""
+    with warnings.catch_warnings():
+        for message in messages:
+            warnings.filterwarnings("ignore", message)
+        yield

@@ -1,0 +1,245 @@
+"""From a net to its graph of operations: traced without its hooks, without its mode, without in-place writes."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from drmm.errors import DrmmError
+from drmm.lifting.shadows import is_torch_layer, torch_type
+from drmm.rendering import Rendering
+
+__all__ = ["LiftError", "kind_of", "name_of", "path_of", "trace"]
+
+# Outputs that are their input, or look at its memory: a write to either is a write to both.
+_SAME = {"Identity", "Dropout", "Dropout2d", "dropout", "dropout2d", "contiguous", "to", "float", "detach"}
+_VIEWS = {
+    "Flatten", "Unflatten", "chunk", "diagonal", "expand", "expand_as", "flatten", "getitem", "movedim", "narrow",
+    "permute", "reshape", "select", "split", "squeeze", "swapaxes", "t", "transpose", "unbind", "unflatten",
+    "unsqueeze", "view", "view_as",
+}  # fmt: skip
+
+
+class LiftError(DrmmError, TypeError):
+    """A net, or an operation in it, that is no rendering; the message names it."""
+
+
+def trace(net: nn.Module, opaque: frozenset[str] = frozenset()) -> tuple[fx.Graph, str | None]:
+    """The graph of a net in evaluation, free of in-place operations and of what the output does not need.
+
+    Args:
+        net: left as it was, hooks and training mode included.
+        opaque: paths of modules not to look into.
+
+    Returns:
+        The graph, and in what the graph in training mode differs from it: the name of an operation, or None.
+
+    Raises:
+        LiftError: if the net cannot be traced.
+    """
+    evaluation = _trace(net, opaque, training=False)
+    with _watched_randomness() as draws:
+        try:
+            training = _trace(net, opaque, training=True)
+        except LiftError:
+            difference: str | None = "its control flow"
+        else:
+            difference = _difference(evaluation, training, net)
+    if difference is None and draws():
+        difference = "its random choices"
+    _functionalise(evaluation, net)
+    evaluation.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
+    return evaluation, difference
+
+
+def name_of(node: fx.Node, net: nn.Module) -> str:
+    """How messages call a node: a layer by its path and class, a function by its name and the module it is in."""
+    if node.op == "call_module":
+        return f"layer {str(node.target)!r} ({kind_of(node, net)})"
+    path = path_of(node)
+    return f"{kind_of(node, net)!r} ({node.name}" + (f" in {path!r})" if path else ")")
+
+
+def path_of(node: fx.Node) -> str:
+    """Path of the innermost module that a node was traced in; "" is the net itself."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", nn.Module)}
+    path, _ = list(stack.values())[-1]
+    return str(path)
+
+
+def kind_of(node: fx.Node, net: nn.Module) -> str:
+    """Name of an operation: of a layer's class in `torch.nn`, of a function or a method."""
+    if node.op == "call_module":
+        layer = net.get_submodule(str(node.target))
+        return (torch_type(layer) or type(layer)).__name__
+    return str(node.target) if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+class _Tracer(fx.Tracer):
+    """Looks into every module that is no layer of torch, no rendering, and not opaque; runs no hooks."""
+
+    def __init__(self, opaque: frozenset[str]) -> None:
+        super().__init__()
+        self._opaque = opaque
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Rendering) or module_qualified_name in self._opaque or is_torch_layer(m)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        del forward  # it would run the module's hooks on what is not a tensor
+        return super().call_module(m, m.forward, args, kwargs)
+
+
+def _trace(net: nn.Module, opaque: frozenset[str], *, training: bool) -> fx.Graph:
+    parameters = list(inspect.signature(net.forward).parameters.values())
+    spare = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
+    attributes = set(vars(net))
+    try:
+        with _mode(net, training=training):
+            graph = _Tracer(opaque).trace(net, concrete_args=spare or None)
+    except Exception as error:
+        # What users wrote into forward can raise anything when it meets a stand-in for a tensor.
+        raise LiftError(
+            f"{type(net).__name__} cannot be traced ({' '.join(str(error).split())}): its forward must not branch "
+            "on values or sizes of features; lift the part that does not"
+        ) from error
+    _take_constants(graph, net, attributes)
+    return graph
+
+
+@contextmanager
+def _watched_randomness() -> Iterator[Callable[[], bool]]:
+    """Whether anything was drawn inside, by torch, numpy or Python; all generators are put back."""
+
+    def states() -> tuple[object, ...]:
+        return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
+
+    before, numbers, python = states(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    drawn = False
+    with torch.random.fork_rng(devices=[]):
+        yield lambda: drawn
+        drawn = states() != before
+    np.random.set_state(numbers)  # noqa: NPY002
+    random.setstate(python)
+
+
+def _take_constants(graph: fx.Graph, net: nn.Module, before: set[str]) -> None:
+    """Move tensors that tracing has put on the net, or found there outside its parameters, to the graph."""
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            path, _, name = str(node.target).rpartition(".")
+            owner = net.get_submodule(path)
+            if name not in owner._parameters and name not in owner._buffers:  # noqa: SLF001
+                node.meta["value"] = getattr(owner, name)
+    for name in vars(net).keys() - before:
+        delattr(net, name)
+
+
+@contextmanager
+def _mode(net: nn.Module, *, training: bool) -> Iterator[None]:
+    """A mode for every submodule, set without calling their own `train`, and taken back."""
+    before = [(module, module.training) for module in net.modules()]
+    try:
+        for module, _ in before:
+            module.training = training
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
+def _difference(one: fx.Graph, other: fx.Graph, net: nn.Module) -> str | None:
+    """The first operation in which the graphs in evaluation and in training differ.
+
+    Whether `F.dropout` drops features is no difference: it is noted on its node.
+    """
+    mine, theirs = ([n for n in graph.nodes if n.op != "output"] for graph in (one, other))
+    for a, b in zip(mine, theirs, strict=False):
+        if _fingerprint(a) != _fingerprint(b):
+            return name_of(a, net)
+        if _is_dropout(a):
+            a.meta["drops"] = bool(call_arguments(b).get("training", True))
+    outputs = [str(graph.output_node().args) for graph in (one, other)]
+    return None if len(mine) == len(theirs) and outputs[0] == outputs[1] else "its output"
+
+
+def _fingerprint(node: fx.Node) -> tuple[str, ...]:
+    arguments = call_arguments(node)
+    if _is_dropout(node):
+        arguments.pop("training", None)
+    return node.op, str(node.target), str(arguments)
+
+
+def _is_dropout(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in {F.dropout, F.dropout2d, torch.dropout}
+
+
+def call_arguments(node: fx.Node) -> dict[str, Any]:
+    """Arguments of a function call by name, as far as its signature is known; the others by position."""
+    if node.op == "call_function":
+        try:
+            return dict(inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments)  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # functions written in C have no signature
+            pass
+    return {**{str(i): value for i, value in enumerate(node.args)}, **node.kwargs}
+
+
+# --- in-place operations ---
+
+
+def _functionalise(graph: fx.Graph, net: nn.Module) -> None:
+    """Let everything that comes after an in-place operation read its result in place of what it overwrote.
+
+    Raises:
+        LiftError: if it writes to a part of features that are read again as a whole, or the other way round.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    memory: dict[fx.Node, fx.Node] = {}  # which node's memory another one shares, as a whole
+    parts: dict[fx.Node, set[fx.Node]] = {}  # nodes that look at parts of a memory
+    wholes: dict[fx.Node, set[fx.Node]] = {}  # what a node looks at a part of
+    for node in list(graph.nodes):
+        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        own = memory[source] if source is not None and _shares(node, net) else node
+        memory[node] = own
+        if source is not None and kind_of(node, net) in _VIEWS:
+            wholes[node] = {source, *wholes.get(memory[source], ())}
+            for whole in wholes[node]:
+                parts.setdefault(memory[whole], set()).add(node)
+        if source is None or not _is_in_place(node, net):
+            continue
+        if node.target is operator.setitem:
+            raise LiftError(
+                f"{name_of(node, net)} assigns into features, which has no rendering: use torch.cat or where"
+            )
+        for alias in [other for other, owner in memory.items() if owner is memory[source] and other is not node]:
+            for user in [user for user in alias.users if order[user] > order[node]]:
+                user.replace_input_with(alias, node)
+        for view in {*parts.get(memory[source], ()), *wholes.get(memory[source], ())}:
+            if any(order[user] > order[node] for user in view.users):
+                raise LiftError(
+                    f"{name_of(node, net)} writes in place to what {view.name!r} looks at: clone it first"
+                )
+
+
+def _shares(node: fx.Node, net: nn.Module) -> bool:
+    return kind_of(node, net) in _SAME or _is_in_place(node, net)
+
+
+def _is_in_place(node: fx.Node, net: nn.Module) -> bool:
+    if node.op == "call_module":
+        layer = net.get_submodule(str(node.target))
+        return bool(getattr(layer, "inplace", False)) and not isinstance(layer, nn.Dropout | nn.Dropout2d)
+    if _is_dropout(node):  # in evaluation nothing is written
+        return False
+    name = kind_of(node, net)
+    written = node.target in {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
+    return written or (name.endswith("_") and not name.endswith("__")) or bool(call_arguments(node).get("inplace"))

@@ -1,0 +1,458 @@
+"""The Deep Rendering Mixture Model: class templates, levels of rendering, priors and pixel noise.
+
+Slide "Deep Rendering Mixture Model (DRMM)": c ~ Cat(π), g^(ℓ) ~ Cat(π_g), μ_cg = Λ^(1)_g … Λ^(L)_g μ_c,
+I ~ N(μ_cg, σ² 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from drmm.errors import InputError
+from drmm.model.inpainting import complete, observed_pixels
+from drmm.model.priors import Prior, SwitchPrior
+from drmm.rendering import BatchNorm1d, BatchNorm2d, Choice, Linear, Sequential, Switches
+from drmm.rendering.bounds import NoBoundError, bound
+from drmm.rendering.local import is_approximate
+
+__all__ = ["DRMM", "Latents", "PathSum", "evaluation", "fit_amplitude", "per_image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Latents:
+    """The latent configuration of each image: ĉ and ĝ, and how good they are.
+
+    Attributes:
+        label: ĉ, (N,), an index of the class.
+        score: the max-sum objective ⟨μ_ĉĝ, I⟩ plus the bias paths and the class bias, (N,).
+        logits: the score of every class with the same switches, (N, C).
+        upper_bound: no configuration of the label (of any label, where none was given) scores higher, (N,).
+        amplitude: the least-squares factor of the rendering, α ≥ 0, (N,): I ≈ α μ_ĉĝ.
+        switches: ĝ.
+        observed: which pixels were seen, bool (N, C, H, W); None if `infer` was not told.
+        completed: the images with what was missing filled in, which the switches are of; None likewise.
+    """
+
+    label: Tensor
+    score: Tensor
+    logits: Tensor
+    upper_bound: Tensor
+    amplitude: Tensor
+    switches: Switches
+    observed: Tensor | None = None
+    completed: Tensor | None = None
+
+    @property
+    def gap(self) -> Tensor:
+        """upper_bound - score, (N,): 0 means provably the joint MAP."""
+        return self.upper_bound - self.score
+
+    def certified(self, tolerance: float = 1e-5) -> Tensor:
+        """Whether inference was provably exact, bool (N,); the tolerance is relative to the score."""
+        return self.gap <= tolerance * (1 + self.score.abs())
+
+    def top_k(self, k: int) -> tuple[Tensor, Tensor]:
+        """Scores and labels of the k best classes, (N, k) each, best first."""
+        scores, labels = self.logits.topk(k)
+        return scores, labels
+
+    @classmethod
+    def without_score(cls, label: Tensor, amplitude: Tensor, switches: Switches, n_classes: int) -> Latents:
+        """Latents that no max-sum pass has found: drawn, or read back."""
+        unknown = torch.full_like(amplitude, math.nan)
+        logits = unknown[:, None].expand(-1, n_classes)
+        return cls(label, unknown, logits, unknown, amplitude, switches)
+
+    def select(self, index: Tensor | slice) -> Latents:
+        """The latents of some images."""
+        return Latents(
+            self.label[index],
+            self.score[index],
+            self.logits[index],
+            self.upper_bound[index],
+            self.amplitude[index],
+            self.switches.select(index),
+            None if self.observed is None else self.observed[index],
+            None if self.completed is None else self.completed[index],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PathSum:
+    """A score as a sum over active paths: `pixels.sum() + bias == score` for every image.
+
+    Attributes:
+        pixels: what the paths that end in a pixel contribute, (N, C, H, W): the active-path map.
+        bias: what the paths that end in a bias contribute, (N,).
+    """
+
+    pixels: Tensor
+    bias: Tensor
+
+
+class DRMM(nn.Module):
+    """A convnet and the generative model whose max-sum inference it is.
+
+    Args:
+        levels: pixels first.
+        templates: a `Linear` whose rows are the class templates μ_c and whose bias is each class's log-odds; or a
+            `Choice`, where the levels end with logits.
+        image_shape: (C, H, W). Needed for priors over the switches, that is for `sample` and `log_joint`.
+        class_prior: π, (C,); uniform by default.
+
+    Raises:
+        InputError: if `class_prior` is not a distribution over the templates.
+    """
+
+    def __init__(
+        self,
+        levels: Sequential,
+        templates: Linear | Choice,
+        *,
+        image_shape: tuple[int, int, int] | None = None,
+        class_prior: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.levels = levels
+        self.templates = templates
+        self.image_shape = image_shape
+        n_classes = templates.out_features
+        prior = torch.full((n_classes,), 1 / n_classes) if class_prior is None else class_prior
+        if prior.shape != (n_classes,) or not bool((prior > 0).all()):
+            raise InputError(f"class_prior must be {n_classes} positive numbers")
+        self.class_prior: Tensor
+        self.noise: Tensor
+        self.amplitude: Tensor
+        self.register_buffer("class_prior", prior / prior.sum())
+        self.register_buffer("noise", torch.ones(()))
+        self.register_buffer("amplitude", torch.ones(()))
+        self.prior = None if image_shape is None else SwitchPrior(self.blank_switches())
+
+    @property
+    def n_classes(self) -> int:
+        """How many class templates there are."""
+        return self.templates.out_features
+
+    @property
+    def approximations(self) -> tuple[str, ...]:
+        """Names of the operations that are drawn by a local linear map; none where every level is a rendering."""
+        return tuple(name for name, module in self.levels.named_modules() if is_approximate(module))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, C) of images (N, C, H, W): identical to the convnet's."""
+        return self.templates(self.levels(x))  # type: ignore[no-any-return]
+
+    def infer(
+        self,
+        x: Tensor,
+        label: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+        observed: Tensor | None = None,
+    ) -> Latents:
+        """Joint MAP of class and switches by max-sum, with the backtrace.
+
+        Exact for max_{c,g} ⟨μ_cg, I⟩ (plus biases that scale with z) where every template above the pixels is
+        non-negative, a heuristic otherwise: `upper_bound` says which. It is not the maximum of the Gaussian
+        log-joint, from which the slides drop ½‖μ_cg‖².
+
+        Pixels that were not seen are latent as well: they are filled in as `inpaint` does, and the rest holds for
+        the completed images. Then the amplitude, and the log-joint of these latents, are of the seen pixels alone.
+
+        Args:
+            x: images (N, C, H, W).
+            label: condition on a class, (N,) or one for all; None takes the best.
+            generator: source of randomness for renderings that draw (dropout in training mode).
+            observed: True where a pixel was seen, bool (N, C, H, W) with any of the four 1, or (H, W); None if all
+                were. Other pixels may have any value, NaN too.
+
+        Raises:
+            InputError: if the labels or the mask do not fit.
+        """
+        seen = None if observed is None else observed_pixels(x, observed)
+        image = x if seen is None else self.inpaint(x, seen, label)
+        with _randomness(generator):
+            chosen, logits, switches = self.max_sum(image, label)
+        rendering = self.levels.render(self.templates.weight[chosen], switches)
+        ceiling = self.upper_bound(image)
+        return Latents(
+            label=chosen,
+            score=logits.gather(1, chosen[:, None]).squeeze(1),
+            logits=logits,
+            upper_bound=ceiling.amax(1) if label is None else ceiling.gather(1, chosen[:, None]).squeeze(1),
+            amplitude=fit_amplitude(image, rendering, seen),
+            switches=switches,
+            observed=seen,
+            completed=None if seen is None else image,
+        )
+
+    def inpaint(self, x: Tensor, observed: Tensor, label: Tensor | int | None = None) -> Tensor:
+        """The images (N, C, H, W) with the pixels that were not seen filled in.
+
+        From those beside them, and from what the model draws, as far as it can be trusted:
+        see `drmm.model.inpainting`. It does so in evaluation mode and without a gradient; seen pixels are passed
+        on.
+
+        Args:
+            x: images (N, C, H, W).
+            observed: as for `infer`.
+            label: draw this class, (N,) or one for all; None takes the best.
+
+        Raises:
+            InputError: if the labels or the mask do not fit.
+        """
+        seen = observed_pixels(x, observed)
+
+        with torch.no_grad(), evaluation(self):
+            completed = complete(x, seen, lambda image, known: self._drawn(image, label, known))
+        return torch.where(seen, x, completed)
+
+    @torch.no_grad()
+    def upper_bound(self, x: Tensor) -> Tensor:
+        """The two-message bound on each class's joint MAP score, (N, C), true for any signs.
+
+        Where scales depend on the batch (in training mode, or in a norm without running statistics), or a
+        rendering has no registered bound, there is no certificate: the bound is infinite.
+        """
+        nothing_known = x.new_full((len(x), self.n_classes), math.inf)
+        if any(_depends_on_batch(module) for module in self.levels.modules()):
+            return nothing_known
+        try:
+            return bound(self.templates, *bound(self.levels, x, x))[1]
+        except NoBoundError:
+            return nothing_known
+
+    def render(self, latents: Latents) -> Tensor:
+        """μ_ĉĝ, (N, C, H, W): the class template drawn through the switches."""
+        return self.levels.render(self.templates.weight[latents.label], latents.switches)
+
+    def picture(self, latents: Latents) -> Tensor:
+        """α μ_cg, (N, C, H, W): the rendering, as bright as the latents say."""
+        return per_image(latents.amplitude) * self.render(latents)
+
+    def reconstruct(self, x: Tensor, label: Tensor | int | None = None) -> Tensor:
+        """α μ_ĉĝ, (N, C, H, W): the best explanation of each image, as bright as it should be."""
+        return self._drawn(x, label)
+
+    def sum_over_paths(self, x: Tensor, latents: Latents) -> PathSum:
+        """The score as a sum over active paths (slide "The Sum-over-Paths Formulation").
+
+        Args:
+            x: the images that the latents were inferred from; those with missing pixels are taken as completed.
+            latents: from `infer`.
+        """
+        pixels = (x if latents.completed is None else latents.completed) * self.render(latents)
+        return PathSum(pixels, latents.score - pixels.flatten(1).sum(1))
+
+    def log_joint(self, x: Tensor, latents: Latents, prior: Prior | None = None) -> Tensor:
+        """Log p(I, c, g) = log N(I; α μ_cg, σ²) + log π_c + log p(g | c) of each image, (N,), in nats.
+
+        The amplitude α is the latents' own, under a flat prior. I is what was seen, if pixels are missing.
+
+        Args:
+            x: images (N, C, H, W).
+            latents: their latents.
+            prior: over the switches; None is the model's own, which are independent.
+
+        Raises:
+            InputError: if the model does not know its image shape.
+        """
+        return self.log_likelihood(x, latents) + self.log_prior(latents, prior)
+
+    def log_prior(self, latents: Latents, prior: Prior | None = None) -> Tensor:
+        """Log p(c, g) = log π_c + log p(g | c) of each image, (N,), in nats; the prior as for `log_joint`.
+
+        Raises:
+            InputError: if the model does not know its image shape.
+        """
+        chosen = self._prior() if prior is None else prior
+        return self.class_prior.log()[latents.label] + chosen.log_prob(latents.switches, latents.label)
+
+    def log_likelihood(self, x: Tensor, latents: Latents) -> Tensor:
+        """Log p(I | c, g) = log N(I; α μ_cg, σ²) of each image, (N,), in nats; of what was seen of it."""
+        return self.log_density(x, self.picture(latents), latents.observed)
+
+    def log_density(self, x: Tensor, picture: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Log N(I; picture, σ²) of each image, (N,), in nats; of its pixels in the bool mask, if there is one."""
+        residual = (x - picture).flatten(1)
+        pixels = torch.full((len(x),), residual.shape[1], device=x.device)
+        if observed is not None:
+            residual = torch.where(observed.flatten(1), residual, 0.0)
+            pixels = observed.flatten(1).sum(1)
+        normaliser = pixels * (2 * math.pi * self.noise).log()
+        return -0.5 * (residual.square().sum(1) / self.noise + normaliser)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        n: int,
+        label: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+        prior: Prior | None = None,
+    ) -> Latents:
+        """Draw c ~ Cat(π) and g ~ p(g | c) for n images; arguments as for `sample`.
+
+        Raises:
+            InputError: if the model does not know its image shape.
+        """
+        if label is None:
+            chosen = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
+        else:
+            chosen = self.check_label(label, n)
+        switches = (self._prior() if prior is None else prior).sample(chosen, self.blank_switches(), generator)
+        return Latents.without_score(chosen, self.amplitude.expand(n), switches, self.n_classes)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        label: Tensor | int | None = None,
+        generator: torch.Generator | None = None,
+        prior: Prior | None = None,
+    ) -> Tensor:
+        """Ancestral samples (n, C, H, W): class, switches, rendering, pixel noise.
+
+        Args:
+            n: how many.
+            label: condition on a class, (n,) or one for all.
+            generator: source of randomness.
+            prior: of the switches; None is the model's own, which are independent and look it. `drmm.borrow` makes
+                one whose samples hang together.
+
+        Raises:
+            InputError: if the model does not know its image shape.
+        """
+        mean = self.picture(self.sample_latents(n, label, generator, prior))
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + self.noise.sqrt() * noise
+
+    @torch.no_grad()
+    def track(self, x: Tensor, rendering: Tensor, switches: Switches) -> None:
+        """One step of the closed-form M-step for σ², the amplitude and the priors over switches.
+
+        Args:
+            x: images (N, C, H, W).
+            rendering: μ_ĉĝ of the same shape.
+            switches: ĝ.
+        """
+        share = self._prior().update(switches)
+        amplitude = fit_amplitude(x, rendering)
+        residual = (x - per_image(amplitude) * rendering).square().mean()
+        self.noise.lerp_(residual, share)
+        self.amplitude.lerp_(amplitude.mean(), share)
+
+    @torch.no_grad()
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Measure σ², the amplitude and the priors afresh, for weights that stay as they are.
+
+        Args:
+            batches: images (N, C, H, W), the model being in evaluation mode.
+        """
+        self._prior().forget()
+        for x in batches:
+            label, _, switches = self.max_sum(x, None)
+            self.track(x, self.levels.render(self.templates.weight[label], switches), switches)
+
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Measure the norms' running statistics afresh, for weights that stay as they are.
+
+        Averaged weights see other statistics than those that were averaged along with them. Where a channel varies
+        little about a large mean, that difference decides: a net that is right on 97% of the images can look as if
+        it had collapsed to 40%.
+
+        Args:
+            batches: images (N, C, H, W).
+        """
+        update_bn(batches, self, self.templates.weight.device)
+
+    @torch.no_grad()
+    def blank_switches(self) -> Switches:
+        """The switches of a black image in evaluation mode: their structure and frozen scales."""
+        if self.image_shape is None:
+            raise InputError("the model does not know its image shape: pass image_shape=(C, H, W)")
+        weight = self.templates.weight
+        blank = torch.zeros(1, *self.image_shape, device=weight.device, dtype=weight.dtype)
+        with evaluation(self.levels):
+            return self.levels.infer(blank)[1]
+
+    def max_sum(self, x: Tensor, label: Tensor | int | None) -> tuple[Tensor, Tensor, Switches]:
+        """One bottom-up pass: ĉ (N,) (or the label that is given), logits (N, C), and ĝ; arguments as `infer`."""
+        features, switches = self.levels.infer(x)
+        logits = self.templates(features)
+        return logits.argmax(1) if label is None else self.check_label(label, len(x)), logits, switches
+
+    def check_label(self, label: Tensor | int, n: int) -> Tensor:
+        """Class indices (n,), from one for each of n images or one for all.
+
+        Raises:
+            InputError: if there is no such class, or another number of them.
+        """
+        labels = torch.as_tensor(label, device=self.templates.weight.device)
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        if not whole or labels.numel() not in {1, n} or labels.min() < 0 or labels.max() >= self.n_classes:
+            raise InputError(f"label must be one or {n} class indices from 0 to {self.n_classes - 1}")
+        return labels.long().reshape(-1).expand(n)
+
+    def _drawn(self, x: Tensor, label: Tensor | int | None, observed: Tensor | None = None) -> Tensor:
+        """α μ_ĉĝ, (N, C, H, W), α being fitted to what was observed."""
+        chosen, _, switches = self.max_sum(x, label)
+        rendering = self.levels.render(self.templates.weight[chosen], switches)
+        return per_image(fit_amplitude(x, rendering, observed)) * rendering
+
+    def _prior(self) -> SwitchPrior:
+        if self.prior is None:
+            raise InputError("the model does not know its image shape: pass image_shape=(C, H, W)")
+        return self.prior
+
+
+def _depends_on_batch(module: nn.Module) -> bool:
+    return module.training or (isinstance(module, BatchNorm1d | BatchNorm2d) and module.running_var is None)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """(N,) as (N, 1, 1, 1), to scale images with."""
+    return values[:, None, None, None]
+
+
+@torch.no_grad()
+def fit_amplitude(x: Tensor, rendering: Tensor, observed: Tensor | None = None) -> Tensor:
+    """The least-squares brightness α ≥ 0 of each rendering, (N,): argmin ‖x - α μ‖², over the pixels in the mask.
+
+    Detached: at the minimum the derivative with respect to α is 0, so that no gradient is lost.
+    """
+    if observed is not None:
+        x, rendering = (torch.where(observed, image, 0.0) for image in (x, rendering))
+    x, rendering = x.flatten(1), rendering.flatten(1)
+    energy = rendering.square().sum(1)
+    match = (x * rendering).sum(1)
+    return torch.where(energy > 0, match / energy.clamp(min=torch.finfo(x.dtype).tiny), 0.0).clamp(min=0)
+
+
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode for a while; every submodule's own mode is restored."""
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in modes:
+            child.training = mode
+
+
+@contextmanager
+def _randomness(generator: torch.Generator | None) -> Iterator[None]:
+    """Let everything that draws inside take its randomness from `generator`."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

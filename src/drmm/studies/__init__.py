@@ -1,0 +1,1 @@
+"""What tests the theory: published tables, predictions, scenes, dynamic programming, benchmarks."""

@@ -1,0 +1,713 @@
+"""The command line as a stranger meets it: help, runs, predictions, pictures, and one line for every mistake."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from drmm.cli import app as cli
+from drmm.cli.demo import CONTENDERS
+from drmm.data import load
+from drmm.learning.em import loop
+from drmm.learning.metrics import predict_logits
+from drmm.learning.objective import Objective
+from drmm.model.storage import load_model
+from drmm.studies.reproduce import METHODS, PROTOCOLS
+
+FIT = ["fit", "digits", "--labels-per-class", "5", "--epochs", "2", "--width", "4", "--batch-size", "256"]
+
+
+def drmm(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one command."""
+    monkeypatch.setattr(sys, "argv", ["drmm", *map(str, words)])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def run_drmm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    return lambda *words: drmm(capsys, monkeypatch, *words)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    result = CliRunner().invoke(cli.cli, [*FIT, "--out", str(folder)])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, digit in enumerate(load_digits().images[:5]):
+        Image.fromarray((digit * 15.9).astype(np.uint8)).save(folder / f"digit{i}.png")
+    return folder
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def refused(answer: tuple[int, str, str], *words: str) -> None:
+    """Exit code 2 and one line that holds the words."""
+    code, _, err = answer
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_help_reads_like_a_table_of_contents() -> None:
+    text = CliRunner().invoke(cli.cli, ["--help"], env={"COLUMNS": "200"}).output
+    commands = "demo fit predict explain sample prune report scenes dp reproduce bench"
+    for command in commands.split():
+        assert command in text
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("demo", {"--out", "--epochs", "--seed"}),
+        (
+            "fit",
+            {
+                "--out", "--labels-per-class", "--clusters", "--data-dir", "--preset", "--learning",
+                "--initialisation", "--constraint", "--width", "--depth", "--select", "--criterion", "--size",
+                "--epochs", "--teacher", "--tolerance", "--batch-size", "--labelled-per-batch", "--learning-rate",
+                "--gradient-clip", "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance",
+                "--nn", "--kl-sign", "--blends", "--shifts", "--collages", "--warm-up", "--cool-down", "--seed",
+                "--accelerator", "--devices", "--precision", "--compile", "--resume", "--method",
+                "--min-steps",
+            },
+        ),
+        ("predict", {"--out"}),
+        ("sample", {"--out", "--n", "--label", "--noise", "--borrow", "--seed", "--data-dir"}),
+        ("prune", {"--out", "--keep", "--synapses", "--epochs", "--criterion", "--data-dir"}),
+        ("explain", {"--out", "--label", "--other", "--paths"}),
+        ("report", {"--out", "--images", "--data-dir"}),
+        (
+            "reproduce",
+            {
+                "--out", "--labels", "--method", "--seeds", "--workers", "--epochs", "--width", "--images",
+                "--data-dir", "--accelerator", "--devices", "--precision", "--compile", "--dry-run",
+            },
+        ),
+        ("bench", {"--json", "--quick"}),
+    ],
+)  # fmt: skip
+def test_options_are_pinned(command: str, options: set[str]) -> None:
+    text = CliRunner().invoke(cli.cli, [command, "--help"], env={"COLUMNS": "250", "NO_COLOR": "1"}).output
+    found = {word.rstrip(".") for word in text.replace("│", " ").split() if word.startswith("--")}
+    assert found - {"--help"} == options
+
+
+def test_version(run_drmm) -> None:
+    code, out, _ = run_drmm("--version")
+    assert code == 0
+    assert out.startswith("drmm ")
+
+
+def test_a_run_explains_itself(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == {
+        "run.json", "labels.csv", "checkpoints", "logs", "model.json", "model.safetensors", "results.json",
+    }  # fmt: skip
+    results = json.loads((run / "results.json").read_text())
+    assert results["labels"] == 50
+    assert 0 <= results["test_error"] <= 100
+    assert results["versions"]["torch"] == torch.__version__
+    rows = read_csv(run / "labels.csv")
+    assert [sum(row["label"] == str(c) for row in rows) for c in range(10)] == [5] * 10
+    model, recipe = load_model(run)
+    assert recipe.image_shape == (1, 8, 8)
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_an_existing_run_is_not_overwritten(run: Path, run_drmm) -> None:
+    before = (run / "model.safetensors").read_bytes()
+    refused(run_drmm(*FIT, "--out", run), "exists", "--resume")
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_a_hard_model_is_taught_by_another_run(run: Path, tmp_path: Path, run_drmm) -> None:
+    taught, pruned = tmp_path / "taught", tmp_path / "pruned"
+    words = [*FIT, "--constraint", "hard", "--teacher", run, "--out", taught]
+    code, _, err = run_drmm(*words)
+    assert code == 0, err
+    plan, results = (json.loads((taught / name).read_text()) for name in ("run.json", "results.json"))
+    assert plan["spec"]["teacher"] == str(run)
+    assert plan["spec"]["objective"]["kl"] == plan["spec"]["objective"]["balance"] == 0
+    assert results["labels"] == 50, "what a teacher says is no label"
+    assert (taught / "labels.csv").read_text() == (run / "labels.csv").read_text()
+    code, _, err = run_drmm(*words, "--resume")
+    assert code == 0, err
+    code, _, err = run_drmm("prune", taught, "--keep", 0.5, "--epochs", 1, "--out", pruned)
+    assert code == 0, err
+
+
+def test_a_taught_model_agrees_with_its_teacher(run: Path, tmp_path: Path, run_drmm) -> None:
+    """More than one that learned from the same labels without a teacher."""
+    x, words = torch.from_numpy(load("digits").x_train), [*FIT, "--epochs", 10, "--batch-size", 64]
+    agreement = {}
+    for name, more in (("taught", ["--teacher", run]), ("alone", [])):
+        code, _, err = run_drmm(*words, "--seed", 1, *more, "--out", tmp_path / name)
+        assert code == 0, err
+        models = (load_model(folder)[0] for folder in (run, tmp_path / name))
+        teacher, student = (predict_logits(model, x).argmax(1) for model in models)
+        agreement[name] = float((teacher == student).double().mean())
+    assert agreement["taught"] > agreement["alone"] + 0.1
+
+
+@pytest.mark.filterwarnings("ignore:every image")
+def test_who_cannot_teach(run: Path, tmp_path: Path, run_drmm) -> None:
+    for words, says in (
+        ([*FIT, "--teacher", tmp_path / "nobody"], "nobody"),
+        (["fit", "digits", "--teacher", run], "nothing to teach"),
+        (["fit", "mnist-5k", "--labels-per-class", 2, "--teacher", run], "other classes or image sizes"),
+    ):
+        refused(run_drmm(*words, "--out", tmp_path / "new"), says)
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_finished_run_resumes_to_itself(run: Path, run_drmm) -> None:
+    before = load_file(run / "model.safetensors")
+    code, _, err = run_drmm(*FIT, "--out", run, "--resume")
+    assert code == 0, err
+    after = load_file(run / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_resuming_with_other_options_is_refused(run: Path, run_drmm) -> None:
+    refused(run_drmm(*FIT, "--out", run, "--resume", "--seed", 3), "seed", "same options")
+
+
+def test_a_run_of_an_earlier_version_resumes_where_settings_were_as_they_are_by_default(
+    run: Path, tmp_path: Path, run_drmm
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    plan = json.loads((old / "run.json").read_text())
+    del plan["spec"]["objective"]["warm_up"], plan["spec"]["training"]["compile"]
+    (old / "run.json").write_text(json.dumps(plan))
+    refused(run_drmm(*FIT, "--out", old, "--resume", "--warm-up", 0.5), "warm_up", "same options")
+    code, _, err = run_drmm(*FIT, "--out", old, "--resume")
+    assert code == 0, err
+
+
+# --- EM, clusters, structures ---
+
+
+def test_every_weight_reaches_the_objective(tmp_path: Path, run_drmm) -> None:
+    words = ["--rc", 0.1, "--kl", 0.2, "--balance", 0.3, "--nn", 0.4, "--blends", 0.6, "--warm-up", 0.7]
+    words += [
+        "--cool-down",
+        0.8,
+        "--shifts",
+        3,
+        "--collages",
+        0.9,
+        "--kl-sign",
+        "printed",
+        "--out",
+        tmp_path / "run",
+    ]
+    code, _, err = run_drmm(*FIT, *words)
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["spec"]["objective"] == {
+        "cross_entropy": 1, "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4,
+        "kl_sign": "printed", "interpolation": 0.6, "warm_up": 0.7, "cool_down": 0.8, "shift": 3,
+        "collage": 0.9,
+    }  # fmt: skip
+
+
+def test_a_row_of_the_table_sets_the_options_that_are_not_given(tmp_path: Path, run_drmm) -> None:
+    row = METHODS["best"].objective
+    words = ["--method", "best", "--min-steps", 0, "--nn", 0.25, "--out", tmp_path / "run"]
+    code, _, err = run_drmm(*FIT, *words)
+    assert code == 0, err
+    spec = json.loads((tmp_path / "run" / "run.json").read_text())["spec"]
+    assert spec["objective"] == {**asdict(row), "nonnegativity": 0.25}
+    assert spec["objective"] != asdict(Objective()), "control: without it"
+    training = spec["training"]
+    assert (training["epochs"], training["batch_size"], training["min_steps"]) == (2, 256, 0), "as they are given"
+    assert (training["labelled_per_batch"], training["weight_average"]) == (16, 0.999)
+
+
+@pytest.mark.parametrize("name", ["supervised", "hard-taught", "bset"])
+def test_a_row_that_settings_do_not_make_is_refused(name: str, tmp_path: Path, run_drmm) -> None:
+    code, _, err = run_drmm(*FIT, "--method", name, "--out", tmp_path / "run")
+    assert code == 2
+    assert f"no method '{name}' to learn by: choose from kl, " in err
+    assert not (tmp_path / "run").exists()
+
+
+EM = ["fit", "digits", "--learning", "em", "--epochs", "2", "--width", "4", "--labels-per-class", "5"]
+
+
+@pytest.fixture(scope="module")
+def em_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "em"
+    result = CliRunner().invoke(cli.cli, [*EM, "--tolerance", "0", "--out", str(folder)])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_em_run_explains_itself(em_run: Path) -> None:
+    assert files(em_run) == {
+        "run.json", "labels.csv", "logs/em.csv", "em/em.safetensors", "model.json", "model.safetensors",
+        "results.json",
+    }  # fmt: skip
+    results = json.loads((em_run / "results.json").read_text())
+    assert results["learning"] == "em"
+    assert results["labels"] == 50
+    assert 0 <= results["test_error"] < 60
+    assert results["cluster_accuracy"] is None
+    rows = read_csv(em_run / "logs" / "em.csv")
+    assert list(rows[0]) == ["iteration", "objective", "seconds"]
+    objective = [float(row["objective"]) for row in rows]
+    assert len(objective) == 2
+    assert objective[1] > objective[0]
+
+
+def test_an_em_run_resumes_to_itself(em_run: Path, run_drmm) -> None:
+    before, seen = load_file(em_run / "model.safetensors"), files(em_run)
+    code, _, err = run_drmm(*EM, "--tolerance", 0, "--out", em_run, "--resume")
+    assert code == 0, err
+    after = load_file(em_run / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert files(em_run) == seen
+    refused(run_drmm(*EM, "--tolerance", 0.5, "--out", em_run, "--resume"), "tolerance", "same options")
+
+
+def test_an_em_run_interrupted_after_an_iteration_goes_on(
+    em_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_drmm
+) -> None:
+    """Ctrl-C when the first state has been written."""
+    out, write = tmp_path / "run", loop.write_bytes
+
+    def interrupted(path: Path, content: bytes) -> None:
+        write(path, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "write_bytes", interrupted)
+    code, _, err = run_drmm(*EM, "--tolerance", 0, "--out", out)
+    assert code == 130
+    assert "--resume" in err
+    assert any(name.startswith("em/latents/1-") for name in files(out))
+    monkeypatch.setattr(loop, "write_bytes", write)
+    code, _, err = run_drmm(*EM, "--tolerance", 0, "--out", out, "--resume")
+    assert code == 0, err
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (em_run, out))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert files(out) == files(em_run)
+
+
+def test_a_damaged_em_run_is_one_line(em_run: Path, tmp_path: Path, run_drmm) -> None:
+    out = shutil.copytree(em_run, tmp_path / "run")
+    path = out / "em" / "em.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    refused(run_drmm(*EM, "--tolerance", 0, "--out", out, "--resume"), "em.safetensors", "damaged")
+
+
+def test_models_learned_by_em_predict_and_draw(em_run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    code, _, err = run_drmm("predict", em_run, pictures, "--out", tmp_path / "predictions.csv")
+    assert code == 0, err
+    assert len(read_csv(tmp_path / "predictions.csv")) == 5
+    code, _, err = run_drmm("sample", em_run, "--out", tmp_path / "samples.png", "--n", 10)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("learning", ["em", "eg"])
+def test_no_labels_at_all_are_clusters(learning: str, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "run"
+    words = ["fit", "digits", "--labels-per-class", 0, "--clusters", 12, "--epochs", 2, "--width", 4]
+    code, text, err = run_drmm(*words, "--learning", learning, "--preset", "dense", "--out", out)
+    assert code == 0, err
+    results = json.loads((out / "results.json").read_text())
+    assert results["labels"] == 0
+    assert results["test_error"] is None
+    assert 20 < results["cluster_accuracy"] <= 100  # all in one cluster: 10
+    assert f"cluster accuracy {results['cluster_accuracy']} %" in " ".join(text.split())
+    assert load_model(out)[1].classes == tuple(f"cluster {i}" for i in range(12))
+    assert (out / "labels.csv").read_text() == "index,label\n"
+    assert not (out / "em" / "latents").exists()
+
+
+def test_as_many_clusters_as_classes_by_default(tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "run"
+    code, _, err = run_drmm(*EM[:-1], 0, "--depth", 1, "--out", out)
+    assert code == 0, err
+    model, recipe = load_model(out)
+    assert recipe.classes == tuple(f"cluster {i}" for i in range(10))
+    assert recipe.depth == 1
+    assert model.templates.in_features == 4
+
+
+def test_a_folder_without_any_class_needs_a_number_of_clusters(tmp_path: Path, run_drmm) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "run"
+    (photos / "unlabelled").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (12, 12)).astype(np.uint8)).save(photos / "unlabelled" / f"{i}.png")
+    words = ["fit", photos, "--epochs", 1, "--width", 2, "--learning", "em", "--out", out]
+    refused(run_drmm(*words), "unlabelled", "label at least one image")
+    refused(run_drmm(*words, "--labels-per-class", 0), "0 clusters", "say how many")
+    assert not out.exists()
+    code, _, err = run_drmm(*words, "--clusters", 3)
+    assert code == 0, err
+    assert json.loads((out / "results.json").read_text())["cluster_accuracy"] is None
+
+
+@pytest.mark.parametrize("constraint", ["soft", "weight_norm"])
+@pytest.mark.parametrize("start", ["data", "orthonormal", "glorot", "default"])
+def test_every_start_and_constraint(start: str, constraint: str, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "run"
+    words = [*EM, "--epochs", 1, "--depth", 1, "--initialisation", start, "--constraint", constraint]
+    code, _, err = run_drmm(*words, "--out", out)
+    assert code == 0, err
+    assert json.loads((out / "run.json").read_text())["spec"]["training"]["initialisation"] == start
+    assert load_model(out)[1].constraint == constraint
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_model(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: the checkpoint is the first that does not fit."""
+    code = "import resource, sys; from drmm.cli.app import main; "
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); main()"
+    out = tmp_path / "run"
+    words = [sys.executable, "-W", "ignore", "-c", code, *FIT, "--out", str(out)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: cannot write")
+    assert "Traceback" not in done.stderr
+    assert not (out / "model.safetensors").exists()
+    assert [path.name for path in out.rglob("*") if "last" in path.name] == []
+
+
+def test_nothing_to_resume(tmp_path: Path, run_drmm) -> None:
+    refused(run_drmm(*FIT, "--out", tmp_path / "none", "--resume"), "no run to resume")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "no-such-set"], "no-such-set"),
+        (["fit", "digits", "--labels-per-class", "5000"], "5000"),
+        ([*FIT, "--preset", "transformer"], "preset"),
+        ([*FIT, "--learning-rate", "-1"], "learning_rate"),
+        ([*FIT, "--accelerator", "abacus"], "abacus"),
+        ([*FIT, "--precision", "7-bit"], "7-bit"),
+        ([*FIT, "--devices", "0"], "0 devices"),
+        ([*FIT, "--clusters", "12"], "clusters need images without labels"),
+        ([*FIT, "--depth", "7"], "choose from 1 to 4 levels"),
+        ([*EM, "--constraint", "hard"], "learn a hard model by 'sgd' or 'eg'"),
+        ([*FIT, "--constraint", "hard", "--initialisation", "glorot"], "templates of both signs"),
+        ([*EM[:-1], "0", "--clusters", "2000"], "cannot fall into 2000 clusters"),
+    ],
+)
+def test_a_mistake_leaves_no_run_behind(words: list[str], message: str, tmp_path: Path, run_drmm) -> None:
+    refused(run_drmm(*words, "--epochs", 1, "--out", tmp_path / "run"), message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_predictions(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "predictions.csv"
+    code, _, err = run_drmm("predict", run, pictures, "--out", out)
+    assert code == 0, err
+    rows = read_csv(out)
+    assert [Path(row["image"]).name for row in rows] == [f"digit{i}.png" for i in range(5)]
+    model, _ = load_model(run)
+    x = torch.stack([torch.from_numpy(pixels(path)).float()[None] / 255 for path in sorted(pictures.iterdir())])
+    assert [row["label"] for row in rows] == [str(int(c)) for c in model(x).argmax(1)]
+    assert all(0 < float(row["confidence"]) <= 1 and np.isfinite(float(row["log_joint"])) for row in rows)
+    assert {row["certified"] for row in rows} <= {"yes", "no"}
+
+
+def test_a_corrupt_image_leaves_no_csv(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    (pictures / "broken.png").write_bytes((pictures / "digit0.png").read_bytes()[:40])
+    out = tmp_path / "predictions.csv"
+    refused(run_drmm("predict", run, pictures, "--out", out), "broken.png")
+    assert not out.exists()
+
+
+def test_predicting_without_a_model(tmp_path: Path, pictures: Path, run_drmm) -> None:
+    refused(run_drmm("predict", tmp_path / "none", pictures), "model.json")
+
+
+def test_samples_are_a_picture(run: Path, tmp_path: Path, run_drmm) -> None:
+    for extra in ([], ["--label", "3"], ["--noise"], ["--borrow", "5"], ["--borrow", "2", "--noise"]):
+        out = tmp_path / "samples.png"
+        code, _, err = run_drmm("sample", run, "--out", out, "--n", 12, *extra)
+        assert code == 0, err
+        assert pixels(out).shape[1] > 300
+    refused(run_drmm("sample", run, "--out", tmp_path / "x.png", "--label", "kitten"), "kitten")
+    (tmp_path / "bare").mkdir()
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run / name, tmp_path / "bare")
+    bare = run_drmm("sample", tmp_path / "bare", "--out", tmp_path / "x.png", "--borrow", "5")
+    refused(bare, "drmm fit")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_place_that_cannot_be_written(run: Path, pictures: Path, run_drmm) -> None:
+    refused(run_drmm("predict", run, pictures, "--out", "/proc/none/predictions.csv"), "cannot write")
+
+
+# --- pruning ---
+
+
+def test_a_pruned_run_is_a_smaller_model(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    before, out = files(run), tmp_path / "smaller"
+    code, text, err = run_drmm("prune", run, "--keep", 0.5, "--out", out)
+    assert code == 0, err
+    assert files(run) == before
+    assert files(out) == {"model.json", "model.safetensors", "labels.csv", "pruning.json"}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    results = json.loads((out / "pruning.json").read_text())
+    assert results["channels"] == {"before": [4, 8, 8, 16], "after": [2, 4, 4, 8]}
+    for on, kept in zip(results["probability_on"], results["kept"], strict=True):
+        assert min(on[i] for i in kept) >= max(p for i, p in enumerate(on) if i not in kept)
+        assert f"{100 * min(on[i] for i in kept):.0f} %" in text
+    rows = results["models"]
+    assert list(rows) == ["before", "on", "magnitude"]
+    sizes = {name: (row["parameters"], row["bytes"]) for name, row in rows.items()}
+    assert sizes["on"] == sizes["magnitude"] < sizes["before"]
+    assert rows["on"]["bytes"] == (out / "model.safetensors").stat().st_size
+    assert rows["before"]["bytes"] == (run / "model.safetensors").stat().st_size
+    assert rows["before"]["test_error"] == json.loads((run / "results.json").read_text())["test_error"]
+    assert rows["before"]["same_label"] == 100
+    for row in rows.values():
+        for cell in (f"{row['parameters']:,}", f"{row['test_error']:.2f} %", f"{row['images_per_second']:,}"):
+            assert cell in text
+    model, recipe = load_model(out)
+    assert recipe.channels == (2, 4, 4, 8)
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    code, _, err = run_drmm("predict", out, pictures, "--out", tmp_path / "predictions.csv")
+    assert code == 0, err
+    assert len(read_csv(tmp_path / "predictions.csv")) == 5
+    code, _, err = run_drmm("sample", out, "--out", tmp_path / "samples.png", "--n", 10)
+    assert code == 0, err
+
+
+def test_a_pruned_model_goes_on_learning_and_can_be_pruned_again(run: Path, tmp_path: Path, run_drmm) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    code, text, err = run_drmm("prune", run, "--keep", 0.5, "--epochs", 2, "--synapses", 0.9, "--out", once)
+    assert code == 0, err
+    assert "not 0" in text
+    rows = json.loads((once / "pruning.json").read_text())["models"]
+    assert rows["on"]["nonzero"] < rows["on"]["parameters"]
+    assert (once / "labels.csv").read_text() == (run / "labels.csv").read_text()
+    code, _, err = run_drmm("prune", once, "--keep", 0.5, "--criterion", "magnitude", "--out", twice)
+    assert code == 0, err
+    results = json.loads((twice / "pruning.json").read_text())
+    assert results["channels"] == {"before": [2, 4, 4, 8], "after": [1, 2, 2, 4]}
+    assert list(results["models"]) == ["before", "magnitude"]
+    assert results["spec"] == json.loads((run / "run.json").read_text())["spec"]
+
+
+def test_learning_on_helps_a_pruned_model(tmp_path: Path, run_drmm) -> None:
+    run, errors = tmp_path / "run", []
+    words = [*FIT, "--epochs", 3, "--width", 6, "--validation", 200]
+    assert run_drmm(*words, "--out", run)[0] == 0
+    for epochs in (0, 3):
+        out = tmp_path / str(epochs)
+        code, _, err = run_drmm("prune", run, "--keep", 0.4, "--epochs", epochs, "--out", out)
+        assert code == 0, err
+        errors.append(json.loads((out / "pruning.json").read_text())["models"]["on"]["test_error"])
+    assert errors[1] < errors[0] - 5
+
+
+def test_pruned_clusters_have_no_error(tmp_path: Path, run_drmm) -> None:
+    run, out = tmp_path / "run", tmp_path / "smaller"
+    assert run_drmm(*EM[:-1], 0, "--depth", 1, "--out", run)[0] == 0
+    code, text, err = run_drmm("prune", run, "--keep", 0.5, "--out", out)
+    assert code == 0, err
+    assert "test error" not in text
+    assert json.loads((out / "pruning.json").read_text())["models"]["on"]["test_error"] is None
+    refused(run_drmm("prune", run, "--epochs", 1, "--out", tmp_path / "x"), "em", "leave --epochs out")
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--keep", 0], "keep must lie in (0, 1], not 0.0"),
+        (["--keep", 1.5], "keep must lie in (0, 1]"),
+        (["--synapses", -0.1], "keep must lie in (0, 1]"),
+    ],
+)
+def test_impossible_shares(words: list[object], message: str, run: Path, tmp_path: Path, run_drmm) -> None:
+    refused(run_drmm("prune", run, *words, "--out", tmp_path / "x"), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_pruned(run: Path, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "out"
+    refused(run_drmm("prune", tmp_path / "none", "--out", out), "model.json")
+    refused(run_drmm("prune", run, "--out", run), "exists", "choose another --out")
+    for name, message in (("run.json", "no run.json"), ("labels.csv", "labels.csv")):
+        broken = shutil.copytree(run, tmp_path / name)
+        (broken / name).unlink()
+        refused(run_drmm("prune", broken, "--out", out), message)
+    broken = shutil.copytree(run, tmp_path / "broken")
+    plan = json.loads((run / "run.json").read_text())
+    for spec, message in (
+        (None, "does not say what it learned from"),
+        ({**plan["spec"], "validation": "x"}, "does not say what it learned from"),
+        ({**plan["spec"], "data": str(tmp_path / "gone")}, "are gone"),
+        ({**plan["spec"], "data": "mnist-5k"}, "other images now"),
+    ):
+        (broken / "run.json").write_text(json.dumps({**plan, "spec": spec}))
+        refused(run_drmm("prune", broken, "--out", out), message)
+    (broken / "run.json").write_text(json.dumps({**plan, "spec": {**plan["spec"], "objective": {"luck": 1}}}))
+    refused(run_drmm("prune", broken, "--epochs", 1, "--out", out), "how it learned", "luck")
+    refused(run_drmm("prune", run, "--out", "/proc/none/x"), "cannot write")
+    assert not out.exists()
+
+
+def test_a_net_of_classes_alone_has_nothing_to_prune(tmp_path: Path, run_drmm) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    words = [*FIT, "--preset", "dense", "--depth", 1, "--width", 10, "--epochs", 1]
+    assert run_drmm(*words, "--out", run)[0] == 0
+    refused(run_drmm("prune", run, "--out", out), "nothing to prune")
+    assert not out.exists()
+
+
+def test_a_full_disk_leaves_no_pruned_model(run: Path, tmp_path: Path, monkeypatch, run_drmm) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    refused(run_drmm("prune", run, "--keep", 0.5, "--out", tmp_path / "out"), "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_colour_images_with_few_labels(tmp_path: Path, run_drmm) -> None:
+    rng = np.random.default_rng(0)
+    for name, colour in (("red", 0), ("blue", 2), ("unlabelled", 0)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            photo = rng.integers(0, 80, (16, 16, 3)).astype(np.uint8)
+            photo[..., colour] += 150
+            Image.fromarray(photo).save(tmp_path / "photos" / name / f"{i}.png")
+    out = tmp_path / "run"
+    code, _, err = run_drmm("fit", tmp_path / "photos", "--epochs", 1, "--width", 4, "--out", out)
+    assert code == 0, err
+    assert json.loads((out / "results.json").read_text())["labels"] == 12
+    assert load_model(out)[1].classes == ("blue", "red")
+
+
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    """DDP starts the command a second time; only the first process writes the run."""
+    command = shutil.which("drmm", path=str(Path(sys.executable).parent))
+    if command is None:
+        pytest.skip("drmm is not installed beside this Python")
+    out = tmp_path / "run"
+    words = [sys.executable, command, *FIT, "--out", str(out), "--accelerator", "cpu", "--devices", "2"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test error") == 1
+    assert load_model(out)[1].classes == tuple("0123456789")
+
+
+def test_the_demo_in_small(tmp_path: Path, run_drmm) -> None:
+    code, out, err = run_drmm("demo", "--out", tmp_path / "demo", "--epochs", 1)
+    assert code == 0, err
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert set(results["models"]) == {contender.folder for contender in CONTENDERS}
+    for row in results["models"].values():
+        assert f"{row['test_error']:.2f} %" in out
+    assert pixels(tmp_path / "demo" / "demo.png").shape[1] > 1000
+
+
+def test_explain(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "explanation.png"
+    for extra in ([], ["--label", "3", "--other", "5", "--paths", "7"]):
+        code, said, err = run_drmm("explain", run, pictures / "digit0.png", "--out", out, *extra)
+        assert code == 0, err
+        assert "explanation.png" in said
+        assert pixels(out).shape[1] > 1000
+        out.unlink()
+    for words, says in (
+        (["digit0.png", "--label", "kitten"], "no class 'kitten'"),
+        (["digit0.png", "--label", "3", "--other", "3"], "same class"),
+        ([".", "--label", "3"], "holds 5 images"),
+        (["nothing.png"], "nothing.png"),
+    ):
+        refused(run_drmm("explain", run, pictures / words[0], *words[1:], "--out", out), says)
+    assert not out.exists()
+
+
+def test_reproduce(tmp_path: Path, run_drmm) -> None:
+    small = ["--labels", 20, "--method", "kl", "--seeds", 1, "--epochs", 1, "--width", 2, "--images", 200]
+    for _ in range(2):  # the second time there is nothing left to do
+        code, out, err = run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--workers", 1)
+        assert code == 0, err
+        assert "KL, no rendering" in out
+    run = json.loads((tmp_path / "r" / "mnist-5k" / "20" / "kl-0.json").read_text())
+    assert run["command"].startswith("drmm")
+    table = (tmp_path / "r" / "table.md").read_text().splitlines()
+    assert len(table) == 5, "a caption, and one row below its head"
+    assert table[-1].startswith("| KL, no rendering |")
+    assert pixels(tmp_path / "r" / "table.png").shape[1] > 300
+    refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--labels", 25), "25 labels")
+    refused(run_drmm("reproduce", "imagenet"), "imagenet")
+    refused(run_drmm("reproduce", "mnist-5k", "--method", "magic"), "magic")
+    refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--epochs", 2), "another protocol")
+
+
+def test_a_dry_run_tells_in_one_line(tmp_path: Path, run_drmm, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ("reproduce", "svhn", "--dry-run", 2, "--width", 2, "--accelerator", "cpu")
+    code, out, err = run_drmm(*small, "--precision", "bf16-mixed")
+    assert code == 0, err
+    assert out.count("\n") == 1
+    batch = PROTOCOLS["svhn"].training
+    sizes = f"batches of {batch.batch_size} ({batch.labelled_per_batch} labelled), cpu, bf16-mixed: loss"
+    for word in ("svhn, rc+kl+nn: 868 parameters", sizes, "in 2 steps of"):
+        assert word in out
+    for words, says in (
+        (("--dry-run", 0), "0 steps"),
+        (("--devices", 0), "0 devices"),
+        (("--devices", 5), "5 devices"),
+        (("--precision", "7-bit"), "7-bit"),
+        (("--accelerator", "abacus"), "abacus"),
+        (("--method", "magic"), "magic"),
+    ):
+        refused(run_drmm(*small, *words), says)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_machine_that_is_not_there_is_refused_before_any_run(tmp_path: Path, run_drmm) -> None:
+    for words in (("--accelerator", "abacus"), ("--precision", "7-bit"), ("--devices", 0), ("--devices", 5)):
+        refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *words), str(words[1]))
+    assert not (tmp_path / "r").exists()

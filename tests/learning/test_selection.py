@@ -1,0 +1,316 @@
+"""Structure selection: planted structures are found, complexity is paid for, nothing is learned twice."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import drmm
+from drmm.cli import app as cli
+from drmm.errors import InputError, RunError
+from drmm.learning.em import fit_em
+from drmm.learning.initialisation import initialise
+from drmm.learning.selection import Grid, Trial, _winner, select
+from drmm.model.storage import Recipe, load_model
+from drmm.runs import run as runs
+
+PLANTED = 4
+SHAPE = (1, 6, 6)
+BASE = Recipe("dense", SHAPE, ("thing",), depth=1)
+WIDTHS = Grid(width=(1, 2, 3, 4, 6)).candidates(BASE)
+
+
+def planted_templates(n: int, seed: int = 0) -> torch.Tensor:
+    """Orthonormal templates (n, 36) without a mean; the first ones do not depend on n."""
+    generator = torch.Generator().manual_seed(seed)
+    square = torch.randn(36, 20, generator=generator)
+    return torch.linalg.qr(square - square.mean(0))[0].T[:n]
+
+
+def renderings(seed: int = 0, n: int = 300) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of a one-level DRMM with four templates, one of them on, and pixel noise."""
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.eye(PLANTED)[torch.randint(PLANTED, (n,), generator=generator)]
+    x = a @ planted_templates(PLANTED, seed) + 0.05 * torch.randn(n, 36, generator=generator)
+    return x.reshape(n, *SHAPE), torch.full((n,), -1)
+
+
+def rendering_model(model: drmm.DRMM, x: torch.Tensor, heights: torch.Tensor) -> drmm.DRMM:
+    """EM from the model's dictionary and these heights of its units, without the discriminative relaxation."""
+    with torch.no_grad():
+        model.templates.weight.copy_(heights[None])
+    fit_em(model.eval(), x, max_iter=20, tolerance=1e-4, progress=False)
+    model.settle([x])
+    return model
+
+
+def from_patches(recipe: Recipe, x: torch.Tensor, y: torch.Tensor) -> drmm.DRMM:
+    return rendering_model(initialise(recipe.build(0), "data", x=x), x, torch.ones(recipe.width or 0))
+
+
+def from_the_truth(recipe: Recipe, x: torch.Tensor, y: torch.Tensor) -> drmm.DRMM:
+    """As many planted templates as there is room for, then others: a wider net can do all that a narrower can."""
+    width = recipe.width or 0
+    model = recipe.build(0)
+    with torch.no_grad():
+        model.levels.renderings[1].weight.copy_(planted_templates(width))
+    model.calibrate([x])
+    return rendering_model(model, x, (torch.arange(width) < PLANTED).float())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_planted_number_of_templates_is_found(seed: int, tmp_path: Path) -> None:
+    x, y = renderings(seed)
+    winners = {
+        criterion: select(WIDTHS, from_patches, x, y, criterion=criterion, seed=seed, folder=tmp_path).winner.width
+        for criterion in ("heldout", "bic", "picture")
+    }
+    assert winners["heldout"] == winners["bic"] == PLANTED
+    assert winners["picture"] >= PLANTED, "control: templates that are missing are missed"
+
+
+def test_what_does_not_pay_for_complexity_takes_the_larger_net() -> None:
+    """Control: on the images that were learned from, the picture alone is best told with most templates."""
+    x, y = renderings()
+    fits = {}
+
+    def learn(recipe: Recipe, x: torch.Tensor, y: torch.Tensor) -> drmm.DRMM:
+        model = from_the_truth(recipe, x, y)
+        with torch.no_grad():
+            fits[recipe.width] = float(model.log_likelihood(x, model.infer(x)).mean())
+        return model
+
+    candidates = Grid(width=(2, PLANTED, 10)).candidates(BASE)
+    selection = select(candidates, learn, x, y, criterion="bic", seed=0, progress=False)
+    assert selection.winner.width == PLANTED
+    assert fits[2] < fits[PLANTED] < fits[10]
+
+
+def counting(recipe: Recipe, x: torch.Tensor, y: torch.Tensor) -> drmm.DRMM:
+    """Learns nothing but the priors, and remembers that it was called."""
+    CALLS.append(recipe)
+    model = recipe.build(0).eval()
+    model.settle([x])
+    return model
+
+
+CALLS: list[Recipe] = []
+
+
+def test_a_finished_candidate_is_not_learned_again(tmp_path: Path) -> None:
+    x, y = renderings(n=40)
+    whole = select(WIDTHS, counting, x, y, seed=0, folder=tmp_path / "whole", progress=False)
+    CALLS.clear()
+
+    def dies(recipe: Recipe, x: torch.Tensor, y: torch.Tensor) -> drmm.DRMM:
+        if len(CALLS) == 2:
+            raise KeyboardInterrupt
+        return counting(recipe, x, y)
+
+    with pytest.raises(KeyboardInterrupt):
+        select(WIDTHS, dies, x, y, seed=0, folder=tmp_path / "a", progress=False)
+    resumed = select(WIDTHS, counting, x, y, seed=0, folder=tmp_path / "a", progress=False)
+    assert list(WIDTHS) == CALLS
+    assert forgetting_time(resumed.rows()) == forgetting_time(whole.rows())
+    other = select(WIDTHS, counting, x, y, seed=1, progress=False)
+    assert forgetting_time(other.rows()) != forgetting_time(whole.rows()), "control: the seed decides"
+
+
+def forgetting_time(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_candidates_of_another_selection_are_not_taken_for_these(tmp_path: Path) -> None:
+    x, y = renderings(n=40)
+    select(WIDTHS, counting, x, y, seed=0, folder=tmp_path, progress=False)
+    for images, candidates, seed in ((x + 0.1, WIDTHS, 0), (x, WIDTHS[::-1], 0), (x, WIDTHS, 1)):
+        with pytest.raises(RunError, match="another selection"):
+            select(candidates, counting, images, y, seed=seed, folder=tmp_path, progress=False)
+    record = json.loads((tmp_path / "0.json").read_text())
+    del record["images"]
+    (tmp_path / "0.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match="damaged"):
+        select(WIDTHS, counting, x, y, seed=0, folder=tmp_path, progress=False)
+
+
+def test_free_parameters_are_counted() -> None:
+    x, y = renderings(n=40)
+    trial = select(WIDTHS, counting, x, y, seed=0, progress=False).trials[3]
+    dictionary, norm, templates, switches, noise = 36 * 4 + 4, 2 * 4, 4 + 1, 4, 1
+    assert trial.parameters == dictionary + norm + templates + switches + noise
+    pooled = Grid(depth=(1, 2)).candidates(Recipe("conv_small", (1, 8, 8), ("a", "b"), width=2))
+    x, y = torch.rand(30, 1, 8, 8), torch.arange(30) % 2
+    trial = select(pooled, counting, x, y, seed=0, progress=False).trials[0]
+    units = 2 * 6 * 6  # an on/off switch each, and one of four positions
+    assert trial.parameters == 2 * 25 + 2 * 2 + (2 * 2 + 2) + 1 + 1 + units * (1 + 3)
+
+
+def test_the_best_wins_and_in_a_tie_the_smallest() -> None:
+    def trial(width: int, wrong: list[float], bic: float) -> Trial:
+        images = {"error": tuple(wrong), "picture": tuple(wrong)}
+        return Trial(replace(BASE, width=width), width, 0.0, bic, images)
+
+    large, small, worse = trial(8, [0, 100, 0], -3), trial(4, [100, 0, 0], -2), trial(2, [100, 0, 100], -1)
+    assert _winner([large, small, worse], "error") == small.recipe
+    assert _winner([large, small, worse], "picture") == worse.recipe
+    assert _winner([worse, small, large], "bic") == large.recipe
+    assert small.standard_error("error") == pytest.approx(100 / 3)
+    assert small.standard_error("bic") is None
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        (["foo=1"], "foo=1"),
+        (["width"], "whole number"),
+        (["width=abc,8"], "abc"),
+        (["width=8,"], "whole number"),
+        (["depth=0,1"], "whole number"),
+        (["width=8", "width=16"], "twice"),
+    ],
+)
+def test_specs_that_mean_nothing_are_refused(specs: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Grid.parse(specs)
+
+
+def test_specs_make_a_grid() -> None:
+    grid = Grid.parse(["width=2, 4", "preset=auto,conv_small,dense", "depth=1"])
+    base = Recipe("conv_small", (1, 6, 6), ("a", "b"), constraint="hard", depth=3)
+    names = [(recipe.preset, recipe.width, recipe.depth) for recipe in grid.candidates(base)]
+    assert names == [(p, w, 1) for p in ("dense", "conv_small", "dense") for w in (2, 4)]
+    assert all(recipe.constraint == "hard" for recipe in grid.candidates(base))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "criterion", "message"),
+    [
+        (WIDTHS[:1], None, "no choice"),
+        ((WIDTHS[0], WIDTHS[0]), None, "twice"),
+        ((WIDTHS[0], replace(BASE, depth=0)), None, "depth"),
+        ((WIDTHS[0], replace(BASE, preset="conv_small")), None, "receptive field"),
+        (WIDTHS, "error", "label"),
+        (WIDTHS, "aic", "choose from"),
+    ],
+)
+def test_candidates_that_cannot_be_compared_are_refused(candidates, criterion, message) -> None:
+    x, y = renderings(n=40)
+    CALLS.clear()
+    with pytest.raises(InputError, match=message):
+        select(candidates, counting, x, y, criterion=criterion, seed=0, progress=False)
+    assert CALLS == []
+
+
+def test_images_that_cannot_judge_are_refused() -> None:
+    x, y = renderings(n=40)
+    with pytest.raises(InputError, match="holdout"):
+        select(WIDTHS, counting, x[:1], y[:1], seed=0, progress=False)
+    with pytest.raises(InputError, match="not finite"):
+        select(WIDTHS, counting, 0 * x, y, seed=0, progress=False)
+
+
+# --- the command line ---
+
+FIT = ["fit", "digits", "--batch-size", "256", "--accelerator", "cpu"]
+GRID = [*FIT, "--labels-per-class", "20", "--epochs", "4", "--learning-rate", "0.01", "--select", "width=2,8"]
+
+
+@pytest.fixture
+def run_drmm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def run(*words: object) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of one command."""
+        monkeypatch.setattr(sys, "argv", ["drmm", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as leave:
+            code = leave.code if isinstance(leave.code, int) else 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "selection.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_fit_selects_and_resumes(tmp_path: Path, run_drmm, monkeypatch) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code, out, err = run_drmm(*GRID, "--out", whole)
+    assert code == 0, err
+    assert "candidate 2 of 2: conv_small, width 8" in err
+    assert "selected by error" in out
+    assert out.count("←") == 1
+    selection = json.loads((whole / "results.json").read_text())["selection"]
+    rows = table(whole)
+    assert [float(row["error"]) for row in rows] == [row["error"] for row in selection["candidates"]]
+    assert [row["winner"] for row in rows] == ["False", "True"]
+    assert load_model(whole)[1].width == 8
+    # Why neither complete-data criterion is the default: each unit pays for its switches.
+    assert float(rows[0]["heldout"]) > float(rows[1]["heldout"])
+    assert float(rows[0]["bic"]) < float(rows[1]["bic"])
+
+    learned = []
+
+    def dies_at_the_second(model, *args, **options):
+        learned.append(model)
+        if len(learned) == 2:
+            raise KeyboardInterrupt
+        return train(model, *args, **options)
+
+    train = runs.train
+    monkeypatch.setattr(runs, "train", dies_at_the_second)
+    assert run_drmm(*GRID, "--out", killed)[0] == 130
+    code, _, err = run_drmm(*GRID, "--out", killed, "--resume")
+    assert code == 0, err
+    assert len(learned) == 4, "one before the interruption, one candidate and the winner after it"
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, killed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.filterwarnings("ignore:every image is labelled")
+@pytest.mark.parametrize("learning", ["sgd", "eg", "em"])
+@pytest.mark.parametrize("labels", [[], ["--labels-per-class", "0"]])
+def test_every_rule_selects_with_labels_and_without(learning, labels, tmp_path: Path, run_drmm) -> None:
+    words = [*FIT, "--preset", "dense", "--epochs", 1, "--learning", learning, *labels]
+    code, _, err = run_drmm(*words, "--select", "width=4,8", "--select", "depth=1,2", "--out", tmp_path / "run")
+    assert code == 0, err
+    rows = table(tmp_path / "run")
+    assert [(row["width"], row["depth"]) for row in rows] == [("4", "1"), ("4", "2"), ("8", "1"), ("8", "2")]
+    assert [row["error"] == "" for row in rows] == [bool(labels)] * 4
+    winner = load_model(tmp_path / "run")[1]
+    assert [(row["width"], row["depth"]) for row in rows if row["winner"] == "True"] == [
+        (str(winner.width), str(winner.depth))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--select", "foo=1"], "foo=1"),
+        (["--select", "width=abc"], "abc"),
+        (["--select", "width=8"], "no choice"),
+        (["--select", "width=8,8"], "twice"),
+        (["--select", "depth=3,9"], "no depth 9"),
+        (["--select", "preset=dense,transformer"], "transformer"),
+        (["--select", "preset=dense,conv_large"], "receptive field"),
+        (["--select", "width=4,8", "--width", "4"], "both given and selected"),
+        (["--select", "preset=dense,conv_small", "--preset", "dense"], "both given and selected"),
+        (["--select", "width=4,8", "--criterion", "error", "--labels-per-class", "0"], "label"),
+        (["--select", "width=4,8", "--devices", "2"], "one device"),
+        (["--criterion", "bic"], "--select"),
+    ],
+)
+def test_a_bad_selection_is_one_line_and_nothing_is_written(words, message, tmp_path: Path, run_drmm) -> None:
+    code, _, err = run_drmm(*FIT, "--labels-per-class", 5, *words, "--out", tmp_path / "run")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "run").exists()

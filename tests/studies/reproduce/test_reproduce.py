@@ -1,0 +1,310 @@
+"""The published tables: cells that can be killed and resumed, a protocol that is kept, a table that is honest."""
+
+import json
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from drmm.errors import InputError, RunError
+from drmm.estimators.classifier import DRMMClassifier
+from drmm.learning.batches import Batches, labelled_alone
+from drmm.learning.config import Training
+from drmm.learning.objective import Objective
+from drmm.learning.train import train
+from drmm.studies.reproduce import (
+    METHODS,
+    OWN,
+    PROTOCOLS,
+    PUBLISHED,
+    Cell,
+    Failure,
+    Machine,
+    cells,
+    comparisons,
+    dry_run,
+    figure,
+    markdown,
+    protocol,
+    rows,
+    run_cells,
+    run_one,
+    settings,
+)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    small = protocol("mnist-5k", width=2, images=200)
+    training = Training(epochs=1, batch_size=64, labelled_per_batch=16)
+    return replace(small, preset="conv_small", labels=(20,), training=training)
+
+
+def test_every_row_of_the_slides_has_a_method():
+    for table in PUBLISHED.values():
+        assert table.keys() <= METHODS.keys()
+    assert not METHODS["kl"].objective.renders, "the bare convnet draws nothing"
+    assert METHODS["printed"].objective.kl_sign == "printed"
+    assert METHODS["rc"].objective.kl == METHODS["rc"].objective.balance == 0
+
+
+def test_protocols():
+    full, small = protocol("mnist"), protocol("mnist", epochs=2, width=4, images=1000)
+    assert full.labels == (50, 100, 1000)
+    assert (small.training.epochs, small.width, small.images) == (2, 4, 1000)
+    assert replace(small.training, epochs=full.training.epochs) == full.training
+    assert protocol("cifar10").preset == "conv_large"
+    with pytest.raises(InputError, match="no published table for 'imagenet'"):
+        protocol("imagenet")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_settings_are_the_row_as_it_is_run(name):
+    """60,000 images with 100 labels: the same objective, schedule and constraint; fewer images, as many steps."""
+    plan, row, found = PROTOCOLS["mnist"], METHODS[name], settings(name)
+    schedule = {key: value for key, value in found.items() if key in {field.name for field in fields(Training)}}
+    whole = replace(plan.training_on(100), epochs=plan.training.epochs * row.longer)
+    assert Training(**schedule).enough_for(round(60_000 / 112)) == whole
+    assert Training(**schedule).enough_for(10).epochs == pytest.approx(whole.epochs * 60_000 / 1120, abs=1)
+    terms = {key: value for key, value in found.items() if key in {field.name for field in fields(Objective)}}
+    assert Objective(**terms) == row.objective
+    assert found["constraint"] == row.constraint
+    learner = DRMMClassifier(**found)
+    assert found.items() <= learner.get_params().items()
+
+
+def test_more_labels_have_more_of_a_batch():
+    plan = protocol("mnist")
+    found = {n: plan.training_on(n) for n in (20, 100, 500, 1000, 50_000)}
+    assert [one.labelled_per_batch for one in found.values()] == [16, 16, 31, 62, 64]
+    assert {one.batch_size - one.labelled_per_batch for one in found.values()} == {112}
+    assert found[100] == plan.training
+
+
+def test_the_protocol_is_told_in_words():
+    found = protocol("mnist", epochs=3, width=8, images=5000).said([20, 1000])
+    assert "conv_small, 8 wide, 5,000 training images" in found
+    assert "\n3 epochs" in found
+    assert found.endswith("Labelled images in a batch: 16 of 128 with 20 labels, 62 of 174 with 1,000 labels.")
+    assert "all training images" in protocol("svhn").said([500])
+
+
+def test_what_is_told_of_a_dry_run_of_a_taught_model():
+    """Every image has a label then, and the model is the hard one."""
+    found = dry_run(protocol("mnist", width=2), "hard-taught", Machine("cpu"), 2)
+    assert len(found.losses) == 2
+
+
+def test_a_hard_model_is_taught(plan, tmp_path):
+    """It learns what the other found out: with the teacher's labels in place of none."""
+    seen = []
+
+    def watched(model, x, y, **options):
+        seen.append((y.clone(), options["objective"]))
+        return train(model, x, y, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[run_one.__module__], "train", watched)
+        found = run_one(Cell(plan, "hard-taught", 20, 0), tmp_path)
+    (few, _), (taught, objective) = seen
+    assert int((few >= 0).sum()) == 20
+    assert bool((taught >= 0).all())
+    assert bool((taught == few)[few >= 0].all()), "true labels stay"
+    assert objective.kl == objective.balance == 0
+    assert found["certified"] == 100
+    assert found["protocol"]["constraint"] == "hard"
+    assert found["protocol"]["teacher"]["kl"] > 0
+    assert "teacher" not in run_one(Cell(plan, "kl", 20, 0), tmp_path)["protocol"], "control"
+
+
+def test_cells_come_seed_by_seed(plan):
+    found = cells(plan, [10, 20], ["kl", "rc"], 2)
+    assert [(cell.seed, cell.labels, cell.method) for cell in found][:5] == [
+        (0, 10, "kl"), (0, 10, "rc"), (0, 20, "kl"), (0, 20, "rc"), (1, 10, "kl"),
+    ]  # fmt: skip
+    for bad, says in (
+        (([10], ["magic"], 1), "no method 'magic'"),
+        (([10], ["kl"], 0), "at least 1"),
+        (([0], ["kl"], 1), "at least 1"),
+    ):
+        with pytest.raises(InputError, match=says):
+            cells(plan, *bad)
+
+
+@pytest.mark.parametrize("method", ["supervised", "kl", "kl-long", "rc+kl+nn"])
+def test_one_cell(plan, method, tmp_path):
+    cell = Cell(plan, method, 20, 3)
+    found = run_one(cell, tmp_path, command="drmm reproduce mnist-5k")
+    assert json.loads(cell.path(tmp_path).read_text()) == json.loads(json.dumps(found))
+    assert {"dataset", "labels", "seed", "method", "test_error", "seconds", "command", "versions"} <= found.keys()
+    assert found["epochs"] == (2 if "long" in method else 1)
+    assert found["images"] == (20 if method == "supervised" else 200)
+    assert 0 < found["test_error"] <= 95
+    assert [path.name for path in cell.path(tmp_path).parent.iterdir()] == [cell.path(tmp_path).name], (
+        "no checkpoint"
+    )
+
+
+@pytest.mark.parametrize(("known", "size"), [(50, 50), (100, 100), (500, 128)])
+def test_labels_alone_make_as_many_batches_as_all_images(known, size):
+    y = torch.full((4000,), -1)
+    y[torch.randperm(4000)[:known]] = torch.arange(known) % 10
+    some = {"batch_size": 128, "labelled": 32}
+    few, found = labelled_alone(y, **some)
+    assert found == size
+    assert torch.equal(few.unique(), torch.nonzero(y >= 0).squeeze(1))
+    order = {"seed": 0, "epoch": 0}
+    alone = Batches(torch.zeros(len(few), 1), y[few], batch_size=size, labelled=32, **order)
+    assert len(alone) == len(Batches(torch.zeros(4000, 1), y, **some, **order))
+
+
+def test_cells_are_functions_of_their_seed(plan, tmp_path):
+    errors = [
+        run_one(Cell(plan, "rc+kl+nn", 20, seed), tmp_path / str(i))["test_error"]
+        for i, seed in enumerate([0, 0, 1])
+    ]
+    assert errors[0] == errors[1]
+    assert errors[0] != errors[2], "control: another seed, another draw"
+
+
+def test_a_cell_that_was_stopped_goes_on_and_says_so(plan, tmp_path, monkeypatch):
+    cell = Cell(plan, "kl", 20, 0)
+    whole = run_one(cell, tmp_path / "whole")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[run_one.__module__], "error_percent", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_one(cell, tmp_path / "stopped")
+    found = run_one(cell, tmp_path / "stopped")
+    assert found["test_error"] == whole["test_error"]
+    assert (whole["resumed"], found["resumed"]) == (False, True), "its seconds are not those of a whole run"
+
+
+def test_what_is_there_is_not_run_again(plan, tmp_path):
+    todo, told = cells(plan, [20], ["kl", "rc"], 1), []
+    first = todo[0].path(tmp_path)
+    run_one(todo[0], tmp_path)
+    before = first.read_bytes()
+    failures = run_cells(todo, tmp_path, workers=2, done=lambda cell, result: told.append((cell.method, result)))
+    assert not failures
+    assert first.read_bytes() == before
+    assert [name for name, _ in told] == ["kl", "rc"]
+    assert all(result["test_error"] > 0 for _, result in told)
+
+
+def test_another_protocol_is_refused(plan, tmp_path):
+    run_one(Cell(plan, "kl", 20, 0), tmp_path)
+    other = replace(plan, training=replace(plan.training, epochs=2))
+    with pytest.raises(InputError, match="another protocol"):
+        run_cells(cells(other, [20], ["kl"], 1), tmp_path)
+
+
+def scaled(plan):
+    """A protocol as small as a run says."""
+    return protocol(plan["dataset"], epochs=plan["training"]["epochs"], width=plan["width"], images=plan["images"])
+
+
+def test_the_committed_runs_are_of_the_committed_protocol():
+    """A cell of another protocol raises (the tests beside this one), and one that is not there would be run."""
+    out = Path(__file__).parents[3] / "results" / "reproduce"
+    runs = [json.loads(path.read_text()) for path in sorted(out.glob("*/*/*.json"))]
+    todo = [Cell(scaled(run["protocol"]), run["method"], run["labels"], run["seed"]) for run in runs]
+    assert sum(cell.plan == protocol("mnist") for cell in todo) > 50, "in full size"
+    assert all(cell.path(out).is_file() for cell in todo)
+    assert not run_cells(todo, out)
+
+
+def test_a_row_that_learned_for_fewer_epochs_is_refused(plan, tmp_path, monkeypatch):
+    cell = Cell(plan, "kl", 20, 0)
+    run_one(cell, tmp_path)
+    assert not run_cells([cell], tmp_path), "control"
+    monkeypatch.setitem(METHODS, "kl", replace(METHODS["kl"], longer=2))
+    with pytest.raises(InputError, match="another protocol"):
+        run_cells([cell], tmp_path)
+
+
+def test_what_cannot_be_run_is_told_and_the_rest_goes_on(plan, tmp_path):
+    todo = [Cell(plan, "kl", 25, 0), Cell(plan, "kl", 20, 0), Cell(plan, "kl", 5000, 0)]
+    failures = run_cells(todo, tmp_path)
+    assert [type(failure) for failure in failures] == [Failure, Failure]
+    assert "cannot be shared equally by 10 classes" in failures[0].why
+    assert "fewer than" in failures[1].why
+    assert todo[1].path(tmp_path).exists()
+
+
+def write(folder, table, labels, method, seed, error, **others):
+    path = folder / table / str(labels) / f"{method}-{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"labels": labels, "method": method, "seed": seed, "test_error": error, "seconds": 90} | others)
+    )
+
+
+def test_the_table(tmp_path):
+    for seed, error in enumerate([1.0, 2.0, 3.0]):
+        write(tmp_path, "mnist", 100, "rc+kl+nn", seed, error)
+    write(tmp_path, "mnist", 100, "kl", 0, 4.5)
+    write(tmp_path, "mnist", 100, "kl", 1, 5.5, seconds=3, resumed=True)
+    write(tmp_path, "mnist", 50, "rc", 0, 20.0, resumed=True)
+    found = rows(tmp_path)
+    assert [(row.labels, row.method) for row in found] == [(50, "rc"), (100, "kl"), (100, "rc+kl+nn")]
+    text = markdown(found)
+    assert "mnist, test error in % over one label draw where nothing else is said:" in text
+    assert "| method | 50 labels | slides | 100 labels | slides | minutes a run |" in text
+    assert "| RC + KL + NN | – | 0.91 | 2.00 ± 1.00 (3 draws) | 0.57 | 1.5 |" in text
+    assert "| KL, no rendering | – | – | 5.00 ± 0.71 (2 draws) | – | 1.5 |" in text
+    assert "| RC | 20.00 | 21.73 | – | 13.41 | – |" in text, "what was stopped has no time of its own"
+    figure(found).canvas.draw()
+    assert "Nothing has been run" in markdown(rows(tmp_path / "nothing"))
+
+
+def test_a_table_that_was_scaled_down_has_no_published_column(tmp_path):
+    small = {"dataset": "cifar10", "width": 16, "images": None, "training": {"epochs": 5}}
+    write(tmp_path, "cifar10", 4000, "rc+kl", 0, 40.0, dataset="cifar10-jpeg", protocol=small)
+    (row,) = rows(tmp_path)
+    assert (row.scaled, row.published) == ("on cifar10-jpeg, 16 wide, 5 epochs", None)
+    text = markdown([row])
+    assert "cifar10 (on cifar10-jpeg, 16 wide, 5 epochs: not comparable with the slides), test error" in text
+    assert "| method | 4,000 labels | minutes a run |" in text
+    full = {"dataset": "cifar10", "width": None, "images": None, "training": {"epochs": 60}}
+    write(tmp_path, "cifar10", 4000, "rc+kl", 0, 40.0, dataset="cifar10", protocol=full)
+    (row,) = rows(tmp_path)
+    assert (row.scaled, row.published) == ("", 23.24)
+    assert "| method | 4,000 labels | slides | minutes a run |" in markdown([row])
+
+
+def test_rows_are_compared_on_the_draws_that_they_share(tmp_path):
+    for seed, (drawn, bare) in enumerate([(1.0, 3.0), (2.5, 3.5), (2.0, 5.0), (0.5, None)]):
+        write(tmp_path, "mnist", 20, "rc+kl+nn", seed, drawn)
+        if bare is not None:
+            write(tmp_path, "mnist", 20, "kl", seed, bare)
+    write(tmp_path, "mnist", 20, "kl-long", 0, 9.0)
+    table = rows(tmp_path)
+    (found,) = comparisons(table)
+    assert (found.method, found.against, found.labels) == ("rc+kl+nn", "kl", 20)
+    assert found.differences == (-2.0, -1.0, -3.0)
+    assert found.interval == pytest.approx((-2 - 4.303 / 3**0.5, -2 + 4.303 / 3**0.5), abs=1e-3)
+    assert "| mnist | 20 | RC + KL + NN | KL, no rendering | -2.00 [-4.48, +0.48] | 3 |" in markdown(
+        rows(tmp_path)
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        '{"labels": 100, "method": "kl", "seed": 0, "test_error": null, "seconds": 1}',
+        "[",
+        '{"labels": 100, "method": "kl", "seed": 0, "test_error": 1, "seconds": 1, "protocol": 3}',
+    ],
+)
+def test_damaged_files(content, tmp_path):
+    write(tmp_path, "mnist", 100, "kl", 0, 4.5)
+    (tmp_path / "mnist" / "100" / "rc-0.json").write_text(content)
+    with pytest.raises(RunError, match=r"rc-0\.json"):
+        rows(tmp_path)
