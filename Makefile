@@ -3,16 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Folder with the files of the data sets, for experiments.
+# Folder with the files of the data sets, for studies.
 DATA ?= $(DRMM_DATA)
+IN_DATA = $(if $(DATA),--data-dir $(DATA))
+STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
 .PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity frontier ablations predictions explain peers gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
-	$(BIN)/drmm demo --out demo
+	$(BIN)/drmm demo --out demo --force
 
 test: .venv/dev.stamp  ## Every law and every test.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q $(ARGS)
 
 lint: .venv/dev.stamp  ## Style and types.
 	$(BIN)/ruff check src tests scripts
@@ -24,74 +26,74 @@ format: .venv/dev.stamp
 	$(BIN)/ruff format src tests scripts
 
 bench: .venv/dev.stamp  ## Speed and memory against the plain convnet.
-	$(BIN)/drmm bench --json results/bench.json
+	$(BIN)/drmm bench --json results/bench.json --force
 
 learning: .venv/demo.stamp  ## Backprop, EG and EM side by side, and clusters: DATA=folder with MNIST, half an hour.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/learning.py $(if $(DATA),--data-dir $(DATA))
+	$(STUDY).learning $(IN_DATA)
 
-shifted: .venv/demo.stamp  ## Digits that shift: rendering mixtures beside Gaussian mixtures, ten minutes.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/shifted_digits.py
+shifted: .venv/demo.stamp  ## Digits that move: rendering mixtures beside Gaussian mixtures, ten minutes.
+	$(STUDY).shifted_digits
 
 lift: .venv/dev.stamp  ## What lifting costs, and a lifted residual net drawn: three minutes.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/lift.py
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/lift_picture.py
+	$(STUDY).lift
+	$(STUDY).lift_picture
 
 missing: .venv/demo.stamp  ## Digits with missing pixels, by how they are filled in: a quarter of an hour.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/missing_pixels.py
+	$(STUDY).missing_pixels
 
 trees: .venv/demo.stamp  ## Evolutionary trees beside scikit-learn's: DATA=folder with MNIST, a quarter of an hour.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/trees.py $(if $(DATA),--data-dir $(DATA))
+	$(STUDY).trees $(IN_DATA)
 
 pruning: .venv/demo.stamp  ## What pruning costs, by criterion: a quarter of an hour.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/pruning.py
+	$(STUDY).pruning
 
 feedback: .venv/demo.stamp  ## Accuracy under damage before and after feedback: DATA=folder with MNIST and CIFAR-10.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/feedback.py $(if $(DATA),--data-dir $(DATA))
+	$(STUDY).feedback $(IN_DATA)
 
 dynamic: .venv/demo.stamp  ## Shortest path and convnet, one dynamic program: both unrolled, side by side.
-	$(BIN)/python scripts/dynamic_programming.py
+	$(STUDY).dynamic_programming
 
-samples: .venv/demo.stamp  ## Digits drawn with switches that are independent, and borrowed: ten minutes.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/samples.py
+samples: .venv/demo.stamp  ## Digits drawn with independent switches and with a patch prior: ten minutes.
+	$(STUDY).samples
 
 exactness: .venv/demo.stamp  ## Max-sum against trying every configuration, on small random nets: two minutes.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/exactness.py
+	$(STUDY).exactness
 
 nonnegativity: .venv/demo.stamp  ## What the penalty on negative templates does: five minutes.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/nonnegativity.py
+	$(STUDY).nonnegativity
 
 frontier: .venv/demo.stamp  ## Test error against the certificate's gap, signed to hard: a quarter of an hour.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/frontier.py
+	$(STUDY).frontier
 
 predictions: .venv/dev.stamp  ## The slides' predictions, on nets trained on rendered scenes: an hour.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/active.py
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/invariance.py
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/fields.py
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/memories.py
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/nuisances.py
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/localisation.py
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/predictions/kryptonite.py
+	$(STUDY).predictions.active
+	$(STUDY).predictions.invariance
+	$(STUDY).predictions.fields
+	$(STUDY).predictions.memories
+	$(STUDY).predictions.nuisances
+	$(STUDY).predictions.localisation
+	$(STUDY).predictions.failure_conditions
 
 ablations: .venv/demo.stamp  ## The few-label recipe, one thing changed at a time: DATA=folder with MNIST, an hour; resumable.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/ablations.py $(if $(DATA),--data-dir $(DATA))
+	$(STUDY).ablations $(IN_DATA)
 
 peers: .venv/demo.stamp  ## Rules of few-label learning side by side: DATA=folder with MNIST, hours; resumable.
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/peers.py --tune --seeds 100 $(if $(DATA),--data-dir $(DATA))
-	OMP_NUM_THREADS=1 $(BIN)/python scripts/peers.py $(if $(DATA),--data-dir $(DATA))
+	$(STUDY).peers $(IN_DATA)
 
 # What carries out the dry run: cpu, or gpu where there is one.
 ACCELERATOR ?= cpu
-DRY_RUN = OMP_NUM_THREADS=1 $(BIN)/drmm reproduce cifar10 --dry-run 20 --accelerator $(ACCELERATOR)
+DRY_RUN = OMP_NUM_THREADS=1 $(BIN)/drmm reproduce cifar10 --dry-run 20 --device $(ACCELERATOR)
+BF16 = --set machine.precision=bf16-mixed
 
 gpu-dry-run: .venv/demo.stamp  ## 20 steps of the full CIFAR-10 net in each way that GPUs run it, on a CPU: half an hour.
 	$(DRY_RUN)
-	$(DRY_RUN) --precision bf16-mixed
-	$(DRY_RUN) --precision bf16-mixed --devices 2
-	$(DRY_RUN) --precision bf16-mixed --compile
-	$(DRY_RUN) --precision bf16-mixed --compile --devices 2
+	$(DRY_RUN) $(BF16)
+	$(DRY_RUN) $(BF16) --set machine.devices=2
+	$(DRY_RUN) $(BF16) --set machine.compile=true
+	$(DRY_RUN) $(BF16) --set machine.compile=true --set machine.devices=2
 
 explain: .venv/demo.stamp  ## One digit explained by the demo's model, after make demo.
-	$(BIN)/python scripts/explain_picture.py
+	$(STUDY).explain_picture
 
 readme: .venv/dev.stamp  ## Copy the figures of results/*.json into README and docs.
 	$(BIN)/python scripts/docs/fill_readme.py

@@ -4,20 +4,18 @@ Random nets of 2 or 3 levels that are small enough to enumerate (`drmm.testing.r
 the class and the score of one bottom-up pass, of the sign traceback, and the two-message bound.
 """
 
-import argparse
-from pathlib import Path
-from typing import Any
+from argparse import Namespace
+from functools import cache
 
 import torch
 
 from drmm import DRMM, sign_traceback
-from drmm.files import write_json
 from drmm.model.deep import Latents
 from drmm.progress import track
-from drmm.runs.run import versions
 from drmm.testing import Enumeration, enumerate_configurations, random_net
+from scripts.study import Results, study
 
-Found = dict[str, Any]
+Rows = dict[str, Results]
 
 NETS: dict[str, tuple[bool, ...]] = {  # which dictionaries have both signs, pixels first; class templates last
     "all non-negative": (False, False, False),
@@ -31,7 +29,7 @@ ROUNDING = 1e-9
 
 
 @torch.no_grad()
-def measure(signed: tuple[bool, ...], nets: int, name: str) -> Found:
+def measure(signed: tuple[bool, ...], nets: int, name: str) -> Results:
     """Shares of images, in %, over many nets with three images each."""
     rows = []
     for seed in track(range(nets), f"{name} ({nets} nets)"):
@@ -43,8 +41,8 @@ def measure(signed: tuple[bool, ...], nets: int, name: str) -> Found:
         once = model.infer(x)
         rows.append(
             {
-                **found(once, truth),
-                **{f"traceback {key}": value for key, value in found(sign_traceback(model, x), truth).items()},
+                **agreement(once, truth),
+                **{f"traceback {key}": value for key, value in agreement(sign_traceback(model, x), truth).items()},
                 "gaussian class": once.label == gaussian.label,
                 "bound valid": bounds(model, x, truth),
             }
@@ -55,7 +53,7 @@ def measure(signed: tuple[bool, ...], nets: int, name: str) -> Found:
     }
 
 
-def found(latents: Latents, truth: Enumeration) -> dict[str, torch.Tensor]:
+def agreement(latents: Latents, truth: Enumeration) -> dict[str, torch.Tensor]:
     """Whether the class, the whole configuration and the certificate are there, bool (N,)."""
     best = truth.score.amax(1)
     return {
@@ -70,7 +68,7 @@ def bounds(model: DRMM, x: torch.Tensor, truth: Enumeration) -> torch.Tensor:
     return (model.upper_bound(x) - truth.score >= -ROUNDING * (1 + truth.score.abs())).all(1)
 
 
-def exact(figures: dict[str, Found]) -> Found:
+def exact(figures: Rows) -> Results:
     """T1 as a prediction with its verdict."""
     theirs = [figures[name] for name in NONNEGATIVE]
     holds = all(row["class"] == row["optimum"] == 100 for row in theirs)
@@ -91,7 +89,7 @@ def exact(figures: dict[str, Found]) -> Found:
     }
 
 
-def traced(figures: dict[str, Found]) -> Found:
+def traced(figures: Rows) -> Results:
     """T17 as a prediction with its verdict."""
     row, nonnegative = figures["all signed"], [figures[name] for name in NONNEGATIVE]
     alone = all(one["traceback optimum"] == one["optimum"] == 100 for one in nonnegative)
@@ -110,18 +108,26 @@ def traced(figures: dict[str, Found]) -> Found:
     }
 
 
-def main() -> None:
-    """Measure, and write the verdicts."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--nets", type=int, default=400, help="of each kind")
-    parser.add_argument("--out", type=Path, default=Path("results/predictions"))
-    arguments = parser.parse_args()
+@cache
+def measured(nets: int) -> Rows:
+    """All kinds of nets."""
     torch.set_default_dtype(torch.float64)
-    figures = {name: measure(signed, arguments.nets, name) for name, signed in NETS.items()}
-    for prediction in (exact(figures), traced(figures)):
-        about = {"command": "make exactness", "seed": 0, "versions": versions(), "figures": figures}
-        write_json(arguments.out / f"{prediction['law']}.json", {**prediction, **about})
+    return {name: measure(signed, nets, name) for name, signed in NETS.items()}
+
+
+def run_exact(asked: Namespace) -> Results:
+    """Measure, and judge T1."""
+    figures = measured(asked.nets)
+    return {**exact(figures), "figures": figures}
+
+
+def run_traced(asked: Namespace) -> Results:
+    """Measure, and judge T17."""
+    figures = measured(asked.nets)
+    return {**traced(figures), "figures": figures}
 
 
 if __name__ == "__main__":
-    main()
+    options = {"--nets": {"type": int, "default": 400, "help": "of each kind, by as many seeds"}}
+    study(run_exact, name="predictions/T1", target="exactness", seeds=1, options=options)
+    study(run_traced, name="predictions/T17", target="exactness", seeds=1, options=options)

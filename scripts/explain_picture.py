@@ -1,6 +1,5 @@
 """One digit explained by the demo's model: writes docs/explain.png, after `make demo`."""
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -11,19 +10,10 @@ from drmm.explain.figures import explanation
 from drmm.explain.plots import save_figure
 from drmm.model.storage import load_model
 
-
-def main() -> None:
-    """Load, explain, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path("demo/soft"))
-    parser.add_argument("--digit", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=Path("docs/explain.png"))
-    asked = parser.parse_args()
-    data, (model, recipe) = load("mnist-5k"), load_model(asked.run)
-    first = int((data.y_test == asked.digit).nonzero()[0][0])
-    x = pixels(torch.from_numpy(data.x_test[first]))
-    save_figure(explanation(model, x, recipe.classes), asked.out)
-
+RUN, DIGIT = Path("demo/soft"), 4
 
 if __name__ == "__main__":
-    main()
+    data, (model, recipe) = load("mnist-5k"), load_model(RUN)
+    first = int((data.y_test == DIGIT).nonzero()[0][0])
+    x = pixels(torch.from_numpy(data.x_test[first]))
+    save_figure(explanation(model, x, recipe.classes), Path("docs/explain.png"))

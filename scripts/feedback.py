@@ -15,11 +15,10 @@ attack that does know might take back. Writes results/feedback.json and docs/fee
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import os
-import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,21 +29,20 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from plain_net import ResNet, train_plainly
 from torch import Tensor
 
 import drmm
 from drmm.data import Dataset, holdout, load
 from drmm.data.images import pixels
-from drmm.explain.plots import save_figure
-from drmm.files import write_json
 from drmm.learning.allocator import tune_allocator
-from drmm.learning.train import Training, train
+from drmm.learning.config import Machine, Training
+from drmm.learning.train import train
 from drmm.model.deep import fit_amplitude, per_image
 from drmm.model.traceback import reinfer
 from drmm.progress import track
-from drmm.runs.run import versions
 from drmm.studies.corruptions import blur, fgsm, gaussian_noise, occlude, pgd
+from scripts.plain_net import ResNet, train_plainly
+from scripts.study import Results, study
 
 IMAGES, HELD_OUT, TESTED = 8_000, 250, 1_000
 SWEEPS = (0, 1, 2, 4)
@@ -126,7 +124,7 @@ def trace(model: drmm.DRMM, x: Tensor) -> tuple[Found, dict[int, Tensor]]:
     """Labels by the sign traceback after so many sweeps, and the score of the bottom-up class (N,)."""
     bottom_up, logits, first = model.max_sum(x, None)
     found: Found = {"traceback, compete": {}, "traceback, own class": {}}
-    climbed: dict[int, list[Tensor]] = {k: [] for k in SWEEPS}
+    by_sweep: dict[int, list[Tensor]] = {k: [] for k in SWEEPS}
     ranks = logits.topk(TOP).indices
     for rank in range(TOP):
         label, switches, seen = ranks[:, rank], first, logits
@@ -135,15 +133,15 @@ def trace(model: drmm.DRMM, x: Tensor) -> tuple[Found, dict[int, Tensor]]:
                 features, switches = reinfer(model.levels, x, switches, model.templates.weight[label])
                 seen = model.templates(features)
             if k in SWEEPS:
-                climbed[k].append(seen.gather(1, label[:, None]).squeeze(1))
+                by_sweep[k].append(seen.gather(1, label[:, None]).squeeze(1))
                 if rank == 0:
                     found["traceback, own class"][k] = seen.argmax(1)
-    for k, scores in climbed.items():
+    for k, scores in by_sweep.items():
         best = torch.stack(scores, 1).argmax(1, keepdim=True)
         found["traceback, compete"][k] = ranks.gather(1, best).squeeze(1)
     if not torch.equal(found["traceback, compete"][0], bottom_up):
         raise RuntimeError("labels without a sweep differ from the bottom-up pass")
-    return found, {k: scores[0] for k, scores in climbed.items()}
+    return found, {k: scores[0] for k, scores in by_sweep.items()}
 
 
 @torch.no_grad()
@@ -184,12 +182,12 @@ def feed_back(model: drmm.DRMM, x: Tensor, betas: dict[str, float]) -> tuple[Fou
     labels: dict[str, dict[int, list[Tensor]]] = {}
     scores: dict[int, list[Tensor]] = {k: [] for k in SWEEPS}
     for part in x.split(CHUNK):
-        found, climbed = trace(model, part)
+        found, by_sweep = trace(model, part)
         found |= {name: pull(model, part, target, betas[name]) for name, target in TARGETS.items()}
         for name, k in itertools.product(found, SWEEPS):
             labels.setdefault(name, {}).setdefault(k, []).append(found[name][k])
         for k in SWEEPS:
-            scores[k].append(climbed[k])
+            scores[k].append(by_sweep[k])
     return (
         {name: {k: torch.cat(parts) for k, parts in by_k.items()} for name, by_k in labels.items()},
         {k: torch.cat(parts) for k, parts in scores.items()},
@@ -251,8 +249,8 @@ def run_nets(dataset: str, seed: int, data_dir: Path | None) -> tuple[str, dict[
     for kind in KINDS:
         model = drmm.lift(copy.deepcopy(net), image_shape=tuple(x.shape[1:]))
         if kind == "fine-tuned":
-            config = Training(epochs=how.tuning, seed=seed, accelerator="cpu")
-            train(model, x, y, config=config, progress=False)
+            config = Training(epochs=how.tuning, seed=seed)
+            train(model, x, y, config=config, machine=Machine("cpu"), progress=False)
         for parameter in model.parameters():
             parameter.requires_grad = False  # an attack asks for the images' gradient alone
         betas = choose_betas(model, pixels(x_held), y_held, how, seed)
@@ -286,10 +284,11 @@ def gains(figures: Figures) -> Figures:
     return table
 
 
-def draw(tables: Figures) -> Figure:
+def figure(results: Results) -> Figure:
     """Accuracy before and after, by damage: a row for each data set, a column for each net."""
-    figure = Figure(figsize=(15, 8), layout="constrained")
-    axes = figure.subplots(len(tables), 2, sharey="row", squeeze=False)
+    tables = results["figures"]
+    drawn = Figure(figsize=(15, 8), layout="constrained")
+    axes = drawn.subplots(len(tables), 2, sharey="row", squeeze=False)
     last = str(SWEEPS[-1])
     bars = {
         "bottom-up": (lambda found: found["bottom_up"], "0.25"),
@@ -309,20 +308,29 @@ def draw(tables: Figures) -> Figure:
             axis.set_ylim(0, 100)
             axis.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel(f"accuracy after {last} iterations, %")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    return figure
+    drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return drawn
 
 
-def main() -> None:
-    """Train, damage, feed back; write the table and the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, help="folder of the data sets; by default $DRMM_DATA")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="nets at the same time")
-    parser.add_argument("--out", type=Path, default=Path("results/feedback.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/feedback.png"))
-    asked = parser.parse_args()
-    start = time.perf_counter()
+def table(results: Results) -> str:
+    """Accuracy before and after four iterations of feedback, as Markdown."""
+    names = {
+        "traceback, compete": "traceback, 3 classes compete",
+        "traceback, own class": "traceback, own class",
+        "pull": "pull to reconstruction",
+        "control: blur": "control: pull to blur",
+    }
+    rows = [f"| net | pictures | bottom-up | {' | '.join(names.values())} |", "|---|---|--:|--:|--:|--:|--:|"]
+    for data, kinds in results["figures"].items():
+        for kind, figures in kinds.items():
+            for damage, row in figures["damages"].items():
+                cells = [f"{row[name]['4']['accuracy']:.1f}" for name in names]
+                rows.append(f"| {data}, {kind} | {damage} | {row['bottom_up']:.1f} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def run(asked: Namespace) -> Results:
+    """Train, damage, feed back; figures are means over seeds."""
     names: dict[str, str] = {}
     runs: dict[str, dict[str, list[Figures]]] = {dataset: {kind: [] for kind in KINDS} for dataset in SETTINGS}
     todo = list(itertools.product(SETTINGS, range(asked.seeds)))
@@ -339,20 +347,17 @@ def main() -> None:
         }
         for dataset, kinds in runs.items()
     }
-    about = {
-        "command": "make feedback",
-        "seeds": list(range(asked.seeds)),
+    return {
         "images": {"trained": IMAGES, "to_choose_beta": HELD_OUT, "tested": TESTED},
         "files": names,
         "settings": {name: vars(how) for name, how in SETTINGS.items()},
         "attacks": "against the bottom-up net, 10 steps of PGD; they know nothing of the feedback",
-        "seconds": round(time.perf_counter() - start, 1),
-        "versions": versions(),
+        "gains": {dataset: {kind: gains(one) for kind, one in kinds.items()} for dataset, kinds in tables.items()},
+        "gains_by_seed": by_seed,
+        "figures": tables,
     }
-    won = {dataset: {kind: gains(one) for kind, one in kinds.items()} for dataset, kinds in tables.items()}
-    write_json(asked.out, {**about, "gains": won, "gains_by_seed": by_seed, "figures": tables})
-    save_figure(draw(tables), asked.picture)
 
 
 if __name__ == "__main__":
-    main()
+    options = {"--workers": {"type": int, "default": os.cpu_count(), "help": "nets at the same time"}}
+    study(run, table, figure, name="feedback", target="feedback", seeds=2, options=options)

@@ -6,35 +6,26 @@ alone and taught by the signed net. Measured on the 1,000 test images: the error
 of the score, and the share of images for which it is 0.
 """
 
-import argparse
 import statistics
+from argparse import Namespace
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from nonnegativity import measure
 from sklearn.frozen import FrozenEstimator
 
 from drmm import DRMMClassifier, as_images
 from drmm.data import Dataset, load, mask_labels, stratified_labels
-from drmm.explain.plots import save_figure
-from drmm.files import write_json
 from drmm.learning.metrics import certified_percent
 from drmm.progress import track
-from drmm.runs.run import versions
+from drmm.studies.reproduce import spread
+from scripts.nonnegativity import measure
+from scripts.study import Results, study
 
-SETTINGS: dict[str, Any] = {"width": 16, "epochs": 15}
+WIDTH, EPOCHS = 16, 15
 SIGNED, TAUGHT = "signed", "hard, taught by the signed net"
-BARE = {"reconstruction": 0.0, "nonnegativity": 0.0}
-MODELS: dict[str, dict[str, Any]] = {
-    SIGNED: BARE,
-    "soft, NN 0.5": {"reconstruction": 0.0, "nonnegativity": 0.5},
-    "soft, NN 5,000": {"reconstruction": 0.0, "nonnegativity": 5000.0},
-    "hard": {**BARE, "constraint": "hard"},
-    TAUGHT: {**BARE, "constraint": "hard"},
-}
+NONNEGATIVITY = {SIGNED: 0.0, "soft, NN 0.5": 0.5, "soft, NN 5,000": 5000.0, "hard": 0.0, TAUGHT: 0.0}
+HARD = {"hard", TAUGHT}
 
 Figures = dict[str, dict[str, list[float]]]
 
@@ -42,16 +33,21 @@ Figures = dict[str, dict[str, list[float]]]
 def learn(name: str, data: Dataset, seed: int, teacher: DRMMClassifier | None) -> DRMMClassifier:
     """One of the models, on a label draw."""
     labels = mask_labels(data.y_train, stratified_labels(data.y_train, 10, seed=seed))
-    teaches = None if teacher is None else FrozenEstimator(teacher)
-    learner = DRMMClassifier(teacher=teaches, random_state=seed, **SETTINGS, **MODELS[name])
+    learner = DRMMClassifier(
+        model={"width": WIDTH, "constraint": "hard" if name in HARD else "soft"},
+        objective={"reconstruction": 0.0, "nonnegativity": NONNEGATIVITY[name]},
+        teacher=None if teacher is None else FrozenEstimator(teacher),
+        epochs=EPOCHS,
+        random_state=seed,
+    )
     return learner.fit(data.x_train, labels)
 
 
-def draw(found: Figures) -> Figure:
+def figure(results: Results) -> Figure:
     """Test error against the gap: every draw, and the mean."""
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    axis = figure.subplots()
-    for i, (name, figures) in enumerate(found.items()):
+    drawn = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axis = drawn.subplots()
+    for i, (name, figures) in enumerate(results["models"].items()):
         axis.scatter(figures["gap"], figures["test_error"], s=18, color=f"C{i}", alpha=0.5)
         middle = statistics.median(figures["gap"]), statistics.mean(figures["test_error"])
         axis.scatter(*middle, s=90, color=f"C{i}", edgecolor="white", label=name, zorder=3)
@@ -64,31 +60,36 @@ def draw(found: Figures) -> Figure:
     axis.grid(color="#e4e8ee", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=9, loc="center")
-    return figure
+    return drawn
 
 
-def main() -> None:
-    """Learn, measure, draw."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("results/frontier.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/frontier.png"))
-    asked = parser.parse_args()
+def table(results: Results) -> str:
+    """Test error against the certificate's gap, as Markdown."""
+    rows = [
+        f"| 4,000 digits, 100 labels, {results['seeds']} draws | test error (%) | gap, in scores | proved (%) |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, figures in results["models"].items():
+        gap, proved = statistics.median(figures["gap"]), statistics.mean(figures["certified"])
+        rows.append(f"| {name} | {spread(figures['test_error'])} | {gap:,.0f} | {proved:.0f} |")
+    return "\n".join(rows)
+
+
+def run(asked: Namespace) -> Results:
+    """Learn and measure."""
     data = load("mnist-5k")
     x, y = as_images(data.x_test), torch.from_numpy(data.y_test)
-    found: Figures = {name: {} for name in MODELS}
+    models: Figures = {name: {} for name in NONNEGATIVITY}
     signed: dict[int, DRMMClassifier] = {}
-    for seed, name in track(list(product(range(asked.seeds), MODELS)), "nets"):
+    for seed, name in track(list(product(range(asked.seeds), NONNEGATIVITY)), "nets"):
         learner = learn(name, data, seed, signed[seed] if name == TAUGHT else None)
         if name == SIGNED:
             signed[seed] = learner
         figures = {**measure(learner.model_, x, y), "certified": certified_percent(learner.model_, x)}
         for key, value in figures.items():
-            found[name].setdefault(key, []).append(round(value, 4))
-    about = {"command": "make frontier", "seeds": asked.seeds, "settings": SETTINGS}
-    write_json(asked.out, {**about, "models": found, "versions": versions()})
-    save_figure(draw(found), asked.picture)
+            models[name].setdefault(key, []).append(round(value, 4))
+    return {"settings": {"width": WIDTH, "epochs": EPOCHS}, "models": models}
 
 
 if __name__ == "__main__":
-    main()
+    study(run, table, figure, name="frontier", target="frontier")

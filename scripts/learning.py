@@ -8,21 +8,20 @@ results/learning.json.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
@@ -30,17 +29,21 @@ from torch import Tensor
 from drmm.data import holdout, load, stratified_labels
 from drmm.data.images import pixels
 from drmm.estimators.mixture import RenderingMixture
-from drmm.files import read_json, write_json
+from drmm.files import read_json
 from drmm.learning.allocator import tune_allocator
+from drmm.learning.config import Training
 from drmm.learning.em import DeepLearner, MStep, e_step, m_step, relax
 from drmm.learning.em.deep import centre
 from drmm.learning.initialisation import initialise
 from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits
 from drmm.learning.objective import Objective
-from drmm.learning.train import Training, train
+from drmm.learning.train import train
 from drmm.model.deep import DRMM
 from drmm.model.presets import conv_small
+from drmm.progress import track
 from drmm.runs.run import versions
+from drmm.studies.reproduce import spread
+from scripts.study import Results, kept, study
 
 IMAGES, HELD_OUT = 10_000, 3_000  # of MNIST's training set
 CLUSTERED = 5_000  # images that clusters are looked for in
@@ -60,30 +63,25 @@ CLUSTERERS = (
 Parts = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def main() -> None:
-    """Run what has not been run, and write the summary."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, help="folder with MNIST's files")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    asked = parser.parse_args()
+def run(asked: Namespace) -> Results:
+    """Run what has not been run, and sum up."""
     kinds = {"race": RULES, "clusters": CLUSTERERS}
     runs = [(kind, name, seed) for kind in kinds for seed in range(asked.seeds) for name in kinds[kind]]
-    todo = [run for run in runs if not _path(asked.out, *run).is_file()]
-    with Progress() as bar, ProcessPoolExecutor(asked.processes, max_tasks_per_child=1) as pool:
-        task = bar.add_task("runs", total=len(runs), completed=len(runs) - len(todo))
-        for done in as_completed([pool.submit(_run, asked.out, asked.data_dir, *run) for run in todo]):
-            done.result()
-            bar.advance(task)
-    summary: dict[str, Any] = {"command": "make learning", "versions": versions(), "seeds": asked.seeds}
-    summary |= {"images": IMAGES, "clustered": CLUSTERED, "held_out": HELD_OUT}
-    summary |= {"epochs": EPOCHS, "iterations": ITERATIONS}
-    summary["runs"] = [read_json(_path(asked.out, *run)) for run in runs]
-    summary["throughput"] = throughput()
-    summary["accepted"] = accepted(asked.data_dir)
-    summary["memory"] = {str(n): memory(n) for n in (5_000, 60_000)}
-    write_json(asked.out / "learning.json", summary)
+    with ProcessPoolExecutor(asked.processes, max_tasks_per_child=1) as pool:
+        futures = [pool.submit(_run, asked.out, asked.data_dir, *one) for one in runs]
+        for future in track(futures, "runs"):
+            future.result()
+    return {
+        "images": IMAGES,
+        "clustered": CLUSTERED,
+        "held_out": HELD_OUT,
+        "epochs": EPOCHS,
+        "iterations": ITERATIONS,
+        "runs": [read_json(_path(asked.out, *one)) for one in runs],
+        "throughput": throughput(),
+        "accepted": accepted(asked.data_dir),
+        "memory": {str(n): memory(n) for n in (5_000, 60_000)},
+    }
 
 
 def race(rule: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
@@ -101,7 +99,7 @@ def _gradient_points(
 ) -> Iterator[tuple[float, float, float]]:
     """The errors that training logs after each epoch; epochs take equally long."""
     config = Training(learning=rule, epochs=EPOCHS, seed=seed)  # type: ignore[arg-type]
-    objective = Objective.of(learning=rule) if rule == "eg" else Objective(1, 0, 0, 0, 0)  # type: ignore[arg-type]
+    objective = Objective() if rule == "eg" else Objective(1, 0, 0, 0, 0)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         train(
@@ -197,19 +195,19 @@ def accepted(data_dir: Path | None, iterations: int = 4, n: int = 500) -> list[f
     x, y, *_ = parts(0, data_dir, n)
     x = pixels(x)
     model = initialise(_fresh(0), "data", x=x, y=y).eval()
-    beliefs, shares = e_step(model, x, y), []
+    posterior, shares = e_step(model, x, y), []
     for _ in range(iterations):
-        m_step(model, lambda believed=beliefs: iter([believed.configurations(x)]))
+        m_step(model, lambda posterior=posterior: iter([posterior.configurations(x)]))
         centre(model, iter(x.split(100)))
-        fresh, best = e_step(model, x, y), e_step(model, x, y, previous=beliefs)
+        fresh, best = e_step(model, x, y), e_step(model, x, y, previous=posterior)
         shares.append(round(float((fresh.objective >= best.objective).double().mean()), 4))
-        beliefs = best
+        posterior = best
     return shares
 
 
 def _gradient_epoch(x: Tensor, y: Tensor) -> None:
     """One epoch on the complete-data objective, as "eg" trains."""
-    model, objective = _fresh(0).train(), Objective.of(learning="eg")
+    model, objective = _fresh(0).train(), Objective().resolved(learning="eg")
     optimizer = torch.optim.Adam(model.parameters())
     for images, labels in zip(x.split(128), y.split(128), strict=True):
         optimizer.zero_grad()
@@ -219,7 +217,7 @@ def _gradient_epoch(x: Tensor, y: Tensor) -> None:
 
 def memory(n: int) -> dict[str, float]:
     """Peak memory of one E-step and one M-step on n images, in MiB, in a process of its own."""
-    command = [sys.executable, __file__, "--memory", str(n)]
+    command = [sys.executable, "-m", "scripts.learning", "--memory", str(n)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     found: dict[str, float] = json.loads(answer.stdout)
     return found
@@ -261,20 +259,99 @@ def _fresh(seed: int) -> DRMM:
 
 
 def _run(out: Path, data_dir: Path | None, kind: str, name: str, seed: int) -> None:
-    """One run in a process of its own, on one thread."""
+    """One run in a process of its own, on one thread, unless its figures are there."""
     tune_allocator()
     torch.set_num_threads(1)
-    result = race(name, seed, data_dir) if kind == "race" else clusters(name, seed, data_dir)
+    measure = race if kind == "race" else clusters
     head = {"dataset": "mnist", "kind": kind, "method": name, "seed": seed, "versions": versions()}
-    write_json(_path(out, kind, name, seed), {**head, **result})
+    kept(_path(out, kind, name, seed), lambda: {**head, **measure(name, seed, data_dir)})
 
 
 def _path(out: Path, kind: str, name: str, seed: int) -> Path:
     return out / "learning" / f"{kind}-{name.replace(' ', '-')}-{seed}.json"
 
 
+def table(results: Results) -> str:
+    """The race of the learning rules, clusters, throughput and memory, as Markdown."""
+    return "\n\n".join([_race(results), _clusters(results), _throughput(results)])
+
+
+def _race(results: Results) -> str:
+    caption = (
+        f"{results['images']:,} labelled images of MNIST's training set, error in % on {results['held_out']:,} "
+        f"others (mean ± s.d., {results['seeds']} draws); in how many epochs and seconds (one of two busy cores, "
+        "median) how many of the draws came down to 5, 2 and 1.5 %:"
+    )
+    rows = [
+        caption,
+        "",
+        "| learning | first error | best error | to 5 % | to 2 % | to 1.5 % |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    names = {"sgd": "SGD, 𝓛_H alone", "eg": "EG, 𝓛_H + 𝓛_RC", "em": "EM, no derivatives"}
+    for rule, name in names.items():
+        runs = [run for run in results["runs"] if run["kind"] == "race" and run["method"] == rule]
+        first = spread([run["points"][0][2] for run in runs])
+        best = spread([min(point[2] for point in run["points"]) for run in runs])
+        cells = [_reached([run["reached"][target] for run in runs]) for target in ("5.0", "2.0", "1.5")]
+        rows.append(f"| {name} | {first} | {best} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _reached(points: list[list[float] | None]) -> str:
+    there = [point for point in points if point is not None]
+    if not there:
+        return "never"
+    epochs, seconds = (sorted(values)[len(there) // 2] for values in zip(*there, strict=True))
+    return f"{epochs:.0f} ep., {seconds:.0f} s ({len(there)}/{len(points)})"
+
+
+def _clusters(results: Results) -> str:
+    caption = (
+        f"Clusters of {results['clustered']:,} images without labels, accuracy in % on MNIST's test set (a "
+        "cluster is named by most of its training images, or there is one cluster to a digit):"
+    )
+    rows = [
+        caption,
+        "",
+        "| method | clusters | by majority | one to one | seconds |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    names = {
+        "k-means": "k-means on pixels",
+        "gaussian": "GaussianMixture, diagonal",
+        "rendering": "RenderingMixture",
+        "deep em": "DRMM, EM",
+        "deep sgd": "DRMM, SGD",
+    }
+    runs = [run for run in results["runs"] if run["kind"] == "clusters"]
+    for method in dict.fromkeys(run["method"] for run in runs):
+        mine = [run for run in runs if run["method"] == method]
+        name, _, number = method.rpartition(" ")
+        seconds = sorted(run["seconds"] for run in mine)[len(mine) // 2]
+        one = spread([run["one_to_one"] for run in mine]) if int(number) == 10 else "–"
+        majority = spread([run["accuracy"] for run in mine])
+        rows.append(f"| {names[name]} | {number} | {majority} | {one} | {seconds:.0f} |")
+    return "\n".join(rows)
+
+
+def _throughput(results: Results) -> str:
+    rate = {name: row["images_per_second"] for name, row in results["throughput"].items()}
+    small, large = (results["memory"][n]["added"] for n in ("5000", "60000"))
+    return (
+        f"Images a second on one core, the net of the MNIST rows, interleaved: E-step {rate['e_step']:.0f}, "
+        f"M-step {rate['m_step']:.0f}, an epoch of G-steps {rate['g_step']:.0f}. An M-step takes as long as "
+        f"{rate['g_step'] / rate['m_step']:.1f} epochs of G-steps.\n\n"
+        f"Memory that an E-step and an M-step add to the process: {small:.0f} MiB for 5,000 images, "
+        f"{large:.0f} MiB for 60,000.\n\n"
+        "Images whose freshly proposed switches were taken, in iteration "
+        f"{', '.join(f'{i}: {100 * share:.0f} %' for i, share in enumerate(results['accepted'], 1))}."
+    )
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory"]:
         _measure_memory(int(sys.argv[-1]))
     else:
-        main()
+        options = {"--processes": {"type": int, "default": 2, "help": "runs at the same time"}}
+        study(run, table, name="learning", target="learning", seeds=5, options=options)

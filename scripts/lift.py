@@ -6,20 +6,18 @@ times each call once, so that a busy machine slows all of them alike; ratios are
 
 from __future__ import annotations
 
-import argparse
 import statistics
+from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from pytorchcv.model_provider import get_model
 from torch import Tensor, nn
 
 import drmm
-from drmm.files import write_json
 from drmm.progress import track
-from drmm.runs.run import versions
 from drmm.studies.timing import ratio, take_turns
+from scripts.study import Results, study
 
 NETS = ("resnet18", "resnet50", "bn_vgg11", "densenet121", "mobilenetv2_w1", "resnext50_32x4d")
 UNITS = (nn.ReLU, nn.ReLU6, nn.MaxPool2d)
@@ -60,25 +58,33 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, float | str]:
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def main() -> None:
-    """Measure every net and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, default=Path("results/lift.json"))
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
+def run(asked: Namespace) -> Results:
+    """Measure every net."""
     torch.manual_seed(0)
-    rows = [measure(name, options.batch, options.rounds) for name in track(NETS, "nets")]
-    write_json(
-        options.json,
-        {
-            "command": f"make lift (batch {options.batch}, {options.rounds} rounds, seed 0)",
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-            "rows": rows,
-        },
-    )
+    rows = [measure(name, asked.batch, asked.rounds) for name in track(NETS, "nets")]
+    return {"batch": asked.batch, "rounds": asked.rounds, "threads": torch.get_num_threads(), "rows": rows}
+
+
+def table(results: Results) -> str:
+    """Seconds, ratios and bytes of lifted nets, as Markdown."""
+    titles = {
+        "net": "net",
+        "lift_seconds": "seconds to lift",
+        "forward_ms": "forward (ms)",
+        "inference_to_forward": "inference ÷ forward",
+        "reconstruction_to_forward": "reconstruction ÷ forward",
+        "switch_bytes_per_unit": "bytes per unit",
+    }
+    rows = [f"| {' | '.join(titles.values())} |", f"|---|{'--:|' * (len(titles) - 1)}"]
+    for row in results["rows"]:
+        cells = [
+            row[key] if key == "net" else f"{row[key]:.0f}" if key == "forward_ms" else f"{row[key]:.2f}"
+            for key in titles
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    main()
+    options = {"--batch": {"type": int, "default": 1}, "--rounds": {"type": int, "default": 15}}
+    study(run, table, name="lift", target="lift", seeds=1, options=options)

@@ -7,20 +7,19 @@ reconstruction term, on the same labels. Figures go to results/lift_picture.json
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
+from argparse import Namespace
 
 import torch
-from plain_net import ResNet, train_plainly
 from torch import Tensor
 
 import drmm
 from drmm.data import load
 from drmm.data.images import pixels
 from drmm.explain.plots import Row, save_figure, sheet
-from drmm.files import write_json
-from drmm.learning.train import Training, train
-from drmm.runs.run import versions
+from drmm.learning.config import Training
+from drmm.learning.train import train
+from scripts.plain_net import ResNet, train_plainly
+from scripts.study import Results, study
 
 WIDTH, EPOCHS, BATCH, TUNING_EPOCHS = 32, 6, 50, 15
 
@@ -43,10 +42,9 @@ def figures(model: drmm.DRMM, x: Tensor, y: Tensor) -> dict[str, float]:
     return {"test_error": round(100 * wrong, 2), "picture_not_drawn": round(left, 4)}
 
 
-def main() -> None:
+def run(asked: Namespace) -> Results:
     """Train, lift, draw; fine-tune, draw again."""
     torch.manual_seed(0)
-    start = time.perf_counter()
     data = load("mnist-5k")
     images, labels = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     net = train_plainly(ResNet(1, WIDTH), images, labels, epochs=EPOCHS, batch=BATCH, progress=True)
@@ -56,11 +54,9 @@ def main() -> None:
     before, rows = figures(model, x, y), [Row("input", x[columns]), *drawn(model, x[columns], "as trained")]
     tuned = train(drmm.lift(net, image_shape=(1, 28, 28)), images, labels, config=Training(epochs=TUNING_EPOCHS))
     rows += drawn(tuned, x[columns], "fine-tuned")
-    save_figure(sheet(rows, data.classes), Path("docs/lift.png"))
-    found = {"as trained": before, "fine-tuned": figures(tuned, x, y)}
-    notes = {"seconds": round(time.perf_counter() - start, 1), "seed": 0, "versions": versions()}
-    write_json(Path("results/lift_picture.json"), {"command": "make lift", **found, **notes})
+    save_figure(sheet(rows, data.classes), asked.pictures / "lift.png")
+    return {"as trained": before, "fine-tuned": figures(tuned, x, y)}
 
 
 if __name__ == "__main__":
-    main()
+    study(run, name="lift_picture", target="lift", seeds=1)

@@ -12,12 +12,10 @@ chosen so. Writes results/missing_pixels.json and docs/missing_pixels.png: `make
 
 from __future__ import annotations
 
-import argparse
-import time
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,15 +27,15 @@ import drmm
 from drmm.data import holdout, load, mask_labels, stratified_labels
 from drmm.data.images import pixels
 from drmm.explain.plots import Row, save_figure, sheet
-from drmm.files import read_json, write_json
-from drmm.learning.allocator import tune_allocator
+from drmm.files import read_json
+from drmm.learning.config import Training
 from drmm.learning.objective import cross_entropy, reconstruction
-from drmm.learning.train import Training, train
+from drmm.learning.train import train
 from drmm.model.deep import fit_amplitude, per_image
 from drmm.model.inpainting import from_neighbours
 from drmm.progress import track
-from drmm.runs.run import versions
 from drmm.studies.corruptions import occlude
+from scripts.study import Results, study
 
 RATES = tuple(rate / 10 for rate in range(9))
 SQUARES = (8, 12, 16)  # sides of the occlusion, in pixels
@@ -168,7 +166,7 @@ def judge(model: drmm.DRMM, fill: Fill, task: Task, seen: Tensor) -> tuple[float
     return 100 * right / len(seen), error / max(1, int((~seen).sum()))
 
 
-def table(model: drmm.DRMM, task: Task, seeds: int, *, powers: bool) -> Figures:
+def judged(model: drmm.DRMM, task: Task, seeds: int, *, powers: bool) -> Figures:
     """Every way for every pattern: mean and standard deviation over masks."""
     rows: Figures = {}
     fills = ways(model, task.x.mean(0), powers=powers)
@@ -206,17 +204,9 @@ def picture(model: drmm.DRMM, task: Task) -> list[Row]:
     return rows
 
 
-def main() -> None:
-    """Learn, judge, draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3, help="masks of every rate")
-    parser.add_argument("--validate", action="store_true", help="judge on training images that were left out")
-    parser.add_argument("--out", type=Path, default=Path("results/missing_pixels.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/missing_pixels.png"))
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    tune_allocator()
-    start, task = time.perf_counter(), make_task(validate=asked.validate)
+def run(asked: Namespace) -> Results:
+    """Learn, judge, draw; what was found by the other of the two ways stays as it was."""
+    task = make_task(validate=asked.validate)
     recipes = {
         "100 labels": lambda: learn(task.x, task.few),
         "all labels": lambda: learn(task.x, task.y),
@@ -225,21 +215,35 @@ def main() -> None:
     models: Figures = {}
     for name, recipe in track(list(recipes.items()), "models"):
         model = recipe()
-        models[name] = table(model, task, asked.seeds, powers=asked.validate)
+        models[name] = judged(model, task, asked.seeds, powers=asked.validate)
     if not asked.validate:
-        save_figure(sheet(picture(model, task), [str(c) for c in range(10)]), asked.picture)
-    found = {
-        "command": "make missing" if not asked.validate else "scripts/missing_pixels.py --validate",
-        "images": len(task.x),
-        "judged_on": len(task.x_judged),
-        "seeds": asked.seeds,
-        "models": models,
-        "seconds": round(time.perf_counter() - start, 1),
-        "versions": versions(),
+        save_figure(
+            sheet(picture(model, task), [str(c) for c in range(10)]), asked.pictures / "missing_pixels.png"
+        )
+    found = {"images": len(task.x), "judged_on": len(task.x_judged), "seeds": asked.seeds, "models": models}
+    this, other = ("validation", "test") if asked.validate else ("test", "validation")
+    file = asked.out / "missing_pixels.json"
+    before = read_json(file) if file.exists() else {}
+    return {**{name: before[name] for name in before if name == other}, this: found}
+
+
+def table(results: Results) -> str:
+    """Accuracy on digits with gaps by how they are filled in, as Markdown."""
+    names = {
+        "zeros": "black",
+        "mean": "mean image",
+        "rendering": "rendering alone",
+        "neighbours": "neighbours alone",
+        "observed": "`infer(x, observed=)`",
     }
-    before = read_json(asked.out) if asked.out.exists() else {}
-    write_json(asked.out, {**before, "validation" if asked.validate else "test": found})
+    rows = [f"| model | missing | {' | '.join(names.values())} |", f"|---|---|{'--:|' * len(names)}"]
+    for model, patterns_of in results["test"]["models"].items():
+        for gaps, row in patterns_of.items():
+            cells = [f"{row[name]['accuracy']:.1f}" for name in names]
+            rows.append(f"| {model} | {gaps} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    main()
+    options = {"--validate": {"action": "store_true", "help": "judge on training images that were left out"}}
+    study(run, table, name="missing_pixels", target="missing", options=options)

@@ -8,22 +8,19 @@ A first run, at the weights 0 and 0.5 only, had twice the width and ten epochs. 
 larger weights were added, on a smaller net, to see whether the penalty was merely too weak.
 """
 
-import argparse
 import itertools
 import statistics
-from pathlib import Path
-from typing import Any
+from argparse import Namespace
 
 import torch
 
 from drmm import DRMM, DRMMClassifier, as_images
 from drmm.data import load, mask_labels, stratified_labels
-from drmm.files import write_json
 from drmm.learning.metrics import error_percent
 from drmm.progress import track
-from drmm.runs.run import versions
+from scripts.study import Results, study
 
-SETTINGS: dict[str, Any] = {"width": 8, "epochs": 6}
+WIDTH, EPOCHS = 8, 6
 WEIGHTS = (0.0, 0.5, 50.0, 5000.0)  # none, the default, and what would be seen if that were too little
 
 Runs = dict[str, list[float]]
@@ -43,14 +40,14 @@ def measure(model: DRMM, x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
     }
 
 
-def verdict(found: dict[float, Runs]) -> dict[str, Any]:
+def verdict(by_weight: dict[float, Runs]) -> Results:
     """The prediction: confirmed if a weight closes the gap, refuted if at each it stays larger than the score."""
-    seeds = len(found[WEIGHTS[0]]["gap"])
-    smallest = min(statistics.median(runs["gap"]) for runs in found.values())
+    seeds = len(by_weight[WEIGHTS[0]]["gap"])
+    smallest = min(statistics.median(runs["gap"]) for runs in by_weight.values())
     rows = [
         f"{weight:g}: {spread(runs['negative'])} % negative, gap {statistics.median(runs['gap']):,.0f} scores, "
         f"test error {spread(runs['test_error'])} %"
-        for weight, runs in found.items()
+        for weight, runs in by_weight.items()
     ]
     return {
         "claim": "The penalty 𝓛_NN brings a trained net to the non-negative model, for which inference is exact",
@@ -58,7 +55,7 @@ def verdict(found: dict[float, Runs]) -> dict[str, Any]:
         "law": "T18",
         "verdict": "confirmed" if smallest < 1e-3 else "refuted" if smallest > 1 else "inconclusive",
         "says": (
-            f"A small net (width {SETTINGS['width']}, {SETTINGS['epochs']} epochs, {seeds} seeds), by the "
+            f"A small net (width {WIDTH}, {EPOCHS} epochs, {seeds} seeds), by the "
             f"penalty's weight: {'; '.join(rows)}. A gap of 0 would prove the joint maximum."
         ),
     }
@@ -69,25 +66,21 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
-def main() -> None:
-    """Learn, measure, and write the verdict."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("results/predictions/T18.json"))
-    arguments = parser.parse_args()
+def run(asked: Namespace) -> Results:
+    """Learn, measure, and judge."""
     data = load("mnist-5k")
     x, y = as_images(data.x_test), torch.from_numpy(data.y_test)
-    found: dict[float, Runs] = {weight: {} for weight in WEIGHTS}
-    for seed, weight in track(list(itertools.product(range(arguments.seeds), WEIGHTS)), "nets"):
+    by_weight: dict[float, Runs] = {weight: {} for weight in WEIGHTS}
+    for seed, weight in track(list(itertools.product(range(asked.seeds), WEIGHTS)), "nets"):
         labels = mask_labels(data.y_train, stratified_labels(data.y_train, 10, seed=seed))
-        classifier = DRMMClassifier(nonnegativity=weight, random_state=seed, **SETTINGS)
+        objective = {"nonnegativity": weight}
+        classifier = DRMMClassifier(model={"width": WIDTH}, objective=objective, epochs=EPOCHS, random_state=seed)
         classifier.fit(data.x_train, labels)
         for key, value in measure(classifier.model_, x, y).items():
-            found[weight].setdefault(key, []).append(round(value, 4))
-    figures = {f"{weight:g}": runs for weight, runs in found.items()}
-    about = {"command": "make nonnegativity", "seeds": arguments.seeds, "settings": SETTINGS, "figures": figures}
-    write_json(arguments.out, {**verdict(found), **about, "versions": versions()})
+            by_weight[weight].setdefault(key, []).append(round(value, 4))
+    figures = {f"{weight:g}": runs for weight, runs in by_weight.items()}
+    return {**verdict(by_weight), "settings": {"width": WIDTH, "epochs": EPOCHS}, "figures": figures}
 
 
 if __name__ == "__main__":
-    main()
+    study(run, name="predictions/T18", target="nonnegativity")

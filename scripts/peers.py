@@ -4,10 +4,10 @@ Every rule is written here, and learns in one loop: the net is `conv_small`, and
 reach inside. Images are MNIST's, a few with a label, without augmentation (noise is part of some rules). All learn
 for the same time: what their steps cost is measured first, and a rule whose step costs twice as much makes half as
 many. The seconds and the validation error are measured on the way, and the test set is read once, at the end. The
-strengths of others' rules are chosen by `--tune`, in one epoch each, on a validation part of the training images
-and a label draw of its own; the model's own are those of `drmm reproduce`. scikit-learn's label spreading and
-self-training work on pixels. Writes one JSON a run into results/peers/, their summary into results/peers.json and
-docs/peers.png: `make peers`.
+strengths of others' rules are chosen first, in one epoch each, on a validation part of the training images and a
+label draw of its own; the model's own are those of `drmm reproduce`. scikit-learn's label spreading and
+self-training work on pixels. Writes one JSON a run into results/peers/, and does not repeat those that are there;
+their summary is in results/peers.json and docs/peers.png: `make peers`.
 
 - supervised: the labels alone;
 - entropy: minimal entropy of what has no label (Grandvalet and Bengio, 2005);
@@ -20,15 +20,17 @@ docs/peers.png: `make peers`.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import time
 from abc import ABC, abstractmethod
+from argparse import Namespace
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain, count, islice, product
 from pathlib import Path
+from statistics import mean, median
 from typing import Any, cast, final
 
 import numpy as np
@@ -43,22 +45,26 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from drmm import DRMM
 from drmm.data import holdout, load, mask_labels, stratified_labels
 from drmm.data.images import pixels
-from drmm.explain.plots import readable_log, save_figure
-from drmm.files import read_json, write_json
-from drmm.learning.allocator import tune_allocator
+from drmm.errors import InputError
+from drmm.explain.plots import readable_log
+from drmm.files import read_json
 from drmm.learning.batches import Batches, unlabelled
 from drmm.learning.metrics import error_percent
 from drmm.learning.objective import cross_entropy
 from drmm.learning.trainer import moving_average, warm_cosine
 from drmm.model.presets import conv_small
 from drmm.progress import track
+from drmm.runs.experiment import Experiment
 from drmm.runs.run import versions
 from drmm.studies.benchmark import plain_twin
-from drmm.studies.reproduce import METHODS, PROTOCOLS
+from drmm.studies.reproduce import BENCHMARKS, spread
 from drmm.studies.timing import ratio, take_turns
+from scripts.study import Results, difference, kept, study
 
-TRAINING = PROTOCOLS["mnist"].training  # batches, rate, averaging and clipping are those of `drmm reproduce mnist`
+# Batches, rate, averaging and clipping are those of `drmm reproduce mnist`.
+TRAINING = BENCHMARKS["mnist"].experiment("kl", 100, seed=0).training
 VALIDATION, POINTS, CALIBRATION = 5000, 6, 40
+TUNING_SEED = 100  # a label draw that no figure comes from
 SIMPLE = 10_000  # images that scikit-learn's methods see: their time and memory grow with its square
 
 
@@ -219,9 +225,13 @@ class Own(Rule):
 
     row: str
 
+    def __init__(self, net: nn.Module, strength: float) -> None:
+        super().__init__(net, strength)
+        self.objective = Experiment.read(self.row).objective.resolved()
+
     def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
         """The row's objective."""
-        loss: Tensor = METHODS[self.row].objective.at(progress)(cast("DRMM", self.net), x, y)["loss"]
+        loss: Tensor = self.objective(cast("DRMM", self.net), x, y, progress)["loss"]
         return loss
 
 
@@ -364,8 +374,8 @@ def run_rule(name: str, strength: float, task: Task, epochs: float, seed: int) -
         learner.step(x, y)
         seconds += time.perf_counter() - start
         if learner.done in looks:
-            found = averaged(learner.average, task, seed)
-            curve.append([round(seconds, 1), error_percent(found, *task.validation)])
+            net = averaged(learner.average, task, seed)
+            curve.append([round(seconds, 1), error_percent(net, *task.validation)])
     figures = {"curve": curve, "seconds": round(seconds, 1), "steps": steps, "epochs": round(epochs, 3)}
     return averaged(learner.average, task, seed), figures
 
@@ -401,29 +411,32 @@ def _flat(x: Tensor) -> np.ndarray:
     return pixels(x).flatten(1).numpy()
 
 
-def run(
-    name: str, strength: float, task: Task, args: argparse.Namespace, seed: int, epochs: float
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Plan:
+    """What a run is of; in tuning the test set is not read."""
+
+    labels: int
+    budget: float
+    tuning: bool
+
+
+def learn(name: str, strength: float, task: Task, plan: Plan, seed: int, epochs: float) -> Results:
     """One run and its figures."""
-    found: dict[str, Any] = {"method": name, "strength": strength, "labels": args.labels, "seed": seed}
-    found |= {"images": len(task.x), "command": "make peers", "versions": versions()}
-    if not args.tune:
-        found["budget"] = args.budget
+    about: Results = {"method": name, "strength": strength, "labels": plan.labels, "seed": seed}
+    about |= {"images": len(task.x), "command": "make peers", "versions": versions()}
+    if not plan.tuning:
+        about["budget"] = plan.budget
+    parts = {"validation": task.validation} | ({} if plan.tuning else {"test": task.test})
     if name in SKLEARN:
         predict, figures = run_sklearn(name, task, seed)
-        errors = {
-            part: round(100 * float((predict(x) != y).double().mean()), 4)
-            for part, (x, y) in (("validation", task.validation), ("test", task.test))
-        }
+        errors = {part: round(100 * float((predict(x) != y).double().mean()), 4) for part, (x, y) in parts.items()}
     else:
         net, figures = run_rule(name, strength, task, epochs, seed)
-        errors = {"validation": error_percent(net, *task.validation)}
-        if not args.tune:
-            errors["test"] = error_percent(net, *task.test)
-    return found | figures | {f"{part}_error": value for part, value in errors.items()}
+        errors = {part: error_percent(net, *images) for part, images in parts.items()}
+    return about | figures | {f"{part}_error": value for part, value in errors.items()}
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(runs: list[Results]) -> Results:
     """By method, the least error first: what each draw has, and the mean curve."""
     found = {}
     for name in dict.fromkeys(one["method"] for one in runs):
@@ -441,13 +454,13 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return common | {"images": max(one["images"] for one in runs), "methods": ranked}
 
 
-def draw(methods: dict[str, Any]) -> Figure:
+def figure(results: Results) -> Figure:
     """Validation error against seconds of learning, the mean over draws; the model's own rules stand out."""
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-    axis = figure.subplots()
+    drawn = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axis = drawn.subplots()
     others = iter("osvD^XP*hpd")
-    for name, found in methods.items():
-        seconds, errors = zip(*found["curve"], strict=True)
+    for name, method in results["methods"].items():
+        seconds, errors = zip(*method["curve"], strict=True)
         if name in OWN:
             axis.plot(seconds, errors, ".-", linewidth=2.6, zorder=3, label=name)
         else:
@@ -458,62 +471,76 @@ def draw(methods: dict[str, Any]) -> Figure:
     axis.grid(color="#e4e8ee", linewidth=0.8)
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.spines[["top", "right"]].set_visible(False)
-    return figure
+    return drawn
 
 
-def main() -> None:
-    """Choose strengths on a validation part, or run with those chosen."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, help="folder of the data sets; by default $DRMM_DATA")
-    parser.add_argument("--labels", type=int, default=100)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--budget", type=float, default=4.0, help="time, in epochs of a rule that costs 1")
-    parser.add_argument("--images", type=int, help="learn from so many images only")
-    parser.add_argument("--methods", nargs="+", default=[*RULES, *SKLEARN], choices=[*RULES, *SKLEARN])
-    parser.add_argument("--tune", action="store_true", help="try every strength; the test set is not read")
-    parser.add_argument("--out", type=Path, default=Path("results/peers"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/peers.png"))
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    tune_allocator()
-    task = cache(partial(Task, asked.data_dir, asked.labels))
-    measured = asked.out / "costs.json"
-    if not measured.exists():
-        write_json(measured, {**costs(task(0, 1000)), "versions": versions()})
-    cost = read_json(measured)
-    for name, seed in track(list(product(asked.methods, asked.seeds)), "runs"):
-        epochs = 1 if asked.tune or name in SKLEARN else asked.budget / cost[name]
-        for strength in chosen_strengths(name, asked):
-            path = (
-                asked.out
-                / ("tuning" if asked.tune else "draws")
-                / f"{asked.labels}-{name}-{strength:g}-{seed}.json"
-            )
-            if not path.exists():
-                write_json(path, run(name, strength, task(seed, asked.images), asked, seed, epochs))
-    runs = [read_json(path) for path in sorted((asked.out / "draws").glob(f"{asked.labels}-*.json"))]
-    if len({(one["budget"], one["versions"]["torch"]) for one in runs}) > 1:
-        parser.error(f"{asked.out}/draws holds runs of several budgets or of another torch: choose another --out")
-    if runs:
-        found = summary(runs)
-        write_json(asked.out.with_suffix(".json"), found)
-        save_figure(draw(found["methods"]), asked.picture)
-
-
-def chosen_strengths(name: str, asked: argparse.Namespace) -> tuple[float, ...]:
-    """All to try, or the best of those that were tried on validation images; the first if none were."""
-    known = (0.0,) if name in SKLEARN else RULES[name].strengths
-    if asked.tune:
-        return known if len(known) > 1 else ()
-    tried = [read_json(path) for path in (asked.out / "tuning").glob(f"{asked.labels}-{name}-*.json")]
-    if not tried:
-        return known[:1]
-    means = {
-        strength: np.mean([one["validation_error"] for one in tried if one["strength"] == strength])
-        for strength in {one["strength"] for one in tried}
+def table(results: Results) -> str:
+    """Others' rules of few-label learning beside the model's, the least error first, as Markdown."""
+    errors = {
+        name: dict(zip(method["seeds"], method["test_error"], strict=True))
+        for name, method in results["methods"].items()
     }
-    return (min(means, key=lambda strength: means[strength]),)
+    own = errors["kl"]
+    title = f"MNIST, {results['labels']} labels, {len(own)} draws"
+    rows = [
+        f"| {title} | test error (%) | less that of kl, points | minutes |",
+        "|---|--:|--:|--:|",
+    ]
+    for name, by_seed in errors.items():
+        minutes = median(results["methods"][name]["seconds"]) / 60
+        draws = "" if len(by_seed) == len(own) else f" ({len(by_seed)} draws)"
+        rows.append(
+            f"| {name} | {spread([*by_seed.values()])}{draws} | {difference(by_seed, own)} | {minutes:.1f} |"
+        )
+    return "\n".join(rows)
 
+
+def run(asked: Namespace) -> Results:
+    """Choose strengths on the validation part, learn with them on every label draw, and sum up."""
+    folder = asked.out / "peers"
+    task = cache(partial(Task, asked.data_dir, asked.labels))
+    cost = kept(folder / "costs.json", lambda: {**costs(task(0, 1000)), "versions": versions()})
+
+    def learned(part: str, name: str, strength: float, seed: int, epochs: float) -> Results:
+        plan = Plan(asked.labels, asked.budget, tuning=part == "tuning")
+        file = folder / part / f"{asked.labels}-{name}-{strength:g}-{seed}.json"
+        return kept(file, lambda: learn(name, strength, task(seed, asked.images), plan, seed, epochs))
+
+    for name in track(asked.methods, "tuning"):
+        for strength in to_try(name):
+            learned("tuning", name, strength, TUNING_SEED, 1)
+    for name, seed in track(list(product(asked.methods, range(asked.seeds))), "runs"):
+        epochs = 1 if name in SKLEARN else asked.budget / cost[name]
+        learned("draws", name, chosen_strength(name, folder, asked.labels), seed, epochs)
+    runs = [read_json(path) for path in sorted((folder / "draws").glob(f"{asked.labels}-*.json"))]
+    if len({(one["budget"], one["versions"]["torch"]) for one in runs}) > 1:
+        raise InputError(f"{folder}/draws has runs of several budgets or of another torch: choose another --out")
+    return summary(runs)
+
+
+def to_try(name: str) -> tuple[float, ...]:
+    """The strengths to choose from; none where there is no choice."""
+    known = () if name in SKLEARN else RULES[name].strengths
+    return known if len(known) > 1 else ()
+
+
+def chosen_strength(name: str, folder: Path, labels: int) -> float:
+    """The best of those that were tried on validation images; the default if none were."""
+    errors: dict[float, list[float]] = {}
+    for path in (folder / "tuning").glob(f"{labels}-{name}-*.json"):
+        one = read_json(path)
+        errors.setdefault(one["strength"], []).append(one["validation_error"])
+    if errors:
+        return min(errors, key=lambda strength: mean(errors[strength]))
+    return 0.0 if name in SKLEARN else RULES[name].strengths[0]
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--labels": {"type": int, "default": 100},
+    "--budget": {"type": float, "default": 4.0, "help": "time, in epochs of a rule that costs 1"},
+    "--images": {"type": int, "help": "learn from so many images only"},
+    "--methods": {"nargs": "+", "default": [*RULES, *SKLEARN], "choices": [*RULES, *SKLEARN]},
+}
 
 if __name__ == "__main__":
-    main()
+    study(run, table, figure, name="peers", target="peers", seeds=5, options=OPTIONS)

@@ -10,12 +10,9 @@ share is a share of: every level, or the whole net. The 1,000 test images are re
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import shlex
 import statistics
-import sys
-import time
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,26 +23,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drmm.cli.demo import DEMO_EPOCHS
 from drmm.data import holdout, load, mask_labels, stratified_labels
 from drmm.data.images import pixels
-from drmm.files import write_json
-from drmm.learning.allocator import tune_allocator
+from drmm.learning.config import Training
 from drmm.learning.metrics import error_percent
-from drmm.learning.objective import Objective
-from drmm.learning.train import Training, train
+from drmm.learning.train import train
 from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe, load_model, model_bytes, save_model
 from drmm.progress import track
 from drmm.pruning.prune import Criterion, Pruner, Scope, prune_synapses, synapse_probability
-from drmm.runs.run import versions
 from drmm.studies.timing import ratio, take_turns
+from scripts.study import Results, mean_and_sd, study
 
 KEEP = (0.7, 0.5, 0.3, 0.2, 0.1)
 KEEP_TO_CHOOSE = (0.7, 0.5, 0.3)
 SYNAPSES = (0.9, 0.7, 0.5)
 CRITERIA: tuple[Criterion, ...] = ("on", "contribution", "magnitude", "random")
 SCOPES: tuple[Scope, ...] = ("level", "net")
+EPOCHS = 15  # of the model that is pruned
 MORE_EPOCHS = 2
 HELD_OUT = 1000
 WAYS: dict[str, dict[str, Any]] = {  # how a smaller net is finished
@@ -81,7 +76,7 @@ def make_task(seed: int, models: Path) -> Task:
     folder = models / f"soft-{seed}"
     if not folder.exists():
         recipe = Recipe("conv_small", (1, 28, 28), tuple(data.classes))
-        save_model(more(recipe.build(seed), x, y, DEMO_EPOCHS, seed), recipe, folder)
+        save_model(more(recipe.build(seed), x, y, EPOCHS, seed), recipe, folder)
     model = load_model(folder)[0]
     validation = (torch.from_numpy(data.x_train[held]), torch.from_numpy(data.y_train[held]))
     test = (torch.from_numpy(data.x_test), torch.from_numpy(data.y_test))
@@ -90,8 +85,7 @@ def make_task(seed: int, models: Path) -> Task:
 
 def more(model: DRMM, x: Tensor, y: Tensor, epochs: int, seed: int) -> DRMM:
     """Learn for some epochs, in place."""
-    training = Training(epochs=epochs, seed=seed)
-    return train(model, x, y, objective=Objective.of("soft"), config=training, progress=False)
+    return train(model, x, y, config=Training(epochs=epochs, seed=seed), progress=False)
 
 
 def choose_scope(tasks: Sequence[Task]) -> tuple[Scope, Figures]:
@@ -101,20 +95,22 @@ def choose_scope(tasks: Sequence[Task]) -> tuple[Scope, Figures]:
         models = [(task.pruner.prune(keep, scope=scope).model, task.validation) for task in tasks]
         errors.setdefault(scope, {})[str(keep)] = [error_percent(model, *part) for model, part in models]
     best = min(SCOPES, key=lambda scope: sum(map(sum, errors[scope].values())))
-    return best, {scope: {keep: summary(runs) for keep, runs in table.items()} for scope, table in errors.items()}
+    return best, {
+        scope: {keep: mean_and_sd(runs) for keep, runs in table.items()} for scope, table in errors.items()
+    }
 
 
 def neurons(task: Task, scope: Scope, keep: float) -> Figures:
     """Test errors of nets of one size, in percent."""
     channels = task.pruner.prune(keep, scope=scope).channels
-    found: Figures = {}
+    errors: Figures = {}
     for way, criterion in itertools.product(WAYS, CRITERIA):
         model = task.pruner.prune(channels, criterion=criterion, **WAYS[way]).model
-        found.setdefault(way, {})[criterion] = error_percent(model, *task.test)
+        errors.setdefault(way, {})[criterion] = error_percent(model, *task.test)
         if way == "mean and regression":
             more(model, task.x, task.y, MORE_EPOCHS, task.seed)
-            found.setdefault("after two more epochs", {})[criterion] = error_percent(model, *task.test)
-    return {way: row | differences(row) for way, row in found.items()}
+            errors.setdefault("after two more epochs", {})[criterion] = error_percent(model, *task.test)
+    return {way: row | differences(row) for way, row in errors.items()}
 
 
 def differences(errors: Figures) -> Figures:
@@ -125,12 +121,12 @@ def differences(errors: Figures) -> Figures:
 def synapses(task: Task) -> Figures:
     """Test errors without some synapses, in percent, by share and criterion."""
     on = synapse_probability(task.model, task.x, seed=task.seed)
-    found: Figures = {}
+    errors: Figures = {}
     for keep, criterion in itertools.product(SYNAPSES, CRITERIA):
         known = on if criterion in {"on", "contribution"} else None
         model = prune_synapses(task.model, task.x, keep, criterion=criterion, on=known, seed=task.seed)
-        found.setdefault(str(keep), {})[criterion] = error_percent(model, *task.test)
-    return {keep: row | differences(row) for keep, row in found.items()}
+        errors.setdefault(str(keep), {})[criterion] = error_percent(model, *task.test)
+    return {keep: row | differences(row) for keep, row in errors.items()}
 
 
 def sizes(task: Task, scope: Scope) -> Figures:
@@ -156,27 +152,13 @@ def merge(runs: list[Figures]) -> Figures:
     return {
         name: merge([run[name] for run in runs])
         if isinstance(value, dict)
-        else summary([run[name] for run in runs])
+        else mean_and_sd([run[name] for run in runs])
         for name, value in runs[0].items()
     }
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    """Mean and standard deviation."""
-    table = np.array(values)
-    return {"mean": round(float(table.mean()), 2), "sd": round(float(table.std(ddof=len(values) > 1)), 2)}
-
-
-def main() -> None:
-    """Run everything, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--models", type=Path, default=Path("runs/pruning"), help="where trained nets are kept")
-    parser.add_argument("--out", type=Path, default=Path("results/pruning.json"))
-    asked = parser.parse_args()
-    tune_allocator()
-    torch.set_num_threads(1)
-    start = time.perf_counter()
+def run(asked: Namespace) -> Results:
+    """Train, choose the scope, prune."""
     reused = len([seed for seed in range(asked.seeds) if (asked.models / f"soft-{seed}").exists()])
     tasks = [make_task(seed, asked.models) for seed in track(range(asked.seeds), "nets")]
     scope, validation = choose_scope(tasks)
@@ -185,24 +167,33 @@ def main() -> None:
         for keep in KEEP
     }
     on = [{f"level {i}": float(p.mean()) for i, p in enumerate(task.pruner.on, 1)} for task in tasks]
-    results = {
+    return {
         "dataset": "mnist-5k",
-        "seeds": asked.seeds,
-        "epochs": DEMO_EPOCHS,
+        "epochs": EPOCHS,
         "more_epochs": MORE_EPOCHS,
         "validation": {"images": HELD_OUT, "scope": scope, "error_by_scope": validation},
-        "test_error_before": summary([error_percent(task.model, *task.test) for task in tasks]),
+        "test_error_before": mean_and_sd([error_percent(task.model, *task.test) for task in tasks]),
         "mean_probability_on": merge(on),
         "neurons": figures,
         "synapses": merge([synapses(task) for task in track(tasks, "synapses")]),
         "sizes": sizes(tasks[0], scope),
         "nets_trained_before": reused,  # which the seconds do not count
-        "seconds": round(time.perf_counter() - start),
-        "command": shlex.join(["python", *sys.argv]),
-        "versions": versions(),
     }
-    write_json(asked.out, results)
+
+
+def table(results: Results) -> str:
+    """Test error of pruned nets by criterion, as Markdown."""
+    names = {"on": "P(on)", "contribution": "P(on) × strength", "magnitude": "magnitude", "random": "random"}
+    rows = [f"| keep | {' | '.join(names.values())} |", "|--:|--:|--:|--:|--:|"]
+    for keep, errors in results["neurons"].items():
+        before, after = errors["mean and regression"], errors["after two more epochs"]
+        cells = [f"{before[name]['mean']:.1f} → {after[name]['mean']:.1f}" for name in names]
+        rows.append(f"| {keep} | {' | '.join(cells)} |")
+    before = results["test_error_before"]
+    rows += ["", f"Before pruning: {before['mean']:.1f} ± {before['sd']:.1f}, {results['seeds']} seeds."]
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    main()
+    options = {"--models": {"type": Path, "default": Path("runs/pruning"), "help": "where trained nets are kept"}}
+    study(run, table, name="pruning", target="pruning", options=options)

@@ -1,8 +1,8 @@
 """Samples of digits by how their switches are drawn: recognised, copied, varied, probable?
 
 A net learns to draw 3,200 digits of MNIST (the demo's recipe with all labels and a stronger reconstruction term).
-Then it draws digits of every class with switches that are independent, independent within a class, or borrowed
-coarse-to-fine from its training images (`drmm.borrow`), from few neighbours or many, with or without a backoff.
+Then it draws digits of every class with switches that are independent, independent within a class, or of the
+patch prior of its training images (`drmm.borrow`), with few neighbours or many, with or without a backoff.
 Beside them validation and test images and their renderings. For each:
 
 - recognised: by a plain convnet that learned real images with all labels, and shares no weight with the model, in
@@ -20,7 +20,7 @@ results/samples.json and docs/samples.png: `make samples`.
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,19 +34,18 @@ import drmm
 from drmm.data import holdout, load
 from drmm.data.images import pixels
 from drmm.explain.plots import Row, save_figure, sheet
-from drmm.files import write_json
-from drmm.learning.allocator import tune_allocator
+from drmm.learning.config import Training
 from drmm.learning.metrics import error_percent
-from drmm.learning.train import Training, train
+from drmm.learning.train import train
 from drmm.model.deep import Latents
-from drmm.model.patch_prior import BorrowedPrior, borrow
+from drmm.model.patch_prior import PatchPrior, borrow
 from drmm.model.priors import Prior
 from drmm.model.storage import Recipe
 from drmm.progress import track
-from drmm.runs.run import versions
+from scripts.study import Results, study
 
 RECIPE = Recipe("conv_small", (1, 28, 28), tuple("0123456789"))
-EPOCHS, RECONSTRUCTION = 15, 20.0
+EPOCHS, RECONSTRUCTION, SEED = 15, 20.0, 0
 JUDGE_EPOCHS, BATCH = 10, 64
 NEIGHBOURS, BACKOFFS = (1, 2, 5, 20, 100), (0.05, 0.2, 0.5, 1.0)
 CHOSEN = 5  # neighbours where the backoff varies
@@ -158,14 +157,14 @@ def spread(x: Tensor, y: Tensor) -> float:
     return round(float(torch.stack([F.pdist(unit(x[y == c])).mean() for c in y.unique()]).mean()), 4)
 
 
-def priors(borrowed: BorrowedPrior) -> dict[str, Prior | None]:
+def priors(patches: PatchPrior) -> dict[str, Prior | None]:
     """Every way to draw switches; None is the model's own."""
     ways: dict[str, Prior | None] = {"independent": None}
     for k in NEIGHBOURS:
-        ways[f"borrowed, {k} neighbours" if k > 1 else "borrowed, 1 neighbour"] = borrowed.tuned(neighbours=k)
+        ways[f"borrowed, {k} neighbours" if k > 1 else "borrowed, 1 neighbour"] = patches.tuned(neighbours=k)
     for backoff in BACKOFFS:
         name = f"borrowed, {CHOSEN} neighbours, backoff {backoff:g}"
-        ways["independent in each class" if backoff == 1 else name] = borrowed.tuned(
+        ways["independent in each class" if backoff == 1 else name] = patches.tuned(
             neighbours=CHOSEN, backoff=backoff
         )
     return ways
@@ -199,7 +198,7 @@ def of_priors(
         generator = torch.Generator().manual_seed(seed)
         drawn = model.sample_latents(len(label), label, generator, prior)
         rows[name] = jury.of_samples(drawn, generator)
-        if not isinstance(prior, BorrowedPrior) or prior.backoff > 0:
+        if not isinstance(prior, PatchPrior) or prior.backoff > 0:
             log_p = model.log_prior(latents, prior) - model.class_prior.log()[known.y]
             rows[name]["log_prior_of_test"] = round(float(log_p.mean()), 1)
         pictures[name] = model.picture(drawn)
@@ -221,40 +220,29 @@ def picture(jury: Jury, test: Part, samples: dict[str, Tensor]) -> list[Row]:
     return [Row(caption.strip(), images, "stretched") for caption, images in rows.items()]
 
 
-def main() -> None:
+def run(asked: Namespace) -> Results:
     """Learn, draw, judge."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run", type=Path, help="a folder for the model, which is read from there if it exists")
-    parser.add_argument("--out", type=Path, default=Path("results/samples.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/samples.png"))
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    tune_allocator()
     learned, validation, test = parts()
     if asked.run is not None and (asked.run / "model.json").exists():
         model, _ = drmm.load_model(asked.run)
     else:
-        model = learn(learned, asked.seed)
+        model = learn(learned, SEED)
         if asked.run is not None:
             drmm.save_model(model, RECIPE, asked.run)
-    jury = Jury(learn_judge(learned, asked.seed), model, learned.x, reconstructions(model, learned.x))
-    rows, samples = of_priors(jury, priors(borrow(model, learned.x, learned.y)), test, asked.seed)
+    jury = Jury(learn_judge(learned, SEED), model, learned.x, reconstructions(model, learned.x))
+    rows, samples = of_priors(jury, priors(borrow(model, learned.x, learned.y)), test, SEED)
     held = of_images(jury, "validation", validation) | of_images(jury, "test", test)
-    save_figure(sheet(picture(jury, test, samples), RECIPE.classes), asked.picture)
-    found = {
-        "command": "make samples",
+    save_figure(sheet(picture(jury, test, samples), RECIPE.classes), asked.pictures / "samples.png")
+    return {
         "images": len(learned.x),
         "samples": 10 * PER_CLASS,
-        "seed": asked.seed,
         "epochs": EPOCHS,
         "reconstruction": RECONSTRUCTION,
         "model_error": error_percent(model, test.x, test.y),
         "rows": held | rows,
-        "versions": versions(),
     }
-    write_json(asked.out, found)
 
 
 if __name__ == "__main__":
-    main()
+    options = {"--run": {"type": Path, "help": "a folder for the model, which is read from there if it exists"}}
+    study(run, name="samples", target="samples", seeds=1, options=options)

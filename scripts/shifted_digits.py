@@ -10,17 +10,15 @@ principal directions, with one variance for all others.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -28,10 +26,9 @@ from sklearn.mixture import GaussianMixture
 
 from drmm.data import load
 from drmm.estimators.mixture import RenderingMixture
-from drmm.files import write_json
 from drmm.learning.metrics import cluster_accuracy, name_clusters
 from drmm.progress import track
-from drmm.runs.run import versions
+from scripts.study import Results, mean_and_sd, study
 
 REACH = 4
 NOISE = 0.1  # standard deviation, of pixels in [0, 1]
@@ -57,12 +54,12 @@ class Task:
         """Figures of clusters that were found: accuracies in percent on the held-out pictures."""
         majority = name_clusters(train, self.y_train)
         one_to_one = name_clusters(test, self.y_test, one_to_one=True)
-        found = {
+        figures = {
             "majority": cluster_accuracy(test, self.y_test, majority),
             "one_to_one": cluster_accuracy(test, self.y_test, one_to_one),
             "seconds": seconds,
         }
-        return found if nats is None else {"nats": nats, **found}
+        return figures if nats is None else {"nats": nats, **figures}
 
 
 def make_task(components: int, seed: int) -> Task:
@@ -101,8 +98,8 @@ def k_means(task: Task) -> Scores:
 def gaussian(task: Task, kind: str) -> Scores:
     """The best held-out figures over all settings; the seconds of one fit."""
     tries = [fit_gaussian(task, kind, *setting) for setting in settings_of(kind)]
-    best = {name: max(found[name] for found in tries) for name in ("nats", "majority", "one_to_one")}
-    return {**best, "seconds": float(np.median([found["seconds"] for found in tries]))}
+    best = {name: max(scores[name] for scores in tries) for name in ("nats", "majority", "one_to_one")}
+    return {**best, "seconds": float(np.median([scores["seconds"] for scores in tries]))}
 
 
 def settings_of(kind: str) -> Iterator[tuple[float, int | None]]:
@@ -148,33 +145,33 @@ MODELS: dict[str, Callable[[Task], Scores]] = {
 }
 
 
-def summary(runs: list[Scores]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation over seeds."""
-    table = {name: np.array([run[name] for run in runs]) for name in runs[0]}
-    return {
-        name: {"mean": round(float(v.mean()), 2), "sd": round(float(v.std(ddof=len(v) > 1)), 2)}
-        for name, v in table.items()
-    }
-
-
-def main() -> None:
-    """Run everything, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("results/shifted_digits.json"))
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
+def run(asked: Namespace) -> Results:
+    """Fit everything; means and standard deviations over seeds."""
     warnings.simplefilter("ignore", ConvergenceWarning)
     jobs = list(itertools.product(COMPONENTS, MODELS, range(asked.seeds)))
     runs: dict[tuple[int, str], list[Scores]] = {}
     for components, name, seed in track(jobs, "mixtures"):
         runs.setdefault((components, name), []).append(MODELS[name](make_task(components, seed)))
-    tables = {
-        str(components): {name: summary(runs[components, name]) for name in MODELS} for components in COMPONENTS
-    }
-    about = {"seeds": asked.seeds, "reach": REACH, "noise": NOISE}
-    write_json(asked.out, {**about, "components": tables, "versions": versions()})
+    tables: Results = {}
+    for (components, name), scores in runs.items():
+        row = {key: mean_and_sd([each[key] for each in scores]) for key in scores[0]}
+        tables.setdefault(str(components), {})[name] = row
+    return {"reach": REACH, "noise": NOISE, "components": tables}
+
+
+def table(results: Results) -> str:
+    """Mixtures of digits that shift, as Markdown."""
+    keys = ("majority", "one_to_one", "nats", "seconds")
+    rows = [
+        "| method | clusters | by majority | one to one | nats per image | seconds |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for number, methods in results["components"].items():
+        for name, row in methods.items():
+            cells = [f"{row[key]['mean']:.1f} ± {row[key]['sd']:.1f}" if key in row else "–" for key in keys]
+            rows.append(f"| {name} | {number} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":
-    main()
+    study(run, table, name="shifted_digits", target="shifted", seeds=5)

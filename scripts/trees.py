@@ -7,27 +7,24 @@ one core: fits one after the other, predictions interleaved, the median of sever
 
 from __future__ import annotations
 
-import argparse
 import copy
 import pickle
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import sklearn
-import torch
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from drmm import EvolutionaryClassifier
 from drmm.data import Dataset, holdout, load
-from drmm.files import write_json
 from drmm.progress import track
-from drmm.runs.run import versions
+from scripts.study import Results, mean_and_sd, study
 
 SETS = ("digits", "mnist-5k", "mnist")
 ROUNDS = 7  # of predictions, of which the median is taken
@@ -111,19 +108,19 @@ def measure(data: Dataset, size: Size, seed: int) -> dict[str, Figures]:
     """Figures of everything for one seed."""
     models = list(fitted(data, size, seed))
     times = {one.name: list[float]() for one in models}
-    found: dict[str, Figures] = {}
+    figures: dict[str, Figures] = {}
     for _ in range(ROUNDS):
         for one in models:
             start = time.perf_counter()
             labels = one.predict()
             times[one.name].append(time.perf_counter() - start)
-            found[one.name] = {"accuracy": 100 * float((labels == data.y_test).mean())}
+            figures[one.name] = {"accuracy": 100 * float((labels == data.y_test).mean())}
     for one in models:
         microseconds = 1e6 * float(np.median(times[one.name])) / len(one.x_test)
-        found[one.name] |= {**one.sizes(), "fit_seconds": one.seconds, "microseconds": microseconds}
+        figures[one.name] |= {**one.sizes(), "fit_seconds": one.seconds, "microseconds": microseconds}
         if isinstance(one.model, EvolutionaryClassifier):
-            found[one.name]["agreement"] = 100 * one.model.agreement(one.x_test)
-    return found
+            figures[one.name]["agreement"] = 100 * one.model.agreement(one.x_test)
+    return figures
 
 
 def validation(data: Dataset) -> Dataset:
@@ -134,30 +131,20 @@ def validation(data: Dataset) -> Dataset:
     return Dataset(data.name, x[rest], y[rest], x[held], y[held], data.classes)
 
 
-def summary(runs: list[Figures]) -> dict[str, Any]:
+def summary(runs: list[Figures]) -> Results:
     """Mean and standard deviation of the shares in percent over seeds; medians of sizes and times."""
-    table: dict[str, Any] = {}
+    rows: Results = {}
     for name in runs[0]:
-        values = np.array([run[name] for run in runs])
-        if name in {"accuracy", "agreement"}:
-            deviation = float(values.std(ddof=len(values) > 1))
-            table[name] = {"mean": round(float(values.mean()), 2), "sd": round(deviation, 2)}
-        else:
-            whole = name in {"leaves", "nodes", "bytes"}
-            table[name] = int(np.median(values)) if whole else round(float(np.median(values)), 2)
-    return table
+        values = [run[name] for run in runs]
+        middle = float(np.median(values))
+        whole = name in {"leaves", "nodes", "bytes"}
+        shares = name in {"accuracy", "agreement"}
+        rows[name] = mean_and_sd(values) if shares else int(middle) if whole else round(middle, 2)
+    return rows
 
 
-def main() -> None:
-    """Run everything, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--data-dir", type=Path, default=None, help="folder with the files of MNIST")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--validate", action="store_true", help="score on a sixth of the training images instead")
-    parser.add_argument("--out", type=Path, default=Path("results/trees.json"))
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
+def run(asked: Namespace) -> Results:
+    """Fit and measure on every data set."""
     change: Callable[[Dataset], Dataset] = validation if asked.validate else lambda data: data
     tables = {}
     for name in asked.sets:
@@ -166,13 +153,29 @@ def main() -> None:
         methods = {method: summary([run[method] for run in runs]) for method in runs[0]}
         images = {"train": len(data.x_train), "test": len(data.x_test)}
         tables[name] = {"images": images, "methods": methods}
-    about = {
-        "command": f"scripts/trees.py --seeds {asked.seeds}{' --validate' * asked.validate}",
-        "seeds": list(range(asked.seeds)),
-        "threads": 1,
-    }
-    write_json(asked.out, {**about, "sets": tables, "versions": {**versions(), "sklearn": sklearn.__version__}})
+    return {"threads": 1, "sklearn": sklearn.__version__, "sets": tables}
 
+
+def table(results: Results) -> str:
+    """Trees and forests on each data set, as Markdown."""
+    rows = [
+        "| data | method | accuracy (%) | leaves | pickled (kB) | µs per prediction | seconds to fit |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for data, part in results["sets"].items():
+        for name, row in part["methods"].items():
+            accuracy = f"{row['accuracy']['mean']:.2f} ± {row['accuracy']['sd']:.2f}"
+            rows.append(
+                f"| {data} | {name} | {accuracy} | {row['leaves']:,} | {row['bytes'] / 1000:,.0f} | "
+                f"{row['microseconds']:.1f} | {row['fit_seconds']:.1f} |"
+            )
+    return "\n".join(rows)
+
+
+OPTIONS = {
+    "--sets": {"nargs": "+", "choices": SETS, "default": SETS},
+    "--validate": {"action": "store_true", "help": "score on a sixth of the training images instead"},
+}
 
 if __name__ == "__main__":
-    main()
+    study(run, table, name="trees", target="trees", options=OPTIONS)

@@ -58,7 +58,7 @@ def test_every_link_leads_somewhere(document: str) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_exists(document: str) -> None:
     targets = re.findall(r"^([a-z]+):", read("Makefile"), flags=re.MULTILINE)
-    commands = typer.main.get_command(cli).commands  # type: ignore[attr-defined]
+    commands = {*typer.main.get_command(cli).commands, "--help"}  # type: ignore[attr-defined]
     said = [line for block in SHELL.findall(read(document)) for line in block.splitlines()]
     said += re.findall(r"`((?:make|drmm) [^`]+)`", read(document))
     for words in (line.split()[:2] for line in said if line.strip()):
@@ -66,9 +66,9 @@ def test_every_command_exists(document: str) -> None:
 
 
 def test_every_chapter_has_its_verdicts(script) -> None:
-    for chapter, laws in script("verdicts")["CHAPTERS"].items():
+    for chapter, claims in script("verdicts")["CLAIMS"].items():
         quoted = re.findall(r"<!-- verdict: (.+?) -->", read(f"docs/handbook/{chapter}.md"))
-        assert sorted(quoted) == sorted(laws), chapter
+        assert sorted(quoted) == sorted(claim["law"] for claim in claims), chapter
 
 
 def test_every_public_package_has_its_reference() -> None:
@@ -76,3 +76,12 @@ def test_every_public_package_has_its_reference() -> None:
     for module in pkgutil.iter_modules(drmm.__path__):
         if module.ispkg and module.name != "cli":  # the command line has its own page, made from its help
             assert f"::: drmm.{module.name}" in reference, module.name
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(read("README.md").encode()) <= 6000
+
+
+def test_every_package_is_in_the_tree_of_contributing() -> None:
+    tree = re.findall(r"^    (\w+)/ ", read("CONTRIBUTING.md"), flags=re.MULTILINE)
+    assert sorted(tree) == sorted(module.name for module in pkgutil.iter_modules(drmm.__path__) if module.ispkg)

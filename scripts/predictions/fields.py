@@ -7,6 +7,7 @@ docs/receptive_fields.png.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,17 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scene_net import accuracy, parser, scene_task, train_net
+from matplotlib.figure import Figure
 from torch import nn
 
 from drmm.data.images import pixels
 from drmm.explain.plots import save_figure
-from drmm.files import read_json, write_json
 from drmm.progress import track
-from drmm.runs.run import versions
 from drmm.studies.predictions.curves import Panel, curves
 from drmm.studies.predictions.fields import DepthStudy, Fields, receptive_fields
 from drmm.studies.scenes import CLASSES
+from scripts.predictions.scene_net import CACHE, accuracy, scene_task, train_net
+from scripts.study import Results, kept, study
 
 PARAMETERS = 15_000
 CELL = 4  # pixels; the first thing that all nets do is to gather two by two pixels of a picture of half the size
@@ -76,16 +77,18 @@ def of_equal_size(kernels: Sequence[tuple[int, int]]) -> nn.Sequential:
 def trained(cache: Path, kernels: Sequence[tuple[int, int]], seed: int) -> dict[str, Any]:
     """Accuracy of one net, from the cache where it has it."""
     file = cache / f"depth-{'-'.join(f'{k}x{d}' for k, d in kernels)}-{seed}.json"
-    if not file.exists():
+
+    def learn() -> Results:
         _, train, test = scene_task(cache, seed=0)
         torch.manual_seed(seed)
         net = of_equal_size(kernels)
         train_net(net, train)
-        write_json(file, {"accuracy": accuracy(net, test), "train": accuracy(net, train), "parameters": size(net)})
-    return read_json(file)
+        return {"accuracy": accuracy(net, test), "train": accuracy(net, train), "parameters": size(net)}
+
+    return kept(file, learn)
 
 
-def study(cache: Path, seeds: int) -> tuple[DepthStudy, dict[int, list[float]], dict[str, Any]]:
+def depths(cache: Path, seeds: int) -> tuple[DepthStudy, dict[int, list[float]], dict[str, Any]]:
     """Accuracies of all nets, those with large kernels apart, and what else is known of all."""
     plans = {(kind, number): kernels for kind, plan in PLANS.items() for number, kernels in plan.items()}
     runs = [(name, kernels, seed) for seed in range(seeds) for name, kernels in plans.items()]
@@ -138,7 +141,7 @@ def percent(accuracies: Mapping[int, Sequence[float]], names: Sequence[int]) -> 
 
 def picture(
     labels: Sequence[str], fields: Fields, found: DepthStudy, large: Mapping[int, Sequence[float]]
-) -> None:
+) -> Figure:
     """Fields by level, and accuracies by field and by depth."""
     shape = (1, *fields.active.shape)
     lines = {
@@ -156,19 +159,11 @@ def picture(
         if more:
             lines["undilated, large"] = percent(more, names)
         panels.append(Panel(title, "accuracy, %", lines, list(map(str, names)), along=along))
-    save_figure(curves(panels), Path("docs/receptive_fields.png"))
+    return curves(panels)
 
 
-def main() -> None:
-    """Measure, write, draw."""
-    asked = parser(__doc__)
-    asked.add_argument("--seeds", type=int, default=3)
-    arguments = asked.parse_args()
-    net, _, test = scene_task(arguments.cache, seed=0)
-    labels, fields = measured(net, pixels(torch.from_numpy(test.images[:IMAGES])))
-    found, large, rows = study(arguments.cache, arguments.seeds)
-    picture(labels, fields, found, large)
-    row = asdict(found.verdict("make predictions"))
+def other_kernels(large: Mapping[int, Sequence[float]]) -> str:
+    """What undilated kernels reach, as a sentence."""
     sides = {
         depth: plan[0][0]
         for depth, plan in LARGE_KERNELS.items()
@@ -177,10 +172,20 @@ def main() -> None:
     kernels = " and ".join(
         f"{depth} of {side} × {side} {100 * np.mean(large[depth]):.0f} %" for depth, side in sides.items()
     )
-    row["says"] += f" Kernels are 3 × 3, and dilated; undilated ones reach less: {kernels}."
-    content = {
+    return f" Kernels are 3 × 3, and dilated; undilated ones reach less: {kernels}."
+
+
+def run(asked: Namespace) -> Results:
+    """Measure, judge, draw."""
+    net, _, test = scene_task(asked.cache, seed=0)
+    labels, fields = measured(net, pixels(torch.from_numpy(test.images[:IMAGES])))
+    accuracies, large, rows = depths(asked.cache, asked.seeds)
+    save_figure(picture(labels, fields, accuracies, large), asked.pictures / "receptive_fields.png")
+    row = asdict(accuracies.verdict("make predictions"))
+    row["says"] += other_kernels(large)
+    return {
         **row,
-        "gains": {name: asdict(gain) for name, gain in found.gains().items()},
+        "gains": {name: asdict(gain) for name, gain in accuracies.gains().items()},
         "nets": rows,
         "fields": {
             "levels": labels,
@@ -189,11 +194,8 @@ def main() -> None:
             "effective": np.nanmean(fields.effective, 0).round(1).tolist(),
         },
         "images": IMAGES,
-        "seeds": list(range(arguments.seeds)),
-        "versions": versions(),
     }
-    write_json(Path("results/predictions/t21.json"), content)
 
 
 if __name__ == "__main__":
-    main()
+    study(run, name="predictions/t21", target="predictions", options=CACHE)

@@ -5,24 +5,23 @@ Writes results/predictions/t06.json and t07.json, docs/saliency.png and docs/inv
 
 from __future__ import annotations
 
-import time
+from argparse import Namespace
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scene_net import accuracy, parser, scene_task
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from drmm.data.images import pixels
 from drmm.explain import draw, guide
 from drmm.explain.plots import save_figure
-from drmm.files import write_json
-from drmm.runs.run import versions
 from drmm.studies.predictions.curves import Panel, curves
 from drmm.studies.predictions.invariance import BackgroundLoss, Invariance, background_loss, feature_invariance
 from drmm.studies.scenes import Scenes, render
+from scripts.predictions.scene_net import CACHE, accuracy, scene_task
+from scripts.study import Results, study
 
 COMMAND = "make predictions"
 WAYS = {"guided backprop": guide, "active paths": draw}
@@ -88,7 +87,7 @@ def names(found: BackgroundLoss | Invariance) -> list[str]:
     ]
 
 
-def draw_saliency(found: dict[str, BackgroundLoss]) -> None:
+def saliency_figure(found: dict[str, BackgroundLoss]) -> Figure:
     """T6 as a picture."""
     panels = [
         Panel(
@@ -104,10 +103,10 @@ def draw_saliency(found: dict[str, BackgroundLoss]) -> None:
         )
         for name, loss in found.items()
     ]
-    save_figure(curves(panels), Path("docs/saliency.png"))
+    return curves(panels)
 
 
-def draw_invariance(found: Invariance) -> None:
+def invariance_figure(found: Invariance) -> Figure:
     """T7 as a picture."""
     swaps = {"background swapped": found.background, "object swapped": found.object}
     shares = {"trained": 100 * found.share, "this level redrawn": 100 * found.redrawn}
@@ -121,40 +120,37 @@ def draw_invariance(found: Invariance) -> None:
             (50, "both count the same"),
         ),
     ]
-    save_figure(curves(panels), Path("docs/invariance.png"))
+    return curves(panels)
 
 
-def main() -> None:
-    """Measure, write, draw."""
-    asked = parser(__doc__)
-    asked.add_argument("--seeds", type=int, default=3)
-    asked.add_argument("--images", type=int, default=104, help="held-out scenes")
-    arguments = asked.parse_args()
-    start = time.perf_counter()
-    nets: list[nn.Module] = [scene_task(arguments.cache, seed)[0] for seed in range(arguments.seeds)]
-    test = scene_task(arguments.cache, 0)[2]
-    some = slice(arguments.images)
+def task(asked: Namespace) -> tuple[list[nn.Module], Scenes, Results]:
+    """Trained nets, held-out scenes to try them on, and what is said of both."""
+    nets: list[nn.Module] = [scene_task(asked.cache, seed)[0] for seed in range(asked.seeds)]
+    test = scene_task(asked.cache, 0)[2]
+    some = slice(asked.images)
     scenes = Scenes(test.images[some], test.masks[some], test.latents[some], test.is_test[some])
+    return nets, scenes, {"accuracy": [accuracy(net, test) for net in nets], "images": asked.images}
+
+
+def run_saliency(asked: Namespace) -> Results:
+    """T6."""
+    nets, scenes, about = task(asked)
     x, masks = pixels(torch.from_numpy(scenes.images)), torch.from_numpy(scenes.masks)
-    notes = {
-        "accuracy": [accuracy(net, test) for net in nets],
-        "images": arguments.images,
-        "seeds": list(range(arguments.seeds)),
-        "versions": versions(),
-    }
     saliency = {name: background_loss(nets, x, masks, way=way, redraws=2) for name, way in WAYS.items()}
-    draw_saliency(saliency)
+    save_figure(saliency_figure(saliency), asked.pictures / "saliency.png")
     by_way = {name: figures(loss) for name, loss in saliency.items()}
-    background = float((~masks).double().mean())
-    seconds = round(time.perf_counter() - start, 1)
-    content = {**conditional(saliency), "maps": by_way, "background": background, "seconds": seconds, **notes}
-    write_json(Path("results/predictions/t06.json"), content)
-    swaps = feature_invariance(nets, x, *swapped(scenes), redraws=2)
-    draw_invariance(swaps)
-    seconds = round(time.perf_counter() - start - seconds, 1)
-    content = {**asdict(swaps.verdict(COMMAND)), **figures(swaps), "seconds": seconds, **notes}
-    write_json(Path("results/predictions/t07.json"), content)
+    return {**conditional(saliency), "maps": by_way, "background": float((~masks).double().mean()), **about}
+
+
+def run_swaps(asked: Namespace) -> Results:
+    """T7."""
+    nets, scenes, about = task(asked)
+    swaps = feature_invariance(nets, pixels(torch.from_numpy(scenes.images)), *swapped(scenes), redraws=2)
+    save_figure(invariance_figure(swaps), asked.pictures / "invariance.png")
+    return {**asdict(swaps.verdict(COMMAND)), **figures(swaps), **about}
 
 
 if __name__ == "__main__":
-    main()
+    options = {**CACHE, "--images": {"type": int, "default": 104, "help": "held-out scenes"}}
+    study(run_saliency, name="predictions/t06", target="predictions", options=options)
+    study(run_swaps, name="predictions/t07", target="predictions", options=options)

@@ -10,28 +10,27 @@ Writes results/predictions/localisation.json and docs/localisation.png.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Collection
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from captum.attr import LayerGradCam
 from matplotlib.figure import Figure
-from scene_net import parser, scene_net, scene_task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drmm.data.images import pixels
 from drmm.explain import EXPLAINERS, Explainer, LevelEvidence, as_drmm, contrast
 from drmm.explain.plots import Row, save_figure, sheet
-from drmm.files import write_json
 from drmm.progress import track
-from drmm.runs.run import versions
 from drmm.studies.predictions import Verdict, interval, judge
 from drmm.studies.predictions.localisation import CentreBox, Localisation, RandomMap, localise
 from drmm.studies.scenes import Scenes
+from scripts.predictions.scene_net import CACHE, random_net, scene_task
+from scripts.study import Results, study
 
 TUNED_ON, TESTED = 200, 500
 PATHS, GUIDE, CAM = "active paths", "guided backprop", "LayerGradCam (Captum)"
@@ -75,7 +74,9 @@ def tensors(scenes: Scenes, first: int) -> tuple[Tensor, Tensor]:
     return pixels(torch.from_numpy(scenes.images[:first])), torch.from_numpy(scenes.masks[:first])
 
 
-def run(net: nn.Sequential, train: Scenes, test: Scenes, names: Collection[str] = ()) -> dict[str, Localisation]:
+def localised(
+    net: nn.Sequential, train: Scenes, test: Scenes, names: Collection[str] = ()
+) -> dict[str, Localisation]:
     """Methods, all if none is named, on one net."""
     others, (x, masks) = tensors(train, TUNED_ON), tensors(test, TESTED)
     model = as_drmm(net)
@@ -141,58 +142,38 @@ def verdict(trained: dict[str, np.ndarray], untrained: dict[str, np.ndarray], fi
     )
 
 
-def main() -> None:
-    """Measure, draw, and write the verdict."""
-    asked = parser(__doc__)
-    asked.add_argument("--seeds", type=int, default=3)
-    asked.add_argument("--out", type=Path, default=Path("results/predictions/localisation.json"))
-    asked.add_argument("--picture", type=Path, default=Path("docs/localisation.png"))
-    arguments = asked.parse_args()
-    torch.set_num_threads(1)
+def picture(net: nn.Sequential, test: Scenes, by_method: dict[str, Localisation]) -> Figure:
+    """The first scenes, as one net sees them."""
+    x, _ = tensors(test, SHOWN)
+    model = as_drmm(net)
+    maps = {
+        name: explainer(net if name == CAM else model, x, None)
+        for name, explainer in methods(net).items()
+        if name != BOX
+    }
+    return draw(test, by_method, maps)
+
+
+def run(asked: Namespace) -> Results:
+    """Measure, draw, and judge."""
     trained, untrained = [], []
-    for seed in track(range(arguments.seeds), "nets"):
-        net, train, test = scene_task(arguments.cache, seed)
-        trained.append(run(net, train, test))
-        untrained.append(run(random_net(train, seed), train, test, AT_RANDOM))
+    for seed in track(range(asked.seeds), "nets"):
+        net, train, test = scene_task(asked.cache, seed)
+        trained.append(localised(net, train, test))
+        untrained.append(localised(random_net(train, seed), train, test, AT_RANDOM))
         if seed == 0:
-            x, _ = tensors(test, SHOWN)
-            model = as_drmm(net)
-            maps = {
-                name: explainer(net if name == CAM else model, x, None)
-                for name, explainer in methods(net).items()
-                if name != BOX
-            }
-            save_figure(draw(test, trained[0], maps), arguments.picture)
+            save_figure(picture(net, test, trained[0]), asked.pictures / "localisation.png")
     figures, by_scene = rows(trained)
     others, random_by_scene = rows(untrained)
-    said = verdict(by_scene, random_by_scene, figures)
-    write_json(
-        arguments.out,
-        {
-            **asdict(said),
-            "figures": {plain(name): one for name, one in figures.items()},
-            "random_weights": {plain(name): one for name, one in others.items()},
-            "scenes": TESTED,
-            "readings_chosen_on": TUNED_ON,
-            "object_share": round(float(test.masks.mean()), 4),
-            "nets": arguments.seeds,
-            "versions": versions(),
-        },
-    )
-
-
-def random_net(scenes: Scenes, seed: int) -> nn.Sequential:
-    """A net with first weights, whose batch norms have seen scenes."""
-    torch.manual_seed(seed)
-    net = scene_net()
-    norms = [layer for layer in net if isinstance(layer, nn.BatchNorm2d)]
-    for layer in norms:
-        layer.momentum = None  # a plain mean over batches
-    with torch.no_grad():
-        for part in torch.from_numpy(scenes.images[:1000]).split(100):
-            net(pixels(part))
-    return net.eval()
+    return {
+        **asdict(verdict(by_scene, random_by_scene, figures)),
+        "figures": {plain(name): one for name, one in figures.items()},
+        "random_weights": {plain(name): one for name, one in others.items()},
+        "scenes": TESTED,
+        "readings_chosen_on": TUNED_ON,
+        "object_share": round(float(test.masks.mean()), 4),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    study(run, name="predictions/localisation", target="predictions", options=CACHE)

@@ -9,9 +9,8 @@ results/predictions/t15.json and docs/memories.png: `make predictions`.
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,11 @@ from drmm.data import load, mask_labels, stratified_labels
 from drmm.data.images import pixels
 from drmm.explain import ascend, class_mixture, closed_form
 from drmm.explain.plots import Row, save_figure, sheet
-from drmm.files import write_json
-from drmm.learning.allocator import tune_allocator
-from drmm.learning.train import Training, train
+from drmm.learning.config import Training
+from drmm.learning.train import train
 from drmm.progress import track
-from drmm.runs.run import versions
 from drmm.studies.predictions import Verdict, interval, judge
+from scripts.study import Results, study
 
 EPOCHS, TEMPLATES, STARTS = 15, (1, 2, 4, 8), 20
 GAIN = 0.05  # of a class's energy: less is no mixture worth the name
@@ -48,15 +46,15 @@ def remember(model: drmm.DRMM, x: Tensor, held_out: Tensor, label: int, seed: in
     """One class of one model."""
     explained = {k: class_mixture(model, x, label, k, held_out=held_out, seed=seed).explained for k in TEMPLATES}
     starts = held_out[:STARTS]
-    closed, climbed = closed_form(model, starts, label), ascend(model, starts, label)
-    pictures = climbed.image.flatten(1)
+    closed, ascended = closed_form(model, starts, label), ascend(model, starts, label)
+    pictures = ascended.image.flatten(1)
     alike = (pictures @ pictures.T)[~torch.eye(len(pictures), dtype=torch.bool)]
     return {
         "explained": {str(k): round(value, 4) for k, value in explained.items()},
         "score": {
             "of the images": _mean(_scores(model, starts, label)),
             "closed form": _mean(closed.score),
-            "ascent": _mean(climbed.score),
+            "ascent": _mean(ascended.score),
         },
         "cosine of closed form and ascent": _mean(F.cosine_similarity(closed.image.flatten(1), pictures)),
         "cosine of pictures from different starts": _mean(alike),
@@ -112,15 +110,8 @@ def picture(model: drmm.DRMM, x: Tensor, y: Tensor) -> list[Row]:
     return rows
 
 
-def main() -> None:
+def run(asked: Namespace) -> Results:
     """Learn, remember, conclude, draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("results/predictions/t15.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/memories.png"))
-    asked = parser.parse_args()
-    torch.set_num_threads(1)
-    tune_allocator()
     data = load("mnist-5k")
     x, images, held_out = torch.from_numpy(data.x_train), pixels(torch.from_numpy(data.x_train)), data.x_test
     y, y_held = torch.from_numpy(data.y_train), torch.from_numpy(data.y_test)
@@ -131,13 +122,11 @@ def main() -> None:
             found = remember(model, images[y == c], tested[y_held == c], c, seed)
             runs.append({"seed": seed, "class": c, **found})
         if seed == 0:
-            save_figure(sheet(picture(model, images, y), data.classes), asked.picture)
+            save_figure(sheet(picture(model, images, y), data.classes), asked.pictures / "memories.png")
     verdict, figures = conclude(runs)
-    settings = {"epochs": EPOCHS, "labels": 100, "starts": STARTS, "seeds": asked.seeds}
-    write_json(
-        asked.out, {**asdict(verdict), **figures, "settings": settings, "runs": runs, "versions": versions()}
-    )
+    settings = {"epochs": EPOCHS, "labels": 100, "starts": STARTS}
+    return {**asdict(verdict), **figures, "settings": settings, "runs": runs}
 
 
 if __name__ == "__main__":
-    main()
+    study(run, name="predictions/t15", target="predictions")

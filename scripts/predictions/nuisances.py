@@ -11,26 +11,25 @@ Writes results/predictions/t19.json, t19_each.json, t19_switches.json and docs/n
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from localisation import random_net
 from matplotlib.figure import Figure
-from scene_net import draw_scenes, parser, scene_task
 from torch import nn
 
-from drmm.explain.plots import save_figure
-from drmm.files import write_json
 from drmm.progress import track
-from drmm.runs.run import versions
 from drmm.studies.predictions import Interval, Verdict, interval, judge
 from drmm.studies.predictions.nuisances import Codes, Targets, decode, encode, scene_targets
 from drmm.studies.scenes import Scenes
+from scripts.predictions.scene_net import CACHE, draw_scenes, random_net, scene_task
+from scripts.study import Results, study
 
 LEARNED_ON, SCENES_SEED = 3000, 102
 SIZE, SMALLER = 512, 64  # numbers that each stage is brought to
@@ -60,7 +59,7 @@ def fewer(codes: Mapping[str, Floats]) -> dict[str, Floats]:
     return {name: c @ turns[c.shape[1]] if c.shape[1] > SMALLER else c for name, c in codes.items()}
 
 
-def run(net: nn.Module, learned: Scenes, test: Scenes) -> dict[str, Skill]:
+def skills(net: nn.Module, learned: Scenes, test: Scenes) -> dict[str, Skill]:
     """Skill from features, from fewer numbers of them, and from switches."""
     targets, known = scene_targets(learned.latents), scene_targets(test.latents)
     codes: list[Codes] = [encode(net, torch.from_numpy(scenes.images), size=SIZE) for scenes in (learned, test)]
@@ -175,8 +174,9 @@ def in_switches(trained: dict[str, Skill]) -> Verdict:
     )
 
 
-def draw(trained: dict[str, Intervals], untrained: dict[str, Intervals]) -> Figure:
+def figure(results: Results) -> Figure:
     """A panel a latent: skill by stage."""
+    trained, untrained = results["figures"]["trained"], results["figures"]["random_weights"]
     curves = {
         ("trained, features", "C0", "-"): trained["features"],
         ("trained, switches alone", "C1", "-"): trained["switches"],
@@ -185,59 +185,59 @@ def draw(trained: dict[str, Intervals], untrained: dict[str, Intervals]) -> Figu
     names = list(next(iter(trained["features"].values())))
     stages = list(trained["features"])
     ticks = ["pixels", *(f"conv {i + 1}" for i in range(len(stages) - 3)), "mean", "logits"]
-    figure = Figure(figsize=(14, 5.6), layout="constrained")
-    axes = figure.subplots(2, -(-len(names) // 2), sharex=True, sharey=True, squeeze=False)
+    drawn = Figure(figsize=(14, 5.6), layout="constrained")
+    axes = drawn.subplots(2, -(-len(names) // 2), sharex=True, sharey=True, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
-        for (label, colour, style), found in curves.items():
-            places = [stages.index(stage) for stage in found]
-            rows = [found[stage][name] for stage in found]
-            low, high = [one.low for one in rows], [one.high for one in rows]
-            axis.plot(places, [one.mean for one in rows], style, color=colour, label=label, lw=1.6)
-            axis.fill_between(places, low, high, color=colour, alpha=0.2)
+        for (label, colour, style), skill in curves.items():
+            positions = [stages.index(stage) for stage in skill]
+            mean, low, high = ([skill[stage][name][end] for stage in skill] for end in ("mean", "low", "high"))
+            axis.plot(positions, mean, style, color=colour, label=label, lw=1.6)
+            axis.fill_between(positions, low, high, color=colour, alpha=0.2)
         axis.axhline(0, color="0.8", lw=0.8, zorder=0)
         axis.set_title(name.replace("_", " "), fontsize=10)
         axis.set_ylim(-0.1, 1.02)
         axis.set_xticks(range(len(stages)), ticks, rotation=60, fontsize=8)
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.supylabel("skill of a linear decoder: 0 chance, 1 perfect", fontsize=10)
-    return figure
+    drawn.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    drawn.supylabel("skill of a linear decoder: 0 chance, 1 perfect", fontsize=10)
+    return drawn
 
 
-def main() -> None:
-    """Encode, decode, and write the verdicts."""
-    asked = parser(__doc__)
-    asked.add_argument("--seeds", type=int, default=3)
-    asked.add_argument("--out", type=Path, default=Path("results/predictions"))
-    asked.add_argument("--picture", type=Path, default=Path("docs/nuisances.png"))
-    arguments = asked.parse_args()
-    torch.set_num_threads(1)
-    learned = draw_scenes(arguments.cache, LEARNED_ON, SCENES_SEED)
+@cache
+def measured(folder: Path, seeds: int) -> tuple[dict[str, Skill], dict[str, Skill], Results]:
+    """Skills of trained nets, of nets with random weights, and what is said of both."""
+    learned = draw_scenes(folder, LEARNED_ON, SCENES_SEED)
     runs: dict[str, list[dict[str, Skill]]] = {"trained": [], "random": []}
-    for seed in track(range(arguments.seeds), "nets"):
-        net, train, test = scene_task(arguments.cache, seed)
-        runs["trained"].append(run(net, learned, test))
-        runs["random"].append(run(random_net(train, seed), learned, test))
+    for seed in track(range(seeds), "nets"):
+        net, train, test = scene_task(folder, seed)
+        runs["trained"].append(skills(net, learned, test))
+        runs["random"].append(skills(random_net(train, seed), learned, test))
     trained, untrained = (
-        {kind: mean_of([one[kind] for one in found]) for kind in found[0]} for found in runs.values()
+        {kind: mean_of([one[kind] for one in skill]) for kind in skill[0]} for skill in runs.values()
     )
-    seen, beside = intervals(trained), intervals(untrained)
-    save_figure(draw(seen, beside), arguments.picture)
-    about = {
-        "numbers_a_stage": SIZE,
-        "scenes": {"learned_on": len(learned.masks), "tested_on": len(test.masks)},
-        "nets": arguments.seeds,
-        "versions": versions(),
-    }
-    figures = {"trained": as_json(seen), "random_weights": as_json(beside)}
-    said = {
-        "t19": keeps(trained, untrained),
-        "t19_each": keeps_each(trained, untrained),
-        "t19_switches": in_switches(trained),
-    }
-    for name, row in said.items():
-        more = {"figures": figures} if name == "t19" else {}
-        write_json(arguments.out / f"{name}.json", {**asdict(row), **more, **about})
+    scenes = {"learned_on": len(learned.masks), "tested_on": len(test.masks)}
+    return trained, untrained, {"numbers_a_stage": SIZE, "scenes": scenes}
+
+
+def run(asked: Namespace) -> Results:
+    """Decode, and judge the whole."""
+    trained, untrained, about = measured(asked.cache, asked.seeds)
+    figures = {"trained": as_json(intervals(trained)), "random_weights": as_json(intervals(untrained))}
+    return {**asdict(keeps(trained, untrained)), "figures": figures, **about}
+
+
+def run_each(asked: Namespace) -> Results:
+    """Decode, and judge every nuisance."""
+    trained, untrained, about = measured(asked.cache, asked.seeds)
+    return {**asdict(keeps_each(trained, untrained)), **about}
+
+
+def run_switches(asked: Namespace) -> Results:
+    """Decode, and judge the switches."""
+    trained, _, about = measured(asked.cache, asked.seeds)
+    return {**asdict(in_switches(trained)), **about}
 
 
 if __name__ == "__main__":
-    main()
+    study(run, figure=figure, name="predictions/t19", target="predictions", picture="nuisances", options=CACHE)
+    study(run_each, name="predictions/t19_each", target="predictions", options=CACHE)
+    study(run_switches, name="predictions/t19_switches", target="predictions", options=CACHE)

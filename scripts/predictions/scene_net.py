@@ -1,12 +1,10 @@
 """A plain convnet that knows nothing of this library, trained on rendered scenes, to try the predictions on.
 
-Scenes and weights are drawn and learnt once, and kept in a cache. Prints the accuracy on held-out scenes.
+Scenes and weights are drawn and learnt once, and kept in a cache.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +17,17 @@ from drmm.data.download import default_data_dir
 from drmm.data.images import pixels
 from drmm.progress import track
 from drmm.studies.scenes import CLASSES, Scenes, render, sample
+from scripts.study import Options
 
-__all__ = ["DEFAULT_CACHE", "IMAGES", "accuracy", "draw_scenes", "parser", "scene_net", "scene_task", "train_net"]
+__all__ = ["CACHE", "IMAGES", "accuracy", "draw_scenes", "random_net", "scene_net", "scene_task", "train_net"]
 
-DEFAULT_CACHE = default_data_dir() / "predictions"
+CACHE: Options = {
+    "--cache": {
+        "type": Path,
+        "default": default_data_dir() / "predictions",
+        "help": "folder for scenes and trained nets",
+    }
+}
 IMAGES, TEST_IMAGES = 5000, 1000
 EPOCHS, BATCH = 8, 50
 _SCENES_SEED, _TEST_SEED = 100, 101
@@ -97,26 +102,18 @@ def train_net(net: nn.Module, scenes: Scenes, *, epochs: int = EPOCHS) -> None:
 @torch.no_grad()
 def accuracy(net: nn.Module, scenes: Scenes) -> float:
     """Share of scenes whose class is found."""
-    found: list[Tensor] = [net(pixels(part)).argmax(1) for part in torch.from_numpy(scenes.images).split(250)]
-    return float((torch.cat(found) == torch.from_numpy(scenes.latents.label)).double().mean())
+    labels: list[Tensor] = [net(pixels(part)).argmax(1) for part in torch.from_numpy(scenes.images).split(250)]
+    return float((torch.cat(labels) == torch.from_numpy(scenes.latents.label)).double().mean())
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """What all scripts of the predictions are asked."""
-    asked = argparse.ArgumentParser(description=description)
-    asked.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="folder for scenes and trained nets")
-    return asked
-
-
-def main() -> None:
-    """Train the nets that the predictions are tried on."""
-    asked = parser(__doc__)
-    asked.add_argument("--seeds", type=int, default=3)
-    arguments = asked.parse_args()
-    for seed in range(arguments.seeds):
-        net, train, test = scene_task(arguments.cache, seed)
-        sys.stdout.write(f"seed {seed}: accuracy {accuracy(net, train):.3f}, held-out {accuracy(net, test):.3f}\n")
-
-
-if __name__ == "__main__":
-    main()
+def random_net(scenes: Scenes, seed: int) -> nn.Sequential:
+    """A net with first weights, whose batch norms have seen scenes."""
+    torch.manual_seed(seed)
+    net = scene_net()
+    norms = [layer for layer in net if isinstance(layer, nn.BatchNorm2d)]
+    for layer in norms:
+        layer.momentum = None  # a plain mean over batches
+    with torch.no_grad():
+        for part in torch.from_numpy(scenes.images[:1000]).split(100):
+            net(pixels(part))
+    return net.eval()

@@ -1,5 +1,4 @@
 from . import explain as explain
-from ._version import __version__ as __version__
 from .data.images import as_images as as_images
 from .estimators.classifier import DRMMClassifier as DRMMClassifier
 from .estimators.mixture import RenderingMixture as RenderingMixture
@@ -15,3 +14,5 @@ from .model.storage import load_model as load_model
 from .model.storage import save_model as save_model
 from .model.traceback import sign_traceback as sign_traceback
 from .pruning.prune import prune as prune
+
+__version__: str

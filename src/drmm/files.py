@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,10 @@ from torch import Tensor
 from drmm.errors import RunError
 
 __all__ = [
+    "check_absent",
     "check_new",
     "new_folder",
+    "read_bytes",
     "read_json",
     "read_tensors",
     "tensor_bytes",
@@ -29,6 +32,8 @@ __all__ = [
     "write_csv",
     "write_json",
 ]
+
+_BROKEN = "backslashreplace"  # names of files that are no Unicode; JSON reads them back as they were
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -54,6 +59,18 @@ def read_tensors(path: Path, remedy: str = "copy it again or train again") -> di
         raise RunError(f"{path} is damaged ({error}): {remedy}") from error
 
 
+def read_bytes(path: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        RunError: if it is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -77,7 +94,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         RunError: if it cannot be written.
     """
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors=_BROKEN))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -88,7 +105,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     """
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    write_bytes(path, file.getvalue().encode())
+    write_bytes(path, file.getvalue().encode(errors=_BROKEN))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -105,19 +122,20 @@ def write_bytes(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it if the block succeeds and removed if it fails.
 
+    A new file has the mode that the umask says; one that is replaced keeps its own.
+
     Raises:
         RunError: if the file cannot be written.
     """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(descriptor)
-        temporary = Path(name)
+        temporary = path.parent / f".{path.stem}-{secrets.token_hex(8)}{path.suffix}"
+        temporary.touch(exist_ok=False)  # with the mode that the umask allows, which `tempfile` does not ask
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        _like(path, temporary)
         temporary.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -126,8 +144,26 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _like(path: Path, temporary: Path) -> None:
+    """Keep the mode of what is replaced."""
+    if path.exists():
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+
+
 def _unwritable(path: Path, error: OSError) -> RunError:
     return RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another place")
+
+
+def check_absent(path: Path, *, force: bool = False) -> None:
+    """Refuse to write a file that is there, unless that is wanted.
+
+    Raises:
+        RunError: if it is there and not to be replaced, or is a folder.
+    """
+    if path.is_dir():
+        raise RunError(f"{path} is a folder: give the name of a file")
+    if path.exists() and not force:
+        raise RunError(f"{path} exists: choose another --out, or replace it with --force")
 
 
 def check_new(folder: Path, remedy: str = "choose another --out") -> None:
@@ -151,9 +187,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        temporary = folder.parent / f".{folder.name}-{secrets.token_hex(8)}"
+        temporary.mkdir()
         yield temporary
-        temporary.chmod(0o755)
+        _like(folder, temporary)
         if folder.exists():  # an empty one
             folder.rmdir()
         temporary.replace(folder)

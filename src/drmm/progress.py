@@ -1,48 +1,83 @@
-"""Progress bars on standard error, for what takes longer than a moment; silent where nobody watches."""
+"""Progress on standard error, for what takes more than two seconds: a bar on a terminal, else lines."""
+
+from __future__ import annotations
 
 __all__ = ["DownloadBar", "track"]
 
 import time
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
+from typing import TypeVar, final
 
 from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+from drmm.display.text import one_line
 
 T = TypeVar("T")
 
 _PATIENCE = 2.0  # seconds before a bar appears
+_INTERVAL = 30.0  # seconds from line to line, where a bar would fill a log
 
 
-def _progress(*columns: DownloadColumn | TransferSpeedColumn) -> Progress:
-    console = Console(stderr=True)
-    shown = (*Progress.get_default_columns(), *columns)
-    return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
+@final
+class _Meter:
+    """Rich's bar, which waits for two seconds, or lines where there is no terminal.
+
+    Args:
+        what: caption, shown as it is.
+        in_bytes: whether bytes are counted.
+    """
+
+    def __init__(self, what: str, *, in_bytes: bool = False) -> None:
+        self._console = Console(stderr=True)
+        columns = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else ()
+        self._bar = Progress(*Progress.get_default_columns(), *columns, console=self._console, transient=True)
+        self._what, self._shown = one_line(what), decimal if in_bytes else str
+        self._task = self._bar.add_task(escape(self._what), total=None)
+        self._start = self._line = time.monotonic()
+
+    def update(self, done: int, total: int | None) -> None:
+        """So much is done, of so much in all."""
+        self._bar.update(self._task, completed=done, total=total)
+        now = time.monotonic()
+        if self._console.is_interactive:
+            if now - self._start > _PATIENCE:
+                self._bar.start()
+        elif now - self._line > _INTERVAL:
+            of = "" if total is None else f" of {self._shown(total)}"
+            self._console.print(
+                f"{self._what}: {self._shown(done)}{of}", markup=False, highlight=False, soft_wrap=True
+            )
+            self._line = now
+
+    def close(self) -> None:
+        """Take the bar off the screen; harmless if it is gone already."""
+        if self._bar.live.is_started:
+            self._bar.stop()
 
 
-def track(items: Collection[T], what: str) -> Iterator[T]:
-    """Iterate, with a bar once it has taken two seconds.
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Iterate, and show how far it is once it has taken two seconds.
 
     Args:
         items: What to iterate over.
-        what: Caption of the bar.
+        what: Caption.
+        total: How many there are; needed where `items` has no length.
 
     Yields:
         Each item.
     """
-    start = time.monotonic()
-    bar: Progress | None = None
-    with ExitStack() as stack:
+    n = len(items) if total is None and isinstance(items, Collection) else total
+    with closing(_Meter(what)) as meter:
         for done, item in enumerate(items):
-            if bar is None and time.monotonic() - start > _PATIENCE:
-                bar = stack.enter_context(_progress())
-                bar.add_task(what, total=len(items))
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=done)
+            meter.update(done, n)
             yield item
 
 
+@final
 class DownloadBar:
     """The object that pooch wants for a progress bar: `total` is set by pooch, in bytes.
 
@@ -52,18 +87,18 @@ class DownloadBar:
 
     def __init__(self, what: str) -> None:
         self.total = 0
-        self._bar = _progress(DownloadColumn(), TransferSpeedColumn())
-        self._task = self._bar.add_task(what, total=None)
-        self._bar.start()
+        self._done = 0
+        self._meter = _Meter(what, in_bytes=True)
 
     def update(self, n_bytes: int) -> None:
         """Count bytes that have arrived."""
-        self._bar.update(self._task, advance=n_bytes, total=self.total or None)
+        self._done += n_bytes
+        self._meter.update(self._done, self.total or None)
 
     def reset(self) -> None:
         """Start counting anew, as pooch does before it fills the bar."""
-        self._bar.reset(self._task, total=self.total or None)
+        self._done = 0
 
     def close(self) -> None:
         """Take the bar off the screen; harmless if it is gone already."""
-        self._bar.stop()
+        self._meter.close()

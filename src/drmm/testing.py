@@ -2,13 +2,13 @@
 
 It shares no code with what it checks. A dictionary becomes a dense matrix by pushing every unit image through
 torch's own layer, a pooling window becomes the list of its positions, and every configuration is drawn from the
-class template down. `render`, `bound` and the fused levels are never called.
+class template down. `render`, `bound` and the fused levels are never called. Of a gate or pool of your own it
+takes what the class declares.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -24,20 +24,25 @@ from drmm.rendering import (
     Choice,
     Conv2d,
     Flatten,
+    Gate,
     LeakyReLU,
     Level,
     Linear,
     MaxPool2d,
+    Pool,
     ReLU,
     Rendering,
     Sequential,
     Switches,
 )
+from drmm.rendering.bounds import NoBoundError
+from drmm.rendering.laws import check_rendering, dot_product_gap
 
 __all__ = [
     "Enumeration",
     "Paths",
     "ScoreObjective",
+    "check_rendering",
     "count_configurations",
     "dot_product_gap",
     "enumerate_configurations",
@@ -162,7 +167,7 @@ def enumerate_configurations(
     position t of every pooling window.
 
     Args:
-        model: levels of `Level`, plain renderings, and renderings of your own that make no choice.
+        model: levels of `Level`, plain renderings, and renderings of your own of a kind.
         x: images (N, C, H, W).
         objective: "max-sum" is ⟨μ_cg, I⟩ plus the bias paths and the class bias (slide "Inference in the DRMM
             yields Deep Convnets"); "gaussian" is -½‖I - μ_cg‖², with the ½‖μ_cg‖² that the slides drop.
@@ -269,44 +274,6 @@ def random_net(
     )
 
 
-@torch.no_grad()
-def dot_product_gap(rendering: Rendering, x: Tensor, generator: torch.Generator | None = None) -> float:
-    """Law 0 for one rendering: how far ⟨A_g v, z⟩ and ⟨v, A_gᵀ z⟩ are apart, relative to ‖A_g v‖ ‖z‖.
-
-    A_g v is the derivative of `infer` at x in a random direction v (torch.func.jvp), A_gᵀ z what `render` draws
-    from a random z with the same switches. About 1e-16 in float64; authors of renderings should see < 1e-10.
-    A rendering that draws (dropout) gets the same randomness twice; one that normalises by the statistics of
-    the batch must be in evaluation mode.
-
-    Args:
-        rendering: what to test.
-        x: (N, ...), in float64 and without ties.
-        generator: source of randomness.
-
-    Raises:
-        InputError: if `render` draws on a canvas of another shape than x's.
-    """
-    seed = int(torch.randint(2**31, (), generator=generator))
-    v = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-
-    def infer(value: Tensor) -> tuple[Tensor, Switches]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return rendering.infer(value)
-
-    y, switches = infer(x)
-    z = torch.randn(y.shape, generator=generator, dtype=y.dtype)
-    canvas = rendering.render(z, switches)
-    if canvas.shape != x.shape:
-        raise InputError(f"render drew a canvas of {tuple(canvas.shape)} for an input of {tuple(x.shape)}")
-    with warnings.catch_warnings():  # torch's forward mode calls its own deprecated torch.jit.script
-        warnings.filterwarnings("ignore", r".*torch\.jit\.", DeprecationWarning)
-        up = torch.func.jvp(lambda value: infer(value)[0], (x,), (v,))[1]
-    gap = ((up * z).sum() - (v * canvas).sum()).abs()
-    scale = torch.maximum(up.norm() * z.norm(), v.norm() * canvas.norm())
-    return float(gap / scale.clamp(min=torch.finfo(x.dtype).tiny))
-
-
 # --- a net as a chain of dense matrices and choices ---
 
 
@@ -341,12 +308,14 @@ def _stage(module: nn.Module, blank: Tensor, leaf: int) -> tuple[_Stage, Tensor]
     """One module as a stage on inputs like `blank` (1, ...), and a blank output."""
     if isinstance(module, MaxPool2d):
         return _windows(module, blank, leaf)
-    if isinstance(module, LeakyReLU):
-        return _gate(blank, "a", (module.negative_slope, 1.0), leaf), blank
-    if isinstance(module, ReLU):
-        return _gate(blank, "a", (0.0, 1.0), leaf), blank
+    if isinstance(module, LeakyReLU | ReLU):
+        return _gate(blank, "a", (getattr(module, "negative_slope", 0.0), 1.0), leaf), blank
     if isinstance(module, Abs):
         return _gate(blank, "s", (-1.0, 1.0), leaf), blank
+    if isinstance(module, Gate) and not module.drawn:
+        return _declared_gate(module, blank, leaf), blank
+    if isinstance(module, Pool) and not module.drawn:
+        return _declared_pool(module, blank, leaf)
     return _dense(module, blank)
 
 
@@ -397,11 +366,43 @@ def _windows(pool: MaxPool2d, blank: Tensor, leaf: int) -> tuple[_Choice, Tensor
             column = j * stride[1] - padding[1] + m * dilation[1]
             if 0 <= row < height and 0 <= column < width:
                 rows[-1].append(((c * height + row) * width + column, k * kernel[1] + m))
+    return _table(rows, blank, leaf), y
+
+
+def _table(rows: list[list[tuple[int, int]]], blank: Tensor, leaf: int) -> _Choice:
+    """The choice of a pool, from the unit below and the recorded value of each option of each unit."""
     most = max(len(row) for row in rows)
     table = torch.tensor([row + [(0, -1)] * (most - len(row)) for row in rows], device=blank.device)
     options = torch.tensor([len(row) for row in rows], device=blank.device)
     factor = blank.new_ones(len(rows), most)
-    return _Choice("t", leaf, blank.numel(), table[..., 0], factor, table[..., 1], options), y
+    return _Choice("t", leaf, blank.numel(), table[..., 0], factor, table[..., 1], options)
+
+
+def _declared_gate(gate: Gate, blank: Tensor, leaf: int) -> _Choice:
+    """A gate of one's own, by the slopes that it declares."""
+    pieces, (y, switches) = gate.pieces(blank), gate.infer(blank)
+    name, choice = next(switches.choices())
+    offsets = [offset for _, offset in pieces if bool((torch.as_tensor(offset) != 0).any())]
+    try:
+        gate.bounds(blank, blank)
+    except NoBoundError:
+        offsets.append(None)
+    if offsets or choice.shape != y.shape:
+        raise InputError(f"cannot enumerate {gate.name}: its pieces have offsets or ends, or units share a choice")
+    units = blank.numel()
+    own = torch.arange(units, device=blank.device)
+    factor = torch.stack([(slope * torch.ones_like(blank)).flatten() for slope, _ in pieces], 1)
+    value = torch.arange(len(pieces), device=blank.device).expand(units, len(pieces))
+    options = torch.full_like(own, len(pieces))
+    return _Choice(name, leaf, units, own[:, None].expand(units, len(pieces)), factor, value, options)
+
+
+def _declared_pool(pool: Pool, blank: Tensor, leaf: int) -> tuple[_Choice, Tensor]:
+    """A pool of one's own, by the candidates that it declares."""
+    numbers = torch.arange(blank.numel(), dtype=torch.float64, device=blank.device).reshape(blank.shape)
+    listed = pool.candidates(numbers).flatten(0, -2)
+    rows = [[(int(unit), k) for k, unit in enumerate(row) if unit >= 0] for row in listed.tolist()]
+    return _table(rows, blank, leaf), torch.zeros_like(pool.infer(blank)[0])
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
@@ -434,9 +435,9 @@ def _draw(stages: list[_Stage], top: Linear | Choice, number: Tensor) -> tuple[T
         else:
             number, k = _digits(number, stage.options)
             unit = torch.arange(len(stage.options), device=k.device)
-            place = stage.source[unit, k][:, None].expand(z.shape)
+            index = stage.source[unit, k][:, None].expand(z.shape)
             drawn = z * stage.factor[unit, k][:, None]
-            z = z.new_zeros(*z.shape[:2], stage.below).scatter_add_(2, place, drawn)
+            z = z.new_zeros(*z.shape[:2], stage.below).scatter_add_(2, index, drawn)
     return z, offset
 
 

@@ -1,131 +1,120 @@
 """The command line as a stranger meets it: help, runs, predictions, pictures, and one line for every mistake."""
 
-import csv
 import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
+import typer
+from commands import EM, FIT, QUICK, files, pixels, read_csv, refused, sets
 from PIL import Image
 from safetensors.torch import load_file
-from sklearn.datasets import load_digits
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from drmm.cli import app as cli
-from drmm.cli.demo import CONTENDERS
+from drmm.cli.demo import NAMES, experiments
 from drmm.data import load
 from drmm.learning.em import loop
 from drmm.learning.metrics import predict_logits
 from drmm.learning.objective import Objective
 from drmm.model.storage import load_model
-from drmm.studies.reproduce import METHODS, PROTOCOLS
+from drmm.runs.experiment import Experiment
+from drmm.studies.reproduce import BENCHMARKS
 
-FIT = ["fit", "digits", "--labels-per-class", "5", "--epochs", "2", "--width", "4", "--batch-size", "256"]
-
-
-def drmm(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object
-) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one command."""
-    monkeypatch.setattr(sys, "argv", ["drmm", *map(str, words)])
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as leave:
-        code = leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
-@pytest.fixture
-def run_drmm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    return lambda *words: drmm(capsys, monkeypatch, *words)
+COMMANDS = [
+    "demo",
+    "fit",
+    "settings",
+    "predict",
+    "explain",
+    "report",
+    "sample",
+    "prune",
+    "scenes",
+    "reproduce",
+    "bench",
+    "dp",
+]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "a"
-    result = CliRunner().invoke(cli.cli, [*FIT, "--out", str(folder)])
+def plain(*words: str, columns: int = 200) -> str:
+    result = CliRunner().invoke(cli.cli, list(words), env={"COLUMNS": str(columns), "NO_COLOR": "1"})
     assert result.exit_code == 0, result.output
-    return folder
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for i, digit in enumerate(load_digits().images[:5]):
-        Image.fromarray((digit * 15.9).astype(np.uint8)).save(folder / f"digit{i}.png")
-    return folder
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image)
-
-
-def refused(answer: tuple[int, str, str], *words: str) -> None:
-    """Exit code 2 and one line that holds the words."""
-    code, _, err = answer
-    assert code == 2
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    for word in words:
-        assert word in err
+    return result.output
 
 
 def test_help_reads_like_a_table_of_contents() -> None:
-    text = CliRunner().invoke(cli.cli, ["--help"], env={"COLUMNS": "200"}).output
-    commands = "demo fit predict explain sample prune report scenes dp reproduce bench"
-    for command in commands.split():
-        assert command in text
+    panels = plain("--help").split("╭")[1:]
+    titles = [panel.split("╮")[0].strip("─ ") for panel in panels]
+    assert titles == ["Options", "Your models", "The theory"]
+    first_words = [line[1:].split()[0] for panel in panels[1:] for line in panel.splitlines() if line[:1] == "│"]
+    assert [word for word in first_words if word in COMMANDS] == COMMANDS
 
 
-@pytest.mark.parametrize(
-    ("command", "options"),
-    [
-        ("demo", {"--out", "--epochs", "--seed"}),
-        (
-            "fit",
-            {
-                "--out", "--labels-per-class", "--clusters", "--data-dir", "--preset", "--learning",
-                "--initialisation", "--constraint", "--width", "--depth", "--select", "--criterion", "--size",
-                "--epochs", "--teacher", "--tolerance", "--batch-size", "--labelled-per-batch", "--learning-rate",
-                "--gradient-clip", "--weight-average", "--validation", "--patience", "--rc", "--kl", "--balance",
-                "--nn", "--kl-sign", "--blends", "--shifts", "--collages", "--warm-up", "--cool-down", "--seed",
-                "--accelerator", "--devices", "--precision", "--compile", "--resume", "--method",
-                "--min-steps",
-            },
-        ),
-        ("predict", {"--out"}),
-        ("sample", {"--out", "--n", "--label", "--noise", "--borrow", "--seed", "--data-dir"}),
-        ("prune", {"--out", "--keep", "--synapses", "--epochs", "--criterion", "--data-dir"}),
-        ("explain", {"--out", "--label", "--other", "--paths"}),
-        ("report", {"--out", "--images", "--data-dir"}),
-        (
-            "reproduce",
-            {
-                "--out", "--labels", "--method", "--seeds", "--workers", "--epochs", "--width", "--images",
-                "--data-dir", "--accelerator", "--devices", "--precision", "--compile", "--dry-run",
-            },
-        ),
-        ("bench", {"--json", "--quick"}),
-    ],
-)  # fmt: skip
-def test_options_are_pinned(command: str, options: set[str]) -> None:
-    text = CliRunner().invoke(cli.cli, [command, "--help"], env={"COLUMNS": "250", "NO_COLOR": "1"}).output
-    found = {word.rstrip(".") for word in text.replace("│", " ").split() if word.startswith("--")}
-    assert found - {"--help"} == options
+def unexplained(app: typer.Typer) -> list[str]:
+    """Options of an app's commands, and of the app itself, that have no help text."""
+    group = get_command(app)
+    commands = {"": group, **getattr(group, "commands", {})}
+    return [
+        f"{name} {option.opts[0]}".strip()
+        for name, command in commands.items()
+        for option in command.params
+        if option.param_type_name == "option" and not (getattr(option, "help", None) or "").strip()
+    ]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in get_command(cli.cli).commands)])
+def test_help_has_a_short_form(command: list[str]) -> None:
+    assert plain(*command, "-h") == plain(*command, "--help")
+    assert "Usage: " in plain(*command, "-h")
+    assert CliRunner().invoke(cli.cli, [*command, "--hlep"]).exit_code == 2, "control"
+
+
+def test_every_option_is_explained() -> None:
+    assert unexplained(cli.cli) == []
+    app = typer.Typer()
+
+    @app.callback()
+    def of_all(quiet: Annotated[bool, typer.Option(help="Say nothing.")] = False) -> None: ...
+
+    @app.command()
+    def bake(
+        oven: Annotated[int, typer.Option(help="Degrees.")] = 180,
+        sugar: int = 3,
+        salt: Annotated[int, typer.Option(help=" ")] = 1,
+    ) -> None: ...
+
+    assert unexplained(app) == ["bake --sugar", "bake --salt"], "control"
+
+
+def test_settings_lists_every_field_of_every_record() -> None:
+    text = " ".join(plain("settings").split())
+    for table, settings in Experiment.read().settings().items():
+        for setting in settings:
+            assert f" {table}.{setting.name} " in text
+            assert setting.meaning, "a setting that nobody explains"
+            assert setting.meaning.split()[0] in text
+    assert "luck" not in text, "control"
+    for name in ("few-labels", "best", "hard-taught"):
+        assert f" {name} " in text
+
+
+def test_settings_of_one_table_as_a_recipe_has_them(run_drmm) -> None:
+    text = plain("settings", "objective", "--recipe", "best")
+    rows = {line.split()[0]: line.split()[1] for line in text.splitlines() if "objective." in line}
+    assert (rows["objective.mixup"], rows["objective.reconstruction"]) == ("1.0", "0.0")
+    assert "training." not in text
+    default = plain("settings", "objective")
+    rows = {line.split()[0]: line.split()[1] for line in default.splitlines() if "objective." in line}
+    assert (rows["objective.mixup"], rows["objective.reconstruction"]) == ("0.0", "none"), "control"
+    refused(run_drmm("settings", "objectiv"), "no settings 'objectiv': did you mean 'objective'?")
+    refused(run_drmm("settings", "--recipe", "bset"), "no recipe 'bset'", "did you mean 'best'?")
 
 
 def test_version(run_drmm) -> None:
@@ -157,12 +146,12 @@ def test_an_existing_run_is_not_overwritten(run: Path, run_drmm) -> None:
 
 def test_a_hard_model_is_taught_by_another_run(run: Path, tmp_path: Path, run_drmm) -> None:
     taught, pruned = tmp_path / "taught", tmp_path / "pruned"
-    words = [*FIT, "--constraint", "hard", "--teacher", run, "--out", taught]
+    words = [*FIT, *sets("model.constraint=hard"), "--teacher", run, "--out", taught]
     code, _, err = run_drmm(*words)
     assert code == 0, err
     plan, results = (json.loads((taught / name).read_text()) for name in ("run.json", "results.json"))
-    assert plan["spec"]["teacher"] == str(run)
-    assert plan["spec"]["objective"]["kl"] == plan["spec"]["objective"]["balance"] == 0
+    assert plan["teacher"]["source"] == str(run)
+    assert plan["objective"]["kl"] == plan["objective"]["balance"] == 0
     assert results["labels"] == 50, "what a teacher says is no label"
     assert (taught / "labels.csv").read_text() == (run / "labels.csv").read_text()
     code, _, err = run_drmm(*words, "--resume")
@@ -173,7 +162,8 @@ def test_a_hard_model_is_taught_by_another_run(run: Path, tmp_path: Path, run_dr
 
 def test_a_taught_model_agrees_with_its_teacher(run: Path, tmp_path: Path, run_drmm) -> None:
     """More than one that learned from the same labels without a teacher."""
-    x, words = torch.from_numpy(load("digits").x_train), [*FIT, "--epochs", 10, "--batch-size", 64]
+    x = torch.from_numpy(load("digits").x_train)
+    words = [*FIT, "--epochs", 10, *sets("training.batch_size=64", "data.images=500")]
     agreement = {}
     for name, more in (("taught", ["--teacher", run]), ("alone", [])):
         code, _, err = run_drmm(*words, "--seed", 1, *more, "--out", tmp_path / name)
@@ -196,90 +186,84 @@ def test_who_cannot_teach(run: Path, tmp_path: Path, run_drmm) -> None:
 
 
 def test_a_finished_run_resumes_to_itself(run: Path, run_drmm) -> None:
-    before = load_file(run / "model.safetensors")
-    code, _, err = run_drmm(*FIT, "--out", run, "--resume")
+    before = {name: (run / name).read_bytes() for name in files(run)}
+    for words in ([*FIT, "--out", run, "--resume"], ["fit", "--out", run, "--resume"]):
+        code, out, err = run_drmm(*words)
+        assert code == 0, err
+        assert "was finished before: for more training, add more --epochs to --resume" in " ".join(out.split())
+    assert {name: (run / name).read_bytes() for name in files(run)} == before
+
+
+def test_a_run_says_nothing_of_an_earlier_end_when_it_ends(tmp_path: Path, run_drmm) -> None:
+    code, out, err = run_drmm(*FIT, "--epochs", 1, "--out", tmp_path / "run")
     assert code == 0, err
-    after = load_file(run / "model.safetensors")
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert "finished before" not in out
 
 
 def test_resuming_with_other_options_is_refused(run: Path, run_drmm) -> None:
-    refused(run_drmm(*FIT, "--out", run, "--resume", "--seed", 3), "seed", "same options")
-
-
-def test_a_run_of_an_earlier_version_resumes_where_settings_were_as_they_are_by_default(
-    run: Path, tmp_path: Path, run_drmm
-) -> None:
-    old = tmp_path / "old"
-    shutil.copytree(run, old)
-    plan = json.loads((old / "run.json").read_text())
-    del plan["spec"]["objective"]["warm_up"], plan["spec"]["training"]["compile"]
-    (old / "run.json").write_text(json.dumps(plan))
-    refused(run_drmm(*FIT, "--out", old, "--resume", "--warm-up", 0.5), "warm_up", "same options")
-    code, _, err = run_drmm(*FIT, "--out", old, "--resume")
-    assert code == 0, err
+    refused(run_drmm(*FIT, "--out", run, "--resume", "--seed", 3), "training.seed", "same settings")
+    refused(run_drmm("fit", "--out", run, "--resume", *sets("objective.kl=0.1")), "objective.kl", "same settings")
+    refused(run_drmm("fit", "--out", run, "--resume", "--epochs", 1), "for 2 epochs", "as many, or more")
 
 
 # --- EM, clusters, structures ---
 
 
 def test_every_weight_reaches_the_objective(tmp_path: Path, run_drmm) -> None:
-    words = ["--rc", 0.1, "--kl", 0.2, "--balance", 0.3, "--nn", 0.4, "--blends", 0.6, "--warm-up", 0.7]
-    words += [
-        "--cool-down",
-        0.8,
-        "--shifts",
-        3,
-        "--collages",
-        0.9,
-        "--kl-sign",
-        "printed",
-        "--out",
-        tmp_path / "run",
-    ]
-    code, _, err = run_drmm(*FIT, *words)
-    assert code == 0, err
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["spec"]["objective"] == {
-        "cross_entropy": 1, "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4,
-        "kl_sign": "printed", "interpolation": 0.6, "warm_up": 0.7, "cool_down": 0.8, "shift": 3,
-        "collage": 0.9,
+    weights = {
+        "cross_entropy": 2.0, "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4,
+        "kl_sign": "printed", "mixup": 0.6, "warm_up": 0.7, "cool_down": 0.8, "translation": 3, "cutmix": 0.9,
     }  # fmt: skip
+    assignments = sets(*(f"objective.{name}={value}" for name, value in weights.items()))
+    code, _, err = run_drmm(*FIT, *assignments, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["objective"] == weights
+    assert set(weights) == set(Objective().get_params()), "all there are"
 
 
-def test_a_row_of_the_table_sets_the_options_that_are_not_given(tmp_path: Path, run_drmm) -> None:
-    row = METHODS["best"].objective
-    words = ["--method", "best", "--min-steps", 0, "--nn", 0.25, "--out", tmp_path / "run"]
+def test_a_recipe_sets_what_is_not_given(tmp_path: Path, run_drmm) -> None:
+    row = Experiment.read("best")
+    words = ["--recipe", "best", *sets("objective.nonnegativity=0.25"), "--out", tmp_path / "run"]
     code, _, err = run_drmm(*FIT, *words)
     assert code == 0, err
-    spec = json.loads((tmp_path / "run" / "run.json").read_text())["spec"]
-    assert spec["objective"] == {**asdict(row), "nonnegativity": 0.25}
-    assert spec["objective"] != asdict(Objective()), "control: without it"
-    training = spec["training"]
+    tables = json.loads((tmp_path / "run" / "run.json").read_text())
+    expected = row.changed("objective", nonnegativity=0.25).resolved()
+    assert tables["objective"] == expected.tables()["objective"]
+    assert tables["objective"] != Experiment().resolved().tables()["objective"], "control: without it"
+    training = tables["training"]
     assert (training["epochs"], training["batch_size"], training["min_steps"]) == (2, 256, 0), "as they are given"
     assert (training["labelled_per_batch"], training["weight_average"]) == (16, 0.999)
 
 
-@pytest.mark.parametrize("name", ["supervised", "hard-taught", "bset"])
-def test_a_row_that_settings_do_not_make_is_refused(name: str, tmp_path: Path, run_drmm) -> None:
-    code, _, err = run_drmm(*FIT, "--method", name, "--out", tmp_path / "run")
-    assert code == 2
-    assert f"no method '{name}' to learn by: choose from kl, " in err
+def test_a_recipe_of_ones_own(tmp_path: Path, run_drmm) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('extends = "best"\n[objective]\nkl = 0.125\n[training]\nmin_steps = 0\n')
+    words = ["fit", "digits", "--labels-per-class", 5, "--recipe", recipe, "--epochs", 1, "--width", 2]
+    code, _, err = run_drmm(*words, "--out", tmp_path / "run")
+    assert code == 0, err
+    tables = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (tables["objective"]["kl"], tables["objective"]["mixup"]) == (0.125, 1)
+    assert tables["training"]["weight_average"] == 0.999
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--recipe", "bset"], "no recipe 'bset': did you mean 'best'?"),
+        (["--recipe", "none.toml"], "cannot read recipe none.toml"),
+        (sets("objective.kll=1"), "no setting objective.kll: did you mean 'objective.kl'?"),
+        (sets("training.kl=1"), "no setting training.kl: did you mean 'objective.kl'?"),
+        (sets("trainig.epochs=1"), "no settings trainig: did you mean 'training'?"),
+        (sets("objective.kl"), "write table.name=value"),
+        (sets("objective.kl=much"), "kl cannot be 'much': it is a number or none"),
+        (sets("training.epochs=1.5"), "epochs cannot be '1.5': it is a whole number"),
+        (sets("objective.cutmix=0.5"), "cutmix is a part of mixup"),
+        (sets("data.digest=1"), "no setting data.digest"),
+    ],
+)
+def test_a_setting_that_there_is_not(words: list[str], message: str, tmp_path: Path, run_drmm) -> None:
+    refused(run_drmm(*FIT, *words, "--out", tmp_path / "run"), message)
     assert not (tmp_path / "run").exists()
-
-
-EM = ["fit", "digits", "--learning", "em", "--epochs", "2", "--width", "4", "--labels-per-class", "5"]
-
-
-@pytest.fixture(scope="module")
-def em_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "em"
-    result = CliRunner().invoke(cli.cli, [*EM, "--tolerance", "0", "--out", str(folder)])
-    assert result.exit_code == 0, result.output
-    return folder
-
-
-def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_an_em_run_explains_itself(em_run: Path) -> None:
@@ -301,12 +285,16 @@ def test_an_em_run_explains_itself(em_run: Path) -> None:
 
 def test_an_em_run_resumes_to_itself(em_run: Path, run_drmm) -> None:
     before, seen = load_file(em_run / "model.safetensors"), files(em_run)
-    code, _, err = run_drmm(*EM, "--tolerance", 0, "--out", em_run, "--resume")
+    code, _, err = run_drmm(*EM, "--out", em_run, "--resume")
     assert code == 0, err
     after = load_file(em_run / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert files(em_run) == seen
-    refused(run_drmm(*EM, "--tolerance", 0.5, "--out", em_run, "--resume"), "tolerance", "same options")
+    refused(
+        run_drmm(*EM, *sets("training.tolerance=0.5"), "--out", em_run, "--resume"),
+        "training.tolerance",
+        "same settings",
+    )
 
 
 def test_an_em_run_interrupted_after_an_iteration_goes_on(
@@ -320,12 +308,12 @@ def test_an_em_run_interrupted_after_an_iteration_goes_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "write_bytes", interrupted)
-    code, _, err = run_drmm(*EM, "--tolerance", 0, "--out", out)
+    code, _, err = run_drmm(*EM, "--out", out)
     assert code == 130
     assert "--resume" in err
     assert any(name.startswith("em/latents/1-") for name in files(out))
     monkeypatch.setattr(loop, "write_bytes", write)
-    code, _, err = run_drmm(*EM, "--tolerance", 0, "--out", out, "--resume")
+    code, _, err = run_drmm(*EM, "--out", out, "--resume")
     assert code == 0, err
     whole, resumed = (load_file(folder / "model.safetensors") for folder in (em_run, out))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
@@ -334,9 +322,10 @@ def test_an_em_run_interrupted_after_an_iteration_goes_on(
 
 def test_a_damaged_em_run_is_one_line(em_run: Path, tmp_path: Path, run_drmm) -> None:
     out = shutil.copytree(em_run, tmp_path / "run")
+    (out / "results.json").unlink()  # as if it had been stopped: a finished run needs its state no more
     path = out / "em" / "em.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    refused(run_drmm(*EM, "--tolerance", 0, "--out", out, "--resume"), "em.safetensors", "damaged")
+    refused(run_drmm(*EM, "--out", out, "--resume"), "em.safetensors", "damaged")
 
 
 def test_models_learned_by_em_predict_and_draw(em_run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
@@ -351,7 +340,9 @@ def test_models_learned_by_em_predict_and_draw(em_run: Path, pictures: Path, tmp
 def test_no_labels_at_all_are_clusters(learning: str, tmp_path: Path, run_drmm) -> None:
     out = tmp_path / "run"
     words = ["fit", "digits", "--labels-per-class", 0, "--clusters", 12, "--epochs", 2, "--width", 4]
-    code, text, err = run_drmm(*words, "--learning", learning, "--preset", "dense", "--out", out)
+    code, text, err = run_drmm(
+        *words, *sets(f"training.learning={learning}"), *QUICK, "--preset", "dense", "--out", out
+    )
     assert code == 0, err
     results = json.loads((out / "results.json").read_text())
     assert results["labels"] == 0
@@ -359,13 +350,13 @@ def test_no_labels_at_all_are_clusters(learning: str, tmp_path: Path, run_drmm) 
     assert 20 < results["cluster_accuracy"] <= 100  # all in one cluster: 10
     assert f"cluster accuracy {results['cluster_accuracy']} %" in " ".join(text.split())
     assert load_model(out)[1].classes == tuple(f"cluster {i}" for i in range(12))
-    assert (out / "labels.csv").read_text() == "index,label\n"
+    assert (out / "labels.csv").read_text() == "index,label,file\n"
     assert not (out / "em" / "latents").exists()
 
 
 def test_as_many_clusters_as_classes_by_default(tmp_path: Path, run_drmm) -> None:
     out = tmp_path / "run"
-    code, _, err = run_drmm(*EM[:-1], 0, "--depth", 1, "--out", out)
+    code, _, err = run_drmm(*EM[:-1], 0, *sets("model.depth=1"), "--out", out)
     assert code == 0, err
     model, recipe = load_model(out)
     assert recipe.classes == tuple(f"cluster {i}" for i in range(10))
@@ -379,7 +370,7 @@ def test_a_folder_without_any_class_needs_a_number_of_clusters(tmp_path: Path, r
     rng = np.random.default_rng(0)
     for i in range(12):
         Image.fromarray(rng.integers(0, 255, (12, 12)).astype(np.uint8)).save(photos / "unlabelled" / f"{i}.png")
-    words = ["fit", photos, "--epochs", 1, "--width", 2, "--learning", "em", "--out", out]
+    words = ["fit", photos, "--epochs", 1, "--width", 2, *sets("training.learning=em"), "--out", out]
     refused(run_drmm(*words), "unlabelled", "label at least one image")
     refused(run_drmm(*words, "--labels-per-class", 0), "0 clusters", "say how many")
     assert not out.exists()
@@ -392,10 +383,11 @@ def test_a_folder_without_any_class_needs_a_number_of_clusters(tmp_path: Path, r
 @pytest.mark.parametrize("start", ["data", "orthonormal", "glorot", "default"])
 def test_every_start_and_constraint(start: str, constraint: str, tmp_path: Path, run_drmm) -> None:
     out = tmp_path / "run"
-    words = [*EM, "--epochs", 1, "--depth", 1, "--initialisation", start, "--constraint", constraint]
+    words = [*EM, "--epochs", 1]
+    words += sets("model.depth=1", f"training.initialisation={start}", f"model.constraint={constraint}")
     code, _, err = run_drmm(*words, "--out", out)
     assert code == 0, err
-    assert json.loads((out / "run.json").read_text())["spec"]["training"]["initialisation"] == start
+    assert json.loads((out / "run.json").read_text())["training"]["initialisation"] == start
     assert load_model(out)[1].constraint == constraint
 
 
@@ -423,14 +415,14 @@ def test_nothing_to_resume(tmp_path: Path, run_drmm) -> None:
         (["fit", "no-such-set"], "no-such-set"),
         (["fit", "digits", "--labels-per-class", "5000"], "5000"),
         ([*FIT, "--preset", "transformer"], "preset"),
-        ([*FIT, "--learning-rate", "-1"], "learning_rate"),
-        ([*FIT, "--accelerator", "abacus"], "abacus"),
-        ([*FIT, "--precision", "7-bit"], "7-bit"),
-        ([*FIT, "--devices", "0"], "0 devices"),
+        ([*FIT, *sets("training.learning_rate=-1")], "training: learning_rate must be positive"),
+        ([*FIT, "--device", "abacus"], "abacus"),
+        ([*FIT, *sets("machine.precision=7-bit")], "7-bit"),
+        ([*FIT, *sets("machine.devices=0")], "0 devices"),
         ([*FIT, "--clusters", "12"], "clusters need images without labels"),
-        ([*FIT, "--depth", "7"], "choose from 1 to 4 levels"),
-        ([*EM, "--constraint", "hard"], "learn a hard model by 'sgd' or 'eg'"),
-        ([*FIT, "--constraint", "hard", "--initialisation", "glorot"], "templates of both signs"),
+        ([*FIT, *sets("model.depth=7")], "choose from 1 to 4 levels"),
+        ([*EM, *sets("model.constraint=hard")], "learn a hard model by 'sgd' or 'eg'"),
+        ([*FIT, *sets("model.constraint=hard", "training.initialisation=glorot")], "templates of both signs"),
         ([*EM[:-1], "0", "--clusters", "2000"], "cannot fall into 2000 clusters"),
     ],
 )
@@ -460,20 +452,20 @@ def test_a_corrupt_image_leaves_no_csv(run: Path, pictures: Path, tmp_path: Path
 
 
 def test_predicting_without_a_model(tmp_path: Path, pictures: Path, run_drmm) -> None:
-    refused(run_drmm("predict", tmp_path / "none", pictures), "model.json")
+    refused(run_drmm("predict", tmp_path / "none", pictures), "holds no model", "drmm fit")
 
 
 def test_samples_are_a_picture(run: Path, tmp_path: Path, run_drmm) -> None:
-    for extra in ([], ["--label", "3"], ["--noise"], ["--borrow", "5"], ["--borrow", "2", "--noise"]):
+    for extra in ([], ["--label", "3"], ["--noise"], ["--patches", "5"], ["--patches", "2", "--noise"]):
         out = tmp_path / "samples.png"
-        code, _, err = run_drmm("sample", run, "--out", out, "--n", 12, *extra)
+        code, _, err = run_drmm("sample", run, "--out", out, "--n", 12, "--force", *extra)
         assert code == 0, err
         assert pixels(out).shape[1] > 300
     refused(run_drmm("sample", run, "--out", tmp_path / "x.png", "--label", "kitten"), "kitten")
     (tmp_path / "bare").mkdir()
     for name in ("model.json", "model.safetensors"):
         shutil.copy(run / name, tmp_path / "bare")
-    bare = run_drmm("sample", tmp_path / "bare", "--out", tmp_path / "x.png", "--borrow", "5")
+    bare = run_drmm("sample", tmp_path / "bare", "--out", tmp_path / "x.png", "--patches", "5")
     refused(bare, "drmm fit")
     assert not (tmp_path / "x.png").exists()
 
@@ -531,7 +523,7 @@ def test_a_pruned_model_goes_on_learning_and_can_be_pruned_again(run: Path, tmp_
     results = json.loads((twice / "pruning.json").read_text())
     assert results["channels"] == {"before": [2, 4, 4, 8], "after": [1, 2, 2, 4]}
     assert list(results["models"]) == ["before", "magnitude"]
-    assert results["spec"] == json.loads((run / "run.json").read_text())["spec"]
+    assert results["experiment"] == json.loads((run / "run.json").read_text())
 
 
 def test_learning_on_helps_a_pruned_model(tmp_path: Path, run_drmm) -> None:
@@ -548,7 +540,7 @@ def test_learning_on_helps_a_pruned_model(tmp_path: Path, run_drmm) -> None:
 
 def test_pruned_clusters_have_no_error(tmp_path: Path, run_drmm) -> None:
     run, out = tmp_path / "run", tmp_path / "smaller"
-    assert run_drmm(*EM[:-1], 0, "--depth", 1, "--out", run)[0] == 0
+    assert run_drmm(*EM[:-1], 0, *sets("model.depth=1"), "--out", run)[0] == 0
     code, text, err = run_drmm("prune", run, "--keep", 0.5, "--out", out)
     assert code == 0, err
     assert "test error" not in text
@@ -572,31 +564,30 @@ def test_impossible_shares(words: list[object], message: str, run: Path, tmp_pat
 
 def test_what_cannot_be_pruned(run: Path, tmp_path: Path, run_drmm) -> None:
     out = tmp_path / "out"
-    refused(run_drmm("prune", tmp_path / "none", "--out", out), "model.json")
+    refused(run_drmm("prune", tmp_path / "none", "--out", out), "holds no model")
     refused(run_drmm("prune", run, "--out", run), "exists", "choose another --out")
-    for name, message in (("run.json", "no run.json"), ("labels.csv", "labels.csv")):
-        broken = shutil.copytree(run, tmp_path / name)
-        (broken / name).unlink()
-        refused(run_drmm("prune", broken, "--out", out), message)
     broken = shutil.copytree(run, tmp_path / "broken")
+    (broken / "run.json").unlink()
+    refused(run_drmm("prune", broken, "--out", out), "does not say how its model learned")
     plan = json.loads((run / "run.json").read_text())
-    for spec, message in (
-        (None, "does not say what it learned from"),
-        ({**plan["spec"], "validation": "x"}, "does not say what it learned from"),
-        ({**plan["spec"], "data": str(tmp_path / "gone")}, "are gone"),
-        ({**plan["spec"], "data": "mnist-5k"}, "other images now"),
+    for table, values, message in (
+        ("data", {"validation": "x"}, "does not say what was run (data: validation cannot be 'x'"),
+        ("data", {"source": str(tmp_path / "gone")}, "are gone"),
+        ("data", {"source": "mnist-5k"}, "other images or labels now"),
+        ("objective", {"luck": 1}, "does not say what was run (objective: no setting 'luck'"),
     ):
-        (broken / "run.json").write_text(json.dumps({**plan, "spec": spec}))
+        (broken / "run.json").write_text(json.dumps({**plan, table: {**plan[table], **values}}))
         refused(run_drmm("prune", broken, "--out", out), message)
-    (broken / "run.json").write_text(json.dumps({**plan, "spec": {**plan["spec"], "objective": {"luck": 1}}}))
-    refused(run_drmm("prune", broken, "--epochs", 1, "--out", out), "how it learned", "luck")
+    for table in (3, [1], "x"):
+        (broken / "run.json").write_text(json.dumps({**plan, "training": table}))
+        refused(run_drmm("prune", broken, "--out", out), "does not say what was run")
     refused(run_drmm("prune", run, "--out", "/proc/none/x"), "cannot write")
     assert not out.exists()
 
 
 def test_a_net_of_classes_alone_has_nothing_to_prune(tmp_path: Path, run_drmm) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
-    words = [*FIT, "--preset", "dense", "--depth", 1, "--width", 10, "--epochs", 1]
+    words = [*FIT, "--preset", "dense", *sets("model.depth=1"), "--width", 10, "--epochs", 1]
     assert run_drmm(*words, "--out", run)[0] == 0
     refused(run_drmm("prune", run, "--out", out), "nothing to prune")
     assert not out.exists()
@@ -620,7 +611,7 @@ def test_a_folder_of_colour_images_with_few_labels(tmp_path: Path, run_drmm) -> 
             photo[..., colour] += 150
             Image.fromarray(photo).save(tmp_path / "photos" / name / f"{i}.png")
     out = tmp_path / "run"
-    code, _, err = run_drmm("fit", tmp_path / "photos", "--epochs", 1, "--width", 4, "--out", out)
+    code, _, err = run_drmm("fit", tmp_path / "photos", "--epochs", 1, "--width", 4, *QUICK, "--out", out)
     assert code == 0, err
     assert json.loads((out / "results.json").read_text())["labels"] == 12
     assert load_model(out)[1].classes == ("blue", "red")
@@ -632,18 +623,22 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     if command is None:
         pytest.skip("drmm is not installed beside this Python")
     out = tmp_path / "run"
-    words = [sys.executable, command, *FIT, "--out", str(out), "--accelerator", "cpu", "--devices", "2"]
+    words = [sys.executable, command, *FIT, "--out", str(out), "--device", "cpu", *sets("machine.devices=2")]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("test error") == 1
     assert load_model(out)[1].classes == tuple("0123456789")
 
 
-def test_the_demo_in_small(tmp_path: Path, run_drmm) -> None:
+def test_the_demo_in_small(tmp_path: Path, run_drmm, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = {
+        name: one.changed("model", width=4).changed("data", images=600) for name, one in experiments(1).items()
+    }
+    monkeypatch.setattr("drmm.cli.demo.experiments", lambda *_: narrow)
     code, out, err = run_drmm("demo", "--out", tmp_path / "demo", "--epochs", 1)
     assert code == 0, err
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    assert set(results["models"]) == {contender.folder for contender in CONTENDERS}
+    assert set(results["models"]) == set(NAMES)
     for row in results["models"].values():
         assert f"{row['test_error']:.2f} %" in out
     assert pixels(tmp_path / "demo" / "demo.png").shape[1] > 1000
@@ -668,7 +663,7 @@ def test_explain(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
 
 
 def test_reproduce(tmp_path: Path, run_drmm) -> None:
-    small = ["--labels", 20, "--method", "kl", "--seeds", 1, "--epochs", 1, "--width", 2, "--images", 200]
+    small = ["--labels", 20, "--recipe", "kl", "--seeds", 1, "--epochs", 1, "--width", 2, "--images", 200]
     for _ in range(2):  # the second time there is nothing left to do
         code, out, err = run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--workers", 1)
         assert code == 0, err
@@ -681,33 +676,42 @@ def test_reproduce(tmp_path: Path, run_drmm) -> None:
     assert pixels(tmp_path / "r" / "table.png").shape[1] > 300
     refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--labels", 25), "25 labels")
     refused(run_drmm("reproduce", "imagenet"), "imagenet")
-    refused(run_drmm("reproduce", "mnist-5k", "--method", "magic"), "magic")
-    refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--epochs", 2), "another protocol")
+    refused(run_drmm("reproduce", "mnist-5k", "--recipe", "magic"), "no row 'magic'")
+    refused(
+        run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *small, "--epochs", 2),
+        "run with other settings",
+    )
 
 
 def test_a_dry_run_tells_in_one_line(tmp_path: Path, run_drmm, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    small = ("reproduce", "svhn", "--dry-run", 2, "--width", 2, "--accelerator", "cpu")
-    code, out, err = run_drmm(*small, "--precision", "bf16-mixed")
+    small = ("reproduce", "svhn", "--dry-run", 2, "--width", 2, "--device", "cpu")
+    code, out, err = run_drmm(*small, *sets("machine.precision=bf16-mixed"))
     assert code == 0, err
     assert out.count("\n") == 1
-    batch = PROTOCOLS["svhn"].training
+    batch = BENCHMARKS["svhn"].experiment("rc+kl+nn", 500, 0).training
     sizes = f"batches of {batch.batch_size} ({batch.labelled_per_batch} labelled), cpu, bf16-mixed: loss"
     for word in ("svhn, rc+kl+nn: 868 parameters", sizes, "in 2 steps of"):
         assert word in out
     for words, says in (
         (("--dry-run", 0), "0 steps"),
-        (("--devices", 0), "0 devices"),
-        (("--devices", 5), "5 devices"),
-        (("--precision", "7-bit"), "7-bit"),
-        (("--accelerator", "abacus"), "abacus"),
-        (("--method", "magic"), "magic"),
+        (sets("machine.devices=0"), "0 devices"),
+        (sets("machine.devices=5"), "5 devices"),
+        (sets("machine.precision=7-bit"), "7-bit"),
+        (sets("objective.kl=0"), "a table's rows are fixed"),
+        (("--device", "abacus"), "abacus"),
+        (("--recipe", "magic"), "magic"),
     ):
         refused(run_drmm(*small, *words), says)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_machine_that_is_not_there_is_refused_before_any_run(tmp_path: Path, run_drmm) -> None:
-    for words in (("--accelerator", "abacus"), ("--precision", "7-bit"), ("--devices", 0), ("--devices", 5)):
-        refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *words), str(words[1]))
+    for words, says in (
+        (("--device", "abacus"), "abacus"),
+        (sets("machine.precision=7-bit"), "7-bit"),
+        (sets("machine.devices=0"), "0 devices"),
+        (sets("machine.devices=5"), "5 devices"),
+    ):
+        refused(run_drmm("reproduce", "mnist-5k", "--out", tmp_path / "r", *words), says)
     assert not (tmp_path / "r").exists()

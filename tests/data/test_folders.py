@@ -115,6 +115,65 @@ def test_folders_that_cannot_be_used(tmp_path, spec, message):
         load_folder(fill(tmp_path, spec))
 
 
+def files(*paths):
+    return dict.fromkeys(paths, (8, 9))
+
+
+SPLIT = files("train/cat/1.png", "train/dog/1.png", "test/cat/2.png")
+
+
+def test_a_class_may_be_called_train_or_test(tmp_path):
+    spec = files("bus/1.png", "train/1.png", "train/2.png", "test/1.png", "unlabelled/1.png")
+    fill(tmp_path, spec)
+    data = load_folder_splits(tmp_path)
+    assert data.classes == ("bus", "test", "train")
+    assert data.y_train.tolist() == [0, 1, 2, 2, -1]
+    assert len(data.x_test) == 0
+    assert load_folder(tmp_path)[2] == data.classes
+
+
+def test_control_a_class_called_train_within_a_split(tmp_path):
+    data = load_folder_splits(fill(tmp_path, SPLIT | files("train/train/1.png", "test/train/1.png")))
+    assert data.classes == ("cat", "dog", "train")
+    assert data.y_test.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            files("train/1.png", "test/1.png"),
+            "test/ and train/ may be parts or classes: move pictures to train/<cl",
+        ),
+        (files("train/1.png", "test/1.png", "unlabelled/1.png"), "test/ and train/ may be parts or classes"),
+        (
+            SPLIT | files("bus/1.png"),
+            "holds bus/ beside train/: move it into train/ or test/, or, if train is a cl",
+        ),
+        (files("bus/1.png", "train/ice/1.png"), "or, if train is a class, put its pictures into train/ itself"),
+        (
+            files("bus/1.png", "test/cat/1.png"),
+            "test/ holds folders: rename it, parts are called train/ and test/",
+        ),
+        (files("Train/cat/1.png", "Test/cat/1.png"), "Test/ holds folders: rename it"),
+        (files("training/cat/1.png", "testing/cat/1.png"), "testing/ holds folders: rename it"),
+        (files("val/1.png", "validation/1.png"), "val/ and validation/ may be parts or classes"),
+        (SPLIT | files("val/cat/1.png"), "val/ holds folders: rename it"),
+        (SPLIT | files("train/3.png"), "train/ holds pictures beside folders: move them into train/<class>/"),
+        (SPLIT | files("loose.png"), "picture loose.png is in no class folder"),
+    ],
+)
+def test_what_may_be_a_part_or_a_class_is_never_guessed(tmp_path, spec, message):
+    with pytest.raises(InputError, match=message):
+        load_folder_splits(fill(tmp_path, spec))
+
+
+def test_parts_are_no_classes(tmp_path):
+    with pytest.raises(InputError, match="is split into train/ and test/: read it with load_folder_splits"):
+        load_folder(fill(tmp_path, SPLIT))
+    assert load_folder(tmp_path / "train")[2] == ("cat", "dog")
+
+
 # --- pictures ---
 
 

@@ -8,6 +8,7 @@ import struct
 import sys
 import tarfile
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -16,9 +17,8 @@ from PIL import Image
 
 from drmm.data import NAMES, load
 from drmm.data.cifar import CIFAR10_CLASSES
-from drmm.data.download import REMOTES, Remote, default_data_dir
+from drmm.data.download import MIRRORS, Mirror, default_data_dir
 from drmm.errors import InputError, RunError
-from drmm.progress import track
 
 MNIST = (5, 0, 4, 1, 9, 2, 1, 3, 1, 4)
 FASHION = (9, 0, 0, 3, 0, 2, 7, 2, 5, 5)
@@ -149,7 +149,7 @@ def test_cifar10_pictures_are_named_as_such(tmp_path):
         load("cifar10", data_dir=tmp_path, download=False)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name in REMOTES])
+@pytest.mark.parametrize("name", [name for name in NAMES if name in MIRRORS])
 def test_missing_files_say_where_to_put_them(tmp_path, name):
     with pytest.raises(RunError, match=f"no .* in {tmp_path}/{name} or {tmp_path}: put it there"):
         load(name, data_dir=tmp_path, download=False)
@@ -165,8 +165,25 @@ def test_unknown_name():
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    failures = 0  # requests that still fail
+
     def log_message(self, *args):
         pass
+
+    def do_GET(self):
+        if QuietHandler.failures:
+            QuietHandler.failures -= 1
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch):
+    """Seconds that pooch would have waited before it tried again."""
+    seconds = []
+    monkeypatch.setattr("pooch.core.time", types.SimpleNamespace(sleep=seconds.append))
+    return seconds
 
 
 @pytest.fixture
@@ -178,8 +195,8 @@ def mirror(tmp_path, monkeypatch):
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         base = f"http://127.0.0.1:{server.server_port}/"
-        remotes = {f.name: Remote(base + f.name, hashlib.md5(f.read_bytes()).hexdigest()) for f in site.iterdir()}
-        monkeypatch.setitem(REMOTES, "mnist", remotes)
+        sums = {f.name: hashlib.md5(f.read_bytes()).hexdigest() for f in site.iterdir()}
+        monkeypatch.setitem(MIRRORS, "mnist", Mirror(base, sums))
         yield site
         server.shutdown()
         thread.join()
@@ -192,6 +209,15 @@ def test_download_once(mirror, tmp_path):
     for file in mirror.iterdir():
         file.unlink()
     load("mnist", data_dir=tmp_path / "new" / "data")
+
+
+def test_a_download_is_tried_again(mirror, tmp_path, monkeypatch, waits):
+    monkeypatch.setattr(QuietHandler, "failures", 2)
+    assert tuple(load("mnist", data_dir=tmp_path).y_train) == MNIST
+    assert waits == [1, 2]
+    monkeypatch.setattr(QuietHandler, "failures", 3)
+    with pytest.raises(RunError, match=r"\(HTTPError\)"):
+        load("mnist", data_dir=tmp_path / "other")
 
 
 def test_wrong_checksum_leaves_nothing_behind(mirror, tmp_path):
@@ -210,13 +236,7 @@ def test_failed_download_keeps_what_was_there(mirror, tmp_path):
 
 
 def test_no_connection(tmp_path, monkeypatch):
-    remote = Remote("http://127.0.0.1:9/train_32x32.mat", "0" * 32)
-    monkeypatch.setitem(REMOTES, "svhn", {"train_32x32.mat": remote})
+    monkeypatch.setitem(MIRRORS, "svhn", Mirror("http://127.0.0.1:9/", {"train_32x32.mat": "0" * 32}))
     with pytest.raises(RunError, match="ConnectionError"):
         load("svhn", data_dir=tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_progress_passes_every_item(monkeypatch):
-    monkeypatch.setattr("drmm.progress._PATIENCE", -1.0)
-    assert list(track(range(5), "Counting")) == [0, 1, 2, 3, 4]

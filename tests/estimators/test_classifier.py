@@ -2,7 +2,11 @@
 
 import copy
 import pickle
+import re
 import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,19 +19,27 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from drmm import DRMMClassifier, Objective, as_images
+from drmm import DRMM, DRMMClassifier, Objective, as_images
+from drmm.cli.fit import asked_for
 from drmm.errors import InputError
+from drmm.learning.config import Machine, Training
 from drmm.learning.metrics import cluster_accuracy, name_clusters
+from drmm.learning.recipes import names
+from drmm.model.storage import Recipe, save_model
+from drmm.runs.experiment import Experiment
 
 QUICK = {
-    "width": 4,
     "epochs": 2,
-    "min_steps": 30,
-    "batch_size": 32,
-    "labelled_per_batch": 8,
-    "learning_rate": 0.01,
+    "model": {"width": 4},
+    "training": {"min_steps": 30, "batch_size": 32, "labelled_per_batch": 8, "learning_rate": 0.01},
     "random_state": 0,
 }
+
+
+def quick(**changes: object) -> DRMMClassifier:
+    """A small one that learns for a short time, with other parameters."""
+    return DRMMClassifier(**QUICK).set_params(**changes)
+
 
 EXPECTED_FAILURES = {
     "check_classifiers_classes": "the check uses -1 as a class; here it means unlabelled, as in semi_supervised",
@@ -36,7 +48,7 @@ EXPECTED_FAILURES = {
 
 @pytest.mark.filterwarnings("ignore:every image is labelled:UserWarning")
 @parametrize_with_checks(
-    [DRMMClassifier(epochs=2, min_steps=60, width=32, random_state=0)],
+    [DRMMClassifier(epochs=2, training={"min_steps": 60}, model={"width": 32}, random_state=0)],
     expected_failed_checks=lambda _: EXPECTED_FAILURES,
 )
 def test_scikit_learn_conventions(estimator, check) -> None:
@@ -57,10 +69,23 @@ def hidden(y: np.ndarray, labelled: int = 12) -> np.ndarray:
     return np.where(np.arange(len(y)) < labelled, y, -1)
 
 
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What training was asked for, each time; nothing is learned."""
+    asked: list[dict[str, Any]] = []
+
+    def train(model: DRMM, x: torch.Tensor, labels: torch.Tensor, **options: Any) -> DRMM:
+        asked.append({"x": x, "labels": labels, **options})
+        return model.eval()
+
+    monkeypatch.setattr("drmm.estimators.classifier.train", train)
+    return asked
+
+
 @pytest.fixture(scope="module")
 def fitted() -> DRMMClassifier:
     x, y = thirds()
-    return DRMMClassifier(**{**QUICK, "min_steps": 150}).fit(x, hidden(y))
+    return quick(training__min_steps=150).fit(x, hidden(y))
 
 
 def test_it_learns(fitted: DRMMClassifier) -> None:
@@ -81,18 +106,14 @@ def test_names_of_classes_come_back() -> None:
     assert set(model.predict(x)) <= {"low", "mid", "top"}
 
 
-def test_every_weight_reaches_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_weight_reaches_the_objective(calls: list[dict[str, Any]]) -> None:
     weights = {
-        "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4, "interpolation": 0.6,
-        "warm_up": 0.7, "cool_down": 0.8, "shift": 2, "collage": 0.9, "kl_sign": "printed",
+        "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4, "mixup": 0.6,
+        "warm_up": 0.7, "cool_down": 0.8, "translation": 2, "cutmix": 0.9, "kl_sign": "printed",
     }  # fmt: skip
-    seen = []
-    monkeypatch.setattr(
-        "drmm.estimators.classifier.train", lambda model, *_, objective, **__: seen.append(objective) or model
-    )
     x, y = thirds(9)
-    DRMMClassifier(width=2, **weights).fit(x, [*y[:6], -1, -1, -1])
-    assert seen == [Objective(**weights)]
+    DRMMClassifier(model={"width": 2}, objective=weights).fit(x, [*y[:6], -1, -1, -1])
+    assert [call["objective"] for call in calls] == [Objective(**weights)]
 
 
 def test_features_and_pictures_have_the_shapes_of_the_contract(fitted: DRMMClassifier) -> None:
@@ -122,7 +143,7 @@ def test_features_and_pictures_have_the_shapes_of_the_contract(fitted: DRMMClass
 def test_every_layout_is_welcome_and_comes_back(layout: str) -> None:
     colour = 3 if "3" in layout else None
     x, y = thirds(45, colour)
-    options = dict(QUICK)
+    options: dict[str, object] = {}
     if layout == "NHWC1":
         x = x[..., None]
     elif layout == "NCHW1":
@@ -136,7 +157,7 @@ def test_every_layout_is_welcome_and_comes_back(layout: str) -> None:
     elif layout == "float255":
         x, options["pixel_range"] = x.astype(float), (0, 255)
     data = torch.from_numpy(x) if layout == "tensor" else x
-    model = DRMMClassifier(**options).fit(data, hidden(y))
+    model = quick(**options).fit(data, hidden(y))
     assert model.predict(data).shape == (45,)
     assert model.sample(2)[0].shape == (2, *x.shape[1:])
     assert model.inverse_transform(model.transform(data)).shape == x.shape
@@ -144,8 +165,7 @@ def test_every_layout_is_welcome_and_comes_back(layout: str) -> None:
 
 def test_pictures_come_back_in_the_range_of_x() -> None:
     x, y = thirds()
-    options = {**QUICK, "pixel_range": (0.0, 255.0)}
-    model = DRMMClassifier(**options).fit(x.astype(float), hidden(y))
+    model = quick(pixel_range=(0.0, 255.0)).fit(x.astype(float), hidden(y))
     assert model.inverse_transform(model.transform(x.astype(float))).max() > 2
 
 
@@ -154,7 +174,7 @@ def test_pickle_copy_and_clone(fitted: DRMMClassifier) -> None:
     for twin in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
         np.testing.assert_array_equal(twin.predict_proba(x), fitted.predict_proba(x))
     many, y = thirds()
-    hard = DRMMClassifier(**QUICK, constraint="hard").fit(many, hidden(y))
+    hard = quick(model__constraint="hard").fit(many, hidden(y))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(hard)).predict_proba(x), hard.predict_proba(x))
     fresh = clone(fitted)
     assert not hasattr(fresh, "model_")
@@ -167,22 +187,22 @@ def test_pipelines_and_grid_search() -> None:
     assert pipeline.fit(x, hidden(y)).predict(x).shape == (60,)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "every image is labelled")
-        search = GridSearchCV(DRMMClassifier(**QUICK), {"constraint": ["soft", "hard"]}, cv=2).fit(x, y)
-        assert search.best_params_["constraint"] in {"soft", "hard"}
+        search = GridSearchCV(quick(), {"model__constraint": ["soft", "hard"]}, cv=2).fit(x, y)
+        assert search.best_params_["model__constraint"] in {"soft", "hard"}
         assert cross_val_score(DRMMClassifier(**QUICK), x, y, cv=2).shape == (2,)
 
 
 def test_the_seed_decides() -> None:
     x, y = thirds()
     one, same = (DRMMClassifier(**QUICK).fit(x, hidden(y)).predict_proba(x) for _ in range(2))
-    other = DRMMClassifier(**{**QUICK, "random_state": 1}).fit(x, hidden(y)).predict_proba(x)
+    other = quick(random_state=1).fit(x, hidden(y)).predict_proba(x)
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
 
 def test_hard_models_are_certified_and_soft_ones_are_not() -> None:
     x, y = thirds()
-    hard = DRMMClassifier(**QUICK, constraint="hard").fit(x, hidden(y))
+    hard = quick(model__constraint="hard").fit(x, hidden(y))
     soft = DRMMClassifier(**QUICK).fit(x, hidden(y))
     images = torch.from_numpy(x).float()[:, None] / 255
     assert hard.model_.infer(images).certified().all()
@@ -205,7 +225,7 @@ def test_bad_input_gets_one_clear_line(spoil, message: str) -> None:
     x, y = thirds()
     x, y = spoil(x, hidden(y))
     with pytest.raises(InputError, match=message) as caught:
-        DRMMClassifier(**QUICK, preset="conv_small").fit(x, y)
+        quick(model__preset="conv_small").fit(x, y)
     assert "\n" not in str(caught.value)
 
 
@@ -229,27 +249,20 @@ class Says(ClassifierMixin, BaseEstimator):
         return np.asarray(self.words)[: len(X)]
 
 
-def test_images_without_a_label_learn_from_the_teacher_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
-
-    def watched(model, x, labels, *, objective, **options):
-        seen.update(labels=labels.tolist(), objective=objective)
-        return model.eval()
-
-    monkeypatch.setattr("drmm.estimators.classifier.train", watched)
+def test_images_without_a_label_learn_from_the_teacher_and_others_do_not(calls: list[dict[str, Any]]) -> None:
     x, _ = thirds(6)
     y = np.array(["b", "a", -1, "b", -1, "c"], dtype=object)
     model = DRMMClassifier(teacher=Says(("c", "c", "c", "c", "b", "a")), random_state=0).fit(x, y)
-    assert seen["labels"] == [1, 0, 2, 1, 1, 2], "its labels fill the gaps alone"
-    assert seen["objective"].kl == seen["objective"].balance == 0
+    assert calls[0]["labels"].tolist() == [1, 0, 2, 1, 1, 2], "its labels fill the gaps alone"
+    assert calls[0]["objective"].kl == calls[0]["objective"].balance == 0
     assert isinstance(model.teacher_, Says)
-    DRMMClassifier(teacher=Says(("a",) * 6), kl=0.3, random_state=0).fit(x, y)
-    assert (seen["objective"].kl, seen["objective"].balance) == (0.3, 0)
+    DRMMClassifier(teacher=Says(("a",) * 6), objective={"kl": 0.3}, random_state=0).fit(x, y)
+    assert (calls[1]["objective"].kl, calls[1]["objective"].balance) == (0.3, 0)
 
 
 def test_a_hard_model_has_a_teacher_of_its_own() -> None:
     x, y = thirds()
-    model = DRMMClassifier(**QUICK, constraint="hard", teacher=DRMMClassifier(**QUICK)).fit(x, hidden(y))
+    model = quick(model__constraint="hard", teacher=quick()).fit(x, hidden(y))
     images = as_images(x)
     assert bool(model.model_.infer(images).certified().all())
     assert not bool(model.teacher_.model_.infer(images).certified().all())
@@ -257,9 +270,9 @@ def test_a_hard_model_has_a_teacher_of_its_own() -> None:
 
 def test_a_teacher_that_is_fitted_stays_as_it_is_in_cross_validation(fitted: DRMMClassifier) -> None:
     x, y = thirds()
-    model = DRMMClassifier(epochs=1, min_steps=1, width=2, teacher=FrozenEstimator(fitted), random_state=0)
-    found = clone(model).fit(x, hidden(y))
-    assert found.teacher_.estimator is fitted
+    model = quick(epochs=1, training__min_steps=1, teacher=FrozenEstimator(fitted))
+    student = clone(model).fit(x, hidden(y))
+    assert student.teacher_.estimator is fitted
     assert len(cross_val_score(model, x, hidden(y), cv=2, error_score="raise")) == 2
 
 
@@ -298,9 +311,9 @@ def cluster_score(model: DRMMClassifier, x: np.ndarray, y: np.ndarray) -> float:
 
 
 RULES = {
-    "em": {"learning": "em", "epochs": 4},
-    "eg": {"learning": "eg", "epochs": 6, "learning_rate": 0.02},
-    "sgd": {"learning": "sgd", "epochs": 6, "learning_rate": 0.02},
+    "em": {"training__learning": "em", "epochs": 4},
+    "eg": {"training__learning": "eg", "epochs": 6, "training__learning_rate": 0.02},
+    "sgd": {"training__learning": "sgd", "epochs": 6, "training__learning_rate": 0.02},
 }
 
 
@@ -308,9 +321,9 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_learns_digits(rule: str) -> None:
     x, y = digits()
-    supervised = DRMMClassifier(**{**QUICK, **RULES[rule], "width": 8}).fit(x, y)
+    supervised = quick(**RULES[rule], model__width=8).fit(x, y)
     assert supervised.score(x, y) > 0.7
-    semi = DRMMClassifier(**{**QUICK, **RULES[rule], "width": 8}).fit(x, hidden(y, 50))
+    semi = quick(**RULES[rule], model__width=8).fit(x, hidden(y, 50))
     assert semi.score(x[50:], y[50:]) > 0.4
     again = pickle.loads(pickle.dumps(semi))
     np.testing.assert_array_equal(again.predict_proba(x), semi.predict_proba(x))
@@ -321,8 +334,8 @@ def test_every_rule_learns_digits(rule: str) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_without_any_label_the_classes_are_clusters(rule: str) -> None:
     x, y = digits()
-    options = {**QUICK, **RULES[rule], "width": 8, "n_clusters": 12, "min_steps": 120}
-    model = DRMMClassifier(**options).fit(x, np.full_like(y, -1))
+    options = {**RULES[rule], "model__width": 8, "n_clusters": 12, "training__min_steps": 120}
+    model = quick(**options).fit(x, np.full_like(y, -1))
     np.testing.assert_array_equal(model.classes_, np.arange(12))
     assert model.predict_proba(x).shape == (200, 12)
     assert len(np.unique(model.predict(x))) > 3
@@ -337,12 +350,12 @@ def test_without_any_label_the_classes_are_clusters(rule: str) -> None:
 
 def test_the_default_is_ten_clusters() -> None:
     x, y = thirds()
-    model = DRMMClassifier(**{**QUICK, "learning": "em"}).fit(x, np.full(60, -1))
+    model = quick(training__learning="em").fit(x, np.full(60, -1))
     np.testing.assert_array_equal(model.classes_, np.arange(10))
     with pytest.raises(InputError, match="n_clusters must be at least 2"):
         DRMMClassifier(**QUICK, n_clusters=1).fit(x, np.full(60, -1))
     with pytest.raises(InputError, match="clusters: ask for fewer"):
-        DRMMClassifier(**{**QUICK, "learning": "em", "n_clusters": 70}).fit(x, np.full(60, -1))
+        quick(training__learning="em", n_clusters=70).fit(x, np.full(60, -1))
     labelled = DRMMClassifier(**QUICK, n_clusters=7).fit(x, hidden(y))
     assert len(labelled.classes_) == 3  # where there are labels, they decide
 
@@ -350,7 +363,7 @@ def test_the_default_is_ten_clusters() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_clusters_first_and_a_few_labels_later(rule: str) -> None:
     x, y = digits(300)
-    model = DRMMClassifier(**{**QUICK, **RULES[rule], "width": 8, "warm_start": True})
+    model = quick(**RULES[rule], model__width=8, warm_start=True)
     model.fit(x, np.full_like(y, -1))
     before = copy.deepcopy(model.model_)
     model.fit(x, hidden(y, 100))
@@ -361,8 +374,7 @@ def test_clusters_first_and_a_few_labels_later(rule: str) -> None:
 
 def test_a_warm_start_begins_with_the_former_levels() -> None:
     x, y = thirds()
-    options = {**QUICK, "learning": "em", "epochs": 1, "warm_start": True}
-    model = DRMMClassifier(**options, n_clusters=4).fit(x, np.full(60, -1))
+    model = quick(training__learning="em", epochs=1, warm_start=True, n_clusters=4).fit(x, np.full(60, -1))
     before = [level.dictionary.weight.detach().clone() for level in model.model_.levels[:4]]
     model.fit(x, hidden(y))  # one E-step: no dictionary is fitted
     assert all(torch.equal(a, b.dictionary.weight) for a, b in zip(before, model.model_.levels[:4], strict=True))
@@ -371,7 +383,7 @@ def test_a_warm_start_begins_with_the_former_levels() -> None:
     assert not torch.equal(before[0], cold.model_.levels[0].dictionary.weight)  # the control
 
 
-@pytest.mark.parametrize("change", [{"width": 5}, {"depth": 2}, {"preset": "dense"}])
+@pytest.mark.parametrize("change", [{"model__width": 5}, {"model__depth": 2}, {"model__preset": "dense"}])
 def test_a_warm_start_needs_the_same_levels(change: dict[str, object]) -> None:
     x, y = thirds()
     model = DRMMClassifier(**QUICK, warm_start=True).fit(x, hidden(y))
@@ -382,18 +394,24 @@ def test_a_warm_start_needs_the_same_levels(change: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning": "backprop"}, "no learning 'backprop'"),
-        ({"initialisation": "zeros"}, "no initialisation 'zeros'"),
-        ({"constraint": "firm"}, "choose from soft, hard, weight_norm"),
-        ({"depth": 9}, "choose from 1 to 4 levels"),
-        ({"learning": "em", "constraint": "hard"}, "learn a hard model by 'sgd' or 'eg'"),
-        ({"constraint": "hard", "initialisation": "orthonormal"}, "templates of both signs"),
+        ({"training__learning": "backprop"}, "learning cannot be 'backprop': it is sgd, eg, em"),
+        ({"training__initialisation": "zeros"}, "initialisation cannot be 'zeros'"),
+        ({"model__constraint": "firm"}, "constraint cannot be 'firm': it is soft, hard, weight_norm"),
+        ({"model__depth": 9}, "choose from 1 to 4 levels"),
+        ({"training__learning": "em", "model__constraint": "hard"}, "learn a hard model by 'sgd' or 'eg'"),
+        ({"model__constraint": "hard", "training__initialisation": "orthonormal"}, "templates of both signs"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"recipe": "few-label"}, "no recipe 'few-label': did you mean 'few-labels'?"),
+        ({"objective": 3}, "objective is a drmm Objective or a dictionary of its settings, not 3"),
+        ({"objective": {"kll": 1}}, "objective: no setting 'kll': did you mean 'kl'?"),
+        ({"training": {"epochs": "many"}}, "training: epochs cannot be 'many': it is a whole number"),
+        ({"objective__cutmix": 0.5}, "objective: cutmix is a part of mixup"),
     ],
 )
 def test_options_that_do_not_exist_get_one_clear_line(options: dict[str, object], message: str) -> None:
     x, y = thirds()
-    with pytest.raises(InputError, match=message) as caught:
-        DRMMClassifier(**{**QUICK, **options}).fit(x, hidden(y))
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        quick(**options).fit(x, hidden(y))
     assert "\n" not in str(caught.value)
 
 
@@ -401,8 +419,7 @@ def test_options_that_do_not_exist_get_one_clear_line(options: dict[str, object]
 @pytest.mark.parametrize("constraint", ["soft", "weight_norm"])
 def test_every_depth_and_constraint_learns_by_em(depth: int, constraint: str) -> None:
     x, y = thirds()
-    options = {**QUICK, "learning": "em", "depth": depth, "constraint": constraint}
-    model = DRMMClassifier(**options).fit(x, hidden(y))
+    model = quick(training__learning="em", model__depth=depth, model__constraint=constraint).fit(x, hidden(y))
     assert len(model.model_.levels) == depth + 2  # and the mean over places, flattened
     assert model.predict_proba(x).shape == (60, 3)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(x), model.predict_proba(x))
@@ -410,8 +427,339 @@ def test_every_depth_and_constraint_learns_by_em(depth: int, constraint: str) ->
 
 def test_the_tolerance_stops_em() -> None:
     x, y = thirds()
-    options = {**QUICK, "learning": "em", "epochs": 6}
-    models = [DRMMClassifier(**options, tolerance=t).fit(x, hidden(y)).model_ for t in (1e9, 1e9, 0)]
+    options = {"training__learning": "em", "epochs": 6}
+    models = [quick(**options, training__tolerance=t).fit(x, hidden(y)).model_ for t in (1e9, 1e9, 0)]
     weights = [model.levels[0].dictionary.weight for model in models]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+# --- settings: recipes, records, dictionaries ---
+
+
+def few(n: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    """Images, of which six have a label."""
+    x, y = thirds(n)
+    return x, hidden(y, 6)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_is_the_same_here_and_on_the_command_line(name: str, calls: list[dict[str, Any]]) -> None:
+    model = DRMMClassifier(name, random_state=0).fit(*few())
+    experiment = Experiment.read(name).resolved()
+    asked = calls[-1]  # the teacher comes first
+    assert asked["objective"] == experiment.objective
+    assert replace(asked["config"], seed=0) == experiment.training
+    assert asked["machine"] == experiment.machine
+    assert model.recipe_ == experiment.model.fitted((1, 12, 12), ("0", "1", "2"))
+
+
+def test_the_defaults_are_those_of_the_command_line(calls: list[dict[str, Any]]) -> None:
+    default = asked_for(None, None, {"data.source": "digits"}, []).resolved()
+    other = asked_for("best", None, {"data.source": "digits"}, []).resolved()
+    DRMMClassifier(random_state=0).fit(*few())
+    asked = calls[0]["objective"], replace(calls[0]["config"], seed=0), calls[0]["machine"]
+    assert asked == (default.objective, default.training, default.machine)
+    assert asked != (other.objective, other.training, other.machine), "control: another recipe"
+
+
+def test_a_dictionary_changes_a_recipe_and_a_record_replaces_its_table(calls: list[dict[str, Any]]) -> None:
+    best = Experiment.read("best").resolved()
+    DRMMClassifier("best", objective={"kl": 0.3}, training={"min_steps": 1}).fit(*few())
+    DRMMClassifier("best", objective=Objective(kl=0.3), training=Training(min_steps=1)).fit(*few())
+    changed, replaced = calls
+    assert changed["objective"] == replace(best.objective, kl=0.3)
+    assert replaced["objective"] == Objective(kl=0.3).resolved()
+    assert changed["config"].epochs == best.training.epochs
+    assert replaced["config"].epochs == Training().epochs != best.training.epochs
+    assert changed["config"].min_steps == replaced["config"].min_steps == 1
+
+
+def test_epochs_and_the_seed_come_last(calls: list[dict[str, Any]]) -> None:
+    for state in (3, 3, 4):
+        DRMMClassifier(training=Training(epochs=7, seed=5), epochs=2, random_state=state).fit(*few())
+    assert [call["config"].epochs for call in calls] == [2, 2, 2]
+    assert calls[0]["config"] == calls[1]["config"] != calls[2]["config"]
+
+
+ON_A_CPU = Machine("cpu", precision="bf16-mixed")
+
+
+@pytest.mark.parametrize("machine", [{"accelerator": "cpu", "precision": "bf16-mixed"}, ON_A_CPU])
+def test_the_machine_is_the_one_that_was_asked_for(machine: object, calls: list[dict[str, Any]]) -> None:
+    DRMMClassifier(machine=machine).fit(*few())
+    assert calls[0]["machine"] == ON_A_CPU
+
+
+def test_a_file_is_a_recipe(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "best"\n[objective]\nkl = 0.3\n[model]\nwidth = 3\n')
+    model = DRMMClassifier(str(path)).fit(*few())
+    assert calls[0]["objective"] == replace(Experiment.read("best").resolved().objective, kl=0.3)
+    assert model.recipe_.width == 3
+    path.write_text("[objective]\nkll = 0.3\n")
+    with pytest.raises(InputError, match="objective: no setting 'kll': did you mean 'kl'"):
+        model.fit(*few())
+
+
+# --- parameters that reach into the records ---
+
+GIVEN = {"None": None, "a dictionary": {"mixup": 1.0}, "a record": Objective(mixup=1.0)}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_set_params_reaches_every_setting(given: str, calls: list[dict[str, Any]]) -> None:
+    before = GIVEN[given]
+    model = DRMMClassifier(objective=before)
+    assert model.set_params(objective__kl="0.3", objective__warm_up=0.5, epochs=3) is model
+    assert model.set_params(objective__balance=None) is model, "as a recipe leaves it open"
+    model.fit(*few())
+    expected = Objective(mixup=0.0 if before is None else 1.0, kl=0.3, warm_up=0.5).resolved()
+    assert calls[0]["objective"] == expected
+    assert before == {"None": None, "a dictionary": {"mixup": 1.0}, "a record": Objective(mixup=1.0)}[given]
+
+
+def test_settings_that_need_each_other_are_judged_together(calls: list[dict[str, Any]]) -> None:
+    for model in (DRMMClassifier("best"), DRMMClassifier(objective={"mixup": 1})):
+        model.set_params(objective__cutmix=0.5).fit(*few())
+    assert [call["objective"].cutmix for call in calls] == [0.5, 0.5]
+    with pytest.raises(InputError, match="cutmix is a part of mixup"):  # the control
+        DRMMClassifier().set_params(objective__cutmix=0.5).fit(*few())
+    with pytest.raises(InputError, match="cutmix is a part of mixup"):  # a record knows at once
+        DRMMClassifier(objective=Objective()).set_params(objective__cutmix=0.5)
+
+
+@pytest.mark.parametrize("before", [None, {"kl": 0.1}, Objective()])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("objective__kll", 1, "no setting 'kll': did you mean 'kl'"),
+        ("objective__kll", None, "no setting 'kll': did you mean 'kl'"),
+        ("objective__kl", "much", "kl cannot be 'much': it is a number or none"),
+        ("objective__warm_up", None, "warm_up cannot be None: it is a number"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused_at_once(
+    before: object, name: str, value: object, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        DRMMClassifier(objective=before).set_params(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["objectives__kl", "recipe__kl", "optimiser"])
+def test_parameters_that_do_not_exist_are_refused_as_by_scikit_learn(name: str) -> None:
+    with pytest.raises((ValueError, AttributeError)):
+        DRMMClassifier().set_params(**{name: 1})
+
+
+@pytest.mark.filterwarnings("ignore:every image is labelled:UserWarning")
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_grid_search_reaches_the_settings(given: str, calls: list[dict[str, Any]]) -> None:
+    grid = {"objective__kl": [0.1, 0.7], "model__constraint": ["soft", "hard"]}
+    model = DRMMClassifier(objective=GIVEN[given], model={"width": 3}, random_state=0)
+    search = GridSearchCV(model, grid, cv=2, error_score="raise").fit(*thirds(12))
+    tried = {(call["objective"].kl, call["objective"].nonnegativity) for call in calls}
+    assert tried == {(kl, nonnegativity) for kl in (0.1, 0.7) for nonnegativity in (0.5, 0.0)}
+    assert {call["objective"].mixup for call in calls} == {0.0 if given == "None" else 1.0}
+    best = search.best_estimator_
+    assert calls[-1]["objective"].kl == search.best_params_["objective__kl"]
+    assert (best.recipe_.constraint, best.recipe_.width) == (search.best_params_["model__constraint"], 3)
+
+
+@pytest.mark.filterwarnings("ignore:every image is labelled:UserWarning")
+def test_a_grid_search_reaches_through_a_pipeline(calls: list[dict[str, Any]]) -> None:
+    pipeline = make_pipeline(FunctionTransformer(), DRMMClassifier(random_state=0, model=Recipe(width=3)))
+    GridSearchCV(pipeline, {"drmmclassifier__model__width": [2, 4]}, cv=2).fit(*thirds(12))
+    assert len(calls) == 5
+
+
+def test_parameters_of_a_record_are_listed() -> None:
+    listed = DRMMClassifier(objective=Objective(kl=0.3)).get_params()
+    assert listed["objective__kl"] == 0.3
+    assert "objective__kl" not in DRMMClassifier().get_params()
+
+
+RECORDS = {
+    "model": Recipe(width=3, channels=(3, 4)),
+    "objective": Objective(kl=0.3),
+    "training": Training(min_steps=1, epochs=1),
+    "machine": Machine("cpu"),
+}
+TABLES = {
+    "model": {"width": 3},
+    "objective": {"kl": 0.3},
+    "training": {"min_steps": 1, "epochs": 1},
+    "machine": {"accelerator": "cpu"},
+}
+
+
+@pytest.mark.parametrize("given", [RECORDS, TABLES])
+def test_a_clone_has_the_same_settings_and_shares_none_that_change(given: dict[str, Any]) -> None:
+    model = DRMMClassifier("best", **given, random_state=0)
+    twin = clone(model)
+    assert twin.get_params() == model.get_params()
+    assert all(getattr(twin, name) == value for name, value in given.items()), "what is derived too"
+    twin.set_params(objective__kl=0.9)
+    assert twin.get_params() != model.get_params() == clone(model).get_params()
+
+
+@pytest.mark.parametrize("given", [RECORDS | {"model": Recipe(width=3)}, TABLES])
+def test_a_pickle_keeps_the_settings(given: dict[str, Any]) -> None:
+    x, _ = few()
+    model = DRMMClassifier("best", **given, epochs=1, random_state=0).fit(*few())
+    twin = pickle.loads(pickle.dumps(model))
+    assert twin.get_params() == model.get_params()
+    np.testing.assert_array_equal(twin.predict_proba(x), model.predict_proba(x))
+
+
+def test_its_repr_says_what_was_changed() -> None:
+    assert repr(DRMMClassifier()) == "DRMMClassifier()"
+    assert repr(DRMMClassifier(objective={"kl": 0.3})) == "DRMMClassifier(objective={'kl': 0.3})"
+    assert "kl=0.3" in repr(DRMMClassifier("best", objective=Objective(kl=0.3)))
+    for model in (DRMMClassifier(**RECORDS), DRMMClassifier(**TABLES)):
+        assert "DRMMClassifier" in model._repr_html_()
+
+
+# --- teachers by name and by folder; validation ---
+
+
+@pytest.fixture
+def teacher_recipe(tmp_path: Path) -> Path:
+    """A recipe that is learned in no time, by a rule of its own."""
+    path = tmp_path / "teacher.toml"
+    path.write_text('[training]\nlearning = "eg"\nepochs = 9\nmin_steps = 3\n[model]\nwidth = 64\n')
+    return path
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_recipe_teaches(teacher_recipe: Path, kind: type, calls: list[dict[str, Any]]) -> None:
+    """With its own schedule and rule, on the same machine, in the size of the student."""
+    own = {"objective": {"kl": 0.3}, "epochs": 1, "machine": {"accelerator": "cpu"}, "random_state": 0}
+    model = DRMMClassifier("hard", model={"width": 3}, teacher=kind(teacher_recipe), **own).fit(*few())
+    lesson, student = calls
+    assert (lesson["config"].learning, lesson["config"].epochs) == ("eg", 9)
+    assert lesson["objective"] == Objective().resolved(learning="eg")
+    assert lesson["machine"] == student["machine"] == Machine("cpu")
+    assert lesson["config"].seed == student["config"].seed
+    assert (model.teacher_.recipe_.width, model.teacher_.recipe_.constraint) == (3, "soft")
+    assert (model.recipe_.width, model.recipe_.constraint) == (3, "hard")
+    assert (student["objective"].kl, student["objective"].balance) == (0.3, 0)
+    assert lesson["labels"].tolist() == few()[1].tolist()
+    assert (student["labels"] >= 0).all(), "control: the student has no image without a label"
+
+
+def test_the_teacher_of_a_recipe_teaches_unless_it_is_left_out(calls: list[dict[str, Any]]) -> None:
+    model = DRMMClassifier("hard-taught", model={"width": 3}, random_state=0).fit(*few())
+    assert [call["objective"].kl for call in calls] == [0.5, 0]
+    assert model.teacher_.recipe == "kl"
+    calls.clear()
+    DRMMClassifier("hard-taught", model={"width": 3}, teacher="", random_state=0).fit(*few())
+    assert [call["objective"].kl for call in calls] == [0.5]
+
+
+def test_a_teacher_learns_without_one(tmp_path: Path, calls: list[dict[str, Any]]) -> None:
+    path = tmp_path / "circle.toml"
+    path.write_text(f'[model]\nwidth = 3\n[teacher]\nsource = "{path.as_posix()}"\n')
+    DRMMClassifier(str(path)).fit(*few())
+    assert len(calls) == 2
+
+
+def saved(fitted: DRMMClassifier, folder: Path) -> Path:
+    save_model(fitted.model_, fitted.recipe_, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_run_teaches(fitted: DRMMClassifier, tmp_path: Path, kind: type, calls: list[dict[str, Any]]) -> None:
+    x, y = thirds()
+    DRMMClassifier(teacher=kind(saved(fitted, tmp_path / "run"))).fit(x, hidden(y))
+    expected = np.where(hidden(y) >= 0, y, fitted.predict(x))
+    np.testing.assert_array_equal(calls[0]["labels"].numpy(), expected)
+    assert calls[0]["objective"].kl == 0
+
+
+def test_a_recipe_is_not_taken_for_a_folder_of_its_name(
+    fitted: DRMMClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[dict[str, Any]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(fitted, Path("kl"))
+    model = DRMMClassifier(model={"width": 3}, teacher="kl").fit(*few())
+    assert model.teacher_.recipe == "kl"
+    DRMMClassifier(model={"width": 3}, teacher="./kl").fit(*few())
+    assert len(calls) == 3, "control: a path is a folder"
+
+
+@pytest.mark.parametrize(("shift", "border"), [(1, 0), (0, 1)])
+def test_a_run_of_other_data_does_not_teach(
+    fitted: DRMMClassifier, tmp_path: Path, shift: int, border: int, calls: list[dict[str, Any]]
+) -> None:
+    x, y = few()
+    x, y = np.pad(x, [(0, 0), (border, border), (border, border)]), np.where(y >= 0, y + shift, -1)
+    with pytest.raises(InputError, match="knows other classes or image sizes"):
+        DRMMClassifier(teacher=saved(fitted, tmp_path / "run")).fit(x, y)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"), [("kll", "no recipe 'kll': did you mean 'kl'?"), (Path("gone"), "no recipe 'gone'")]
+)
+def test_a_teacher_that_is_not_there_is_one_clear_line(teacher: object, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        DRMMClassifier(teacher=teacher).fit(*few())
+    assert "\n" not in str(caught.value)
+
+
+def test_held_out_images_are_not_learned_from(calls: list[dict[str, Any]]) -> None:
+    x, y = thirds()
+    quick(validation=6).fit(x, hidden(y))
+    quick().fit(x, hidden(y))
+    held, every = calls
+    assert every["validation"] is None
+    images, labels = held["validation"]
+    assert (len(held["x"]), len(images)) == (54, 6)
+    assert (held["labels"] >= 0).sum() == 6
+    assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    both = torch.cat([held["x"], images]).flatten(1)
+    assert len(both.unique(dim=0)) == 60, "each image is in one of them"
+    index = (as_images(x).flatten(1)[None] == images.flatten(1)[:, None]).all(2).float().argmax(1)
+    assert labels.tolist() == y[index].tolist()
+
+
+class Remembers(Says):
+    """A teacher that knows what it was shown."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> "Remembers":
+        self.X_, self.y_ = X, y
+        return self
+
+
+@pytest.mark.parametrize("layout", [np.asarray, torch.from_numpy])
+def test_a_teacher_does_not_see_what_is_held_out(layout: Any, calls: list[dict[str, Any]]) -> None:
+    x, y = thirds()
+    model = DRMMClassifier(teacher=Remembers((2,) * 60), validation=6, random_state=0).fit(layout(x), hidden(y))
+    labels = calls[0]["validation"][1]
+    assert len(model.teacher_.X_) == len(model.teacher_.y_) == 54
+    shown = as_images(np.asarray(model.teacher_.X_)).flatten(1)
+    assert torch.equal(shown, calls[0]["x"].flatten(1))
+    assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2], "labels, and not what a teacher says"
+    assert (calls[0]["labels"] >= 0).all()
+
+
+@pytest.mark.parametrize("validation", [10, -1])
+def test_too_many_cannot_be_held_out(validation: int) -> None:
+    x, y = thirds()
+    with pytest.raises(InputError, match="a holdout of size"):
+        quick(validation=validation).fit(x, hidden(y))
+
+
+def test_the_validation_error_stops_training() -> None:
+    x, y = thirds()
+    options = {"training__learning_rate": 1e-9, "epochs": 30, "training__patience": 1, "training__min_steps": 0}
+    steps = []
+    with pytest.MonkeyPatch.context() as patch:
+        step = torch.optim.Adam.step
+        patch.setattr(torch.optim.Adam, "step", lambda *a, **o: (steps.append(0), step(*a, **o))[1])
+        quick(**options, validation=3).fit(x, hidden(y))
+        stopped = len(steps)
+        quick(**options).set_params(training__patience=None).fit(x, hidden(y))
+    assert stopped < len(steps) - stopped

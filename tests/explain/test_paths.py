@@ -171,9 +171,18 @@ def test_what_has_no_paths_to_count_says_so():
     smooth = drmm.lift(nn.Sequential(nn.Flatten(), nn.Linear(9, 3), nn.GELU(), nn.Linear(3, 2)), strict=False)
     with pytest.raises(InputError, match="no paths to count"):
         explain.count_paths(smooth, torch.rand(1, 1, 3, 3))
+    grow = nn.Sequential(nn.Upsample(scale_factor=8, mode="bilinear"), nn.Flatten(), nn.Linear(480 * 480, 2))
+    with pytest.raises(InputError, match=r"Upsample.* is too large to read off"):
+        explain.count_paths(grow, torch.rand(1, 1, 60, 60))
+
+
+def test_uneven_weights_are_paths_like_others():
     grow = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.Flatten(), nn.Linear(36, 2))
-    with pytest.raises(InputError, match="weighs values unevenly"):
-        explain.count_paths(grow, torch.rand(1, 1, 3, 3))
+    entries = torch.func.jacrev(grow[0])(torch.rand(1, 1, 3, 3)) != 0
+    assert len(torch.func.jacrev(grow[0])(torch.rand(1, 1, 3, 3)).unique()) > 4, "control: they are uneven"
+    counts = explain.count_paths(grow, torch.rand(1, 1, 3, 3))
+    assert counts.all[-1] == entries.sum()
+    assert counts.active[0, -1] == entries.sum()
 
 
 # --- the strongest ---

@@ -1,8 +1,8 @@
 """EG. A training step of the EG algorithm is an E-step and a G-step.
 
 Slide "Hard EM Interpretation yields New Derivative-Free M-step", algorithm 1 ("Hard EM and EG Algorithms"): the
-G-step is Δ Λ̂^(ℓ) ∝ ∇ ℓ_DRMM(θ), a step on the complete-data log-likelihood with ĉ, ĝ held fixed. `Objective.of`
-for "eg" keeps two terms. 𝓛_RC is the log-likelihood's: with D pixels and amplitude 1
+G-step is Δ Λ̂^(ℓ) ∝ ∇ ℓ_DRMM(θ), a step on the complete-data log-likelihood with ĉ, ĝ held fixed. `Objective`
+resolved for "eg" keeps two terms. 𝓛_RC is the log-likelihood's: with D pixels and amplitude 1
 
     ∇ 𝓛_RC = -(2 σ² / D) ∇ mean_n log N(I_n; μ_ĉĝ(θ), σ²),
 
@@ -25,7 +25,7 @@ from drmm.model.deep import Latents
 from drmm.model.presets import build
 
 LAW = 1e-10
-EG = Objective.of("soft", "eg")
+EG = Objective().resolved("soft", "eg")
 
 
 def lifted():

@@ -122,15 +122,15 @@ def begin(name, seed, n=14):
 
 
 @torch.no_grad()
-def free_energy(model, x, beliefs):
+def free_energy(model, x, posterior):
     """J on the stored configurations, plus the entropy of their responsibilities."""
-    images, latents, weight = beliefs.configurations(x)
+    images, latents, weight = posterior.configurations(x)
     joint = model.log_likelihood(images, latents) + model.class_prior.log()[latents.label] - weight.log()
     return float(((weight * joint).sum() + model.class_prior.log().sum()) / len(x))
 
 
-def stream_of(beliefs, x):
-    return lambda: iter([beliefs.configurations(x)])
+def stream_of(posterior, x):
+    return lambda: iter([posterior.configurations(x)])
 
 
 def sites(model):
@@ -146,18 +146,18 @@ def test_no_step_lowers_the_objective(name, soft):
     gains = {"dictionary": [], "M-step": [], "E-step": []}
     for seed in range(2):
         model, x, y = begin(name, seed)
-        beliefs = None
+        posterior = None
         for _ in range(3):
-            before = -torch.inf if beliefs is None else free_energy(model, x, beliefs)
-            beliefs = e_step(model, x, y, previous=beliefs, soft=soft)
-            gains["E-step"].append(free_energy(model, x, beliefs) - before)
+            before = -torch.inf if posterior is None else free_energy(model, x, posterior)
+            posterior = e_step(model, x, y, previous=posterior, soft=soft)
+            gains["E-step"].append(free_energy(model, x, posterior) - before)
             for site in sites(model):
-                before = free_energy(model, x, beliefs)
-                fit_site(site, stream_of(beliefs, x), MStep())
-                gains["dictionary"].append(free_energy(model, x, beliefs) - before)
-            before = free_energy(model, x, beliefs)
-            m_step(model, stream_of(beliefs, x), MStep())
-            gains["M-step"].append(free_energy(model, x, beliefs) - before)
+                before = free_energy(model, x, posterior)
+                fit_site(site, stream_of(posterior, x), MStep())
+                gains["dictionary"].append(free_energy(model, x, posterior) - before)
+            before = free_energy(model, x, posterior)
+            m_step(model, stream_of(posterior, x), MStep())
+            gains["M-step"].append(free_energy(model, x, posterior) - before)
     for gained in gains.values():
         assert min(gained) >= -LAW
         assert sorted(gained)[len(gained) // 2] > 1e-3  # and most steps do good
@@ -174,11 +174,11 @@ def test_no_step_lowers_the_objective_of_random_nets(soft):
 
 def drops(model, x, y, *, soft=False, rule="gls", keep=True, steps=6):
     """How many of the E-steps find a lower objective than the one before."""
-    beliefs, objective = None, []
+    posterior, objective = None, []
     for _ in range(steps):
-        beliefs = e_step(model, x, y, previous=beliefs if keep else None, soft=soft)
-        objective.append(free_energy(model, x, beliefs))
-        m_step(model, stream_of(beliefs, x), MStep(rule=rule))
+        posterior = e_step(model, x, y, previous=posterior if keep else None, soft=soft)
+        objective.append(free_energy(model, x, posterior))
+        m_step(model, stream_of(posterior, x), MStep(rule=rule))
     return sum(after < before - LAW for before, after in pairwise(objective))
 
 
@@ -199,10 +199,10 @@ def test_the_class_prior_alone_would_fall():
     x, y = torch.zeros_like(x[:10]), torch.zeros(10, dtype=torch.long)  # nothing to draw: π is all there is
     m_step(model, stream_of(e_step(model, x, y), x))
     y[0] = 1
-    beliefs = e_step(model, x, y)
-    before, prior = free_energy(model, x, beliefs), model.class_prior.log().sum() / 10
-    m_step(model, stream_of(beliefs, x))
-    after, other = free_energy(model, x, beliefs), model.class_prior.log().sum() / 10
+    posterior = e_step(model, x, y)
+    before, prior = free_energy(model, x, posterior), model.class_prior.log().sum() / 10
+    m_step(model, stream_of(posterior, x))
+    after, other = free_energy(model, x, posterior), model.class_prior.log().sum() / 10
     assert after > before + 1e-3
     assert after - other < before - prior - 1e-3  # the control
 
@@ -254,11 +254,11 @@ def test_sweeps_beyond_the_solution_do_no_harm():
     """Where nothing but rounding is left to follow, the regression stops."""
     for name, seed in (("plain", 1), ("plain", 7), ("nested", 6)):
         model, x, y = begin(name, seed)
-        beliefs = e_step(model, x, y)
+        posterior = e_step(model, x, y)
         for site in sites(model):
-            before = free_energy(model, x, beliefs)
-            fit_site(site, stream_of(beliefs, x), MStep(sweeps=1000))
-            assert free_energy(model, x, beliefs) >= before - LAW
+            before = free_energy(model, x, posterior)
+            fit_site(site, stream_of(posterior, x), MStep(sweeps=1000))
+            assert free_energy(model, x, posterior) >= before - LAW
             assert site.dictionary.weight.abs().max() < 1e3
 
 
@@ -266,10 +266,10 @@ def test_batches_add_up():
     """The statistics of the images are sums: how they come makes no difference."""
     whole, x, y = begin("strided", 0)
     parts, _, _ = begin("strided", 0)
-    beliefs = e_step(whole, x, y)
-    images, latents, weight = beliefs.configurations(x)
+    posterior = e_step(whole, x, y)
+    images, latents, weight = posterior.configurations(x)
     pieces = [slice(0, 5), slice(5, 6), slice(6, 14)]
-    m_step(whole, stream_of(beliefs, x))
+    m_step(whole, stream_of(posterior, x))
     m_step(parts, lambda: ((images[i], latents.select(i), weight[i]) for i in pieces))
     for one, other in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=LAW, atol=LAW)
@@ -285,12 +285,12 @@ def test_weight_norm_is_another_name_for_the_same_dictionary():
 @pytest.mark.parametrize("name", SMALL)
 def test_control_one_sweep_does_not_solve_them(name):
     model, x, y = begin(name, 1)
-    beliefs = e_step(model, x, y)
+    posterior = e_step(model, x, y)
     upper = sites(model)[1:]
     residuals = []
     for site in upper:
-        fit_site(site, stream_of(beliefs, x), MStep())
-        residuals.append(misfit(model, site, beliefs.configurations(x))[0])
+        fit_site(site, stream_of(posterior, x), MStep())
+        residuals.append(misfit(model, site, posterior.configurations(x))[0])
     assert max(residuals) > 1e-3
 
 
@@ -311,8 +311,8 @@ def both_rules(make, index):
     found = []
     for how in (MStep(rule="ols"), MStep(rule="gls", sweeps=300)):
         model, x = make()
-        beliefs = e_step(model, x)
-        fit_site(sites(model)[index], stream_of(beliefs, x), replace(how, ridge=0))
+        posterior = e_step(model, x)
+        fit_site(sites(model)[index], stream_of(posterior, x), replace(how, ridge=0))
         found.append(F.normalize(sites(model)[index].dictionary.weight.detach().flatten(), dim=0))
     return found
 
@@ -353,11 +353,11 @@ def test_control_otherwise_the_two_differ(make):
 def projected(seed):
     """A level's drawing Γ B after its regression, OLS of the images on what comes down, and B."""
     model, x = linear_chain(seed)
-    beliefs = e_step(model, x, torch.arange(len(x)) % model.n_classes)
-    _, latents, _ = beliefs.configurations(x)
+    posterior = e_step(model, x, torch.arange(len(x)) % model.n_classes)
+    _, latents, _ = posterior.configurations(x)
     site, below = sites(model)[1], model.levels[1].weight.detach()
     units = site.units(latents)
-    fit_site(site, stream_of(beliefs, x), MStep(sweeps=300, ridge=0))
+    fit_site(site, stream_of(posterior, x), MStep(sweeps=300, ridge=0))
     return site.dictionary.weight.detach() @ below, torch.linalg.lstsq(units, x.flatten(1)).solution, below
 
 
@@ -488,22 +488,22 @@ def gradient_of(model, site, x, latents):
 @pytest.mark.parametrize("name", [*SMALL, "weight_norm"])
 def test_the_m_step_is_where_the_g_step_stands_still(name):
     model, x, y = begin(name, 3)
-    beliefs = e_step(model, x, y)
-    x, latents, _ = beliefs.configurations(x)
+    posterior = e_step(model, x, y)
+    x, latents, _ = posterior.configurations(x)
     for site in sites(model)[:2]:
         before = gradient_of(model, site, x, latents).norm()
-        fit_site(site, stream_of(beliefs, x), MStep(sweeps=300))
+        fit_site(site, stream_of(posterior, x), MStep(sweeps=300))
         assert before > 1e-2  # the control
         assert gradient_of(model, site, x, latents).norm() <= 1e-7 * before
 
 
 def test_the_m_step_and_the_g_step_agree_in_direction():
     model, x, y = begin("strided", 0)
-    beliefs = e_step(model, x, y)
-    x, latents, _ = beliefs.configurations(x)
+    posterior = e_step(model, x, y)
+    x, latents, _ = posterior.configurations(x)
     for site in sites(model):
         before, gradient = site.dictionary.weight.detach().clone(), gradient_of(model, site, x, latents)
-        fit_site(site, stream_of(beliefs, x), MStep())
+        fit_site(site, stream_of(posterior, x), MStep())
         moved = site.dictionary.weight.detach() - before
         assert (moved.flatten() * gradient[: moved.numel()]).sum() > 0
 
@@ -512,11 +512,11 @@ def test_the_m_step_and_the_g_step_agree_in_direction():
 def test_a_unit_that_was_never_on_keeps_its_template(sweeps):
     model, x, y = begin("strided", 0)
     nn.init.constant_(model.levels[1].dictionary.bias[:2], -1e3)
-    beliefs = e_step(model, x, y)
-    images, latents, _ = beliefs.configurations(x)
+    posterior = e_step(model, x, y)
+    images, latents, _ = posterior.configurations(x)
     gradient = g_step(model, images, latents)["levels.1.dictionary.weight"]
     before = model.levels[1].dictionary.weight.detach().clone()
-    m_step(model, stream_of(beliefs, x), MStep(sweeps=sweeps))
+    m_step(model, stream_of(posterior, x), MStep(sweeps=sweeps))
     moved = (model.levels[1].dictionary.weight.detach() - before).flatten(1).norm(dim=1)
     assert not gradient[:2].any()
     assert moved[:2].max() <= 1e-12

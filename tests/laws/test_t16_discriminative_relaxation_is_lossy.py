@@ -37,7 +37,7 @@ def log_joints(model, x):
     images, label, mask = zip(*itertools.product(x, classes, masks), strict=True)
     label, mask, nothing = torch.tensor(label), torch.tensor(mask), torch.zeros(len(label))
     switches = model.blank_switches().map_leaves(lambda leaf: replace(leaf, a=mask))
-    latents = Latents(label, nothing, nothing[:, None], nothing, nothing + 1, switches)
+    latents = Latents.without_score(label, nothing + 1, switches, 1)
     return model.log_joint(torch.stack(images), latents).reshape(len(x), len(classes), len(masks))
 
 

@@ -1,9 +1,9 @@
-"""T20. Independent switches make poor samples, and switches that are borrowed coarse-to-fine make good ones.
+"""T20. Independent switches make poor samples, and a patch prior makes good ones.
 
 The slides admit it: samples whose switches are drawn independently do not look like anything. A classifier that
-knows real digits alone recognises nine in ten borrowed samples, and far fewer independent ones (control). Borrowed
-samples are no copies of training images, unless there is one neighbour (control). `make samples` measures the same
-on MNIST.
+knows real digits alone recognises nine in ten samples of the patch prior, and far fewer independent ones
+(control). They are no copies of training images, unless there is one neighbour (control). `make samples` measures
+the same on MNIST.
 
 The prior itself: over all configurations of a net that is small enough to list, probabilities add up to 1 and are
 the frequencies of 20,000 draws. They are not those of independent switches (control), unless ε = 1.
@@ -20,8 +20,9 @@ from torch.nn.functional import normalize
 from drmm import DRMM, Objective
 from drmm.data import load
 from drmm.data.images import pixels
-from drmm.learning.train import Training, train
-from drmm.model.patch_prior import BorrowedPrior, borrow
+from drmm.learning.config import Training
+from drmm.learning.train import train
+from drmm.model.patch_prior import PatchPrior, borrow
 from drmm.model.presets import conv_small
 from drmm.model.priors import SwitchPrior
 from drmm.rendering import Conv2d, Flatten, Level, Linear, MaxPool2d, Sequential
@@ -60,7 +61,7 @@ def number(label, switches):
 
 @pytest.mark.parametrize(("neighbours", "backoff"), [(1, 0.0), (3, 0.0), (3, 0.2), (40, 0.2), (3, 1.0)])
 def test_all_configurations_add_up_to_one(model, trained, neighbours, backoff):
-    prior = BorrowedPrior(*trained, neighbours=neighbours, backoff=backoff)
+    prior = PatchPrior(*trained, neighbours=neighbours, backoff=backoff)
     label, switches = every_configuration(model)
     p = prior.log_prob(switches, label).exp()
     assert number(label, switches).unique().numel() == len(label) == CONFIGURATIONS
@@ -80,31 +81,31 @@ def frequencies_fit(model, prior, log_p):
 
 @pytest.mark.parametrize(("neighbours", "backoff"), [(3, 0.0), (3, 0.2), (40, 0.2)])
 def test_samples_have_the_frequencies_that_log_prob_says(model, trained, neighbours, backoff):
-    prior = BorrowedPrior(*trained, neighbours=neighbours, backoff=backoff)
+    prior = PatchPrior(*trained, neighbours=neighbours, backoff=backoff)
     label, switches = every_configuration(model)
     assert frequencies_fit(model, prior, prior.log_prob(switches, label))
 
 
 def test_control_they_are_not_those_of_independent_switches(model, trained):
     label, switches = every_configuration(model)
-    independent = BorrowedPrior(*trained, backoff=1.0)
-    borrowed = BorrowedPrior(*trained, neighbours=3)
-    assert not frequencies_fit(model, borrowed, independent.log_prob(switches, label))
+    independent = PatchPrior(*trained, backoff=1.0)
+    patches = PatchPrior(*trained, neighbours=3)
+    assert not frequencies_fit(model, patches, independent.log_prob(switches, label))
 
 
 def test_independent_switches_are_the_special_case(model, trained):
     switches, label = trained
-    borrowed = BorrowedPrior(switches, label, backoff=1.0)
+    alone = PatchPrior(switches, label, backoff=1.0)
     asked, every = every_configuration(model)
     for c in range(CLASSES):
         independent = SwitchPrior(switches)
         independent.update(switches.select(label == c))
         mine = asked == c
         expected = independent.log_prob(every.select(mine))
-        torch.testing.assert_close(borrowed.log_prob(every, asked)[mine], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(alone.log_prob(every, asked)[mine], expected, rtol=1e-5, atol=1e-5)
     # Control: with less than all of ε they are others.
-    less = BorrowedPrior(switches, label, neighbours=3, backoff=0.5)
-    assert (less.log_prob(every, asked) - borrowed.log_prob(every, asked)).abs().max() > 0.1
+    less = PatchPrior(switches, label, neighbours=3, backoff=0.5)
+    assert (less.log_prob(every, asked) - alone.log_prob(every, asked)).abs().max() > 0.1
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def pieces(switches):
     return torch.stack([first.a.long(), first.t.long()], 1).flatten(1, 2).flatten(2).transpose(1, 2)
 
 
-def test_each_place_has_a_donor_and_few_neighbours_copy(wide):
+def test_each_patch_is_of_a_training_image_and_few_neighbours_copy(wide):
     x = torch.randn(60, 1, 8, 8)
     trained = wide.infer(x).switches
     found, copies = pieces(trained), {}
@@ -154,7 +155,7 @@ def digits():
         torch.manual_seed(0)
         data = load("digits")
         x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
-        config = Training(epochs=6, seed=0)
+        config = Training(epochs=6, min_steps=0, seed=0)
         objective = Objective(reconstruction=10.0)
         model = train(conv_small(10, (1, 8, 8), width=8), x, y, objective=objective, config=config, progress=False)
     images, held_out = pixels(x), pixels(torch.from_numpy(data.x_test))
@@ -167,17 +168,17 @@ def recognised(judge, images, label):
     return judge.score(images.flatten(1).detach().numpy(), label.numpy())
 
 
-def test_a_classifier_recognises_borrowed_samples_and_not_independent_ones(digits):
+def test_a_classifier_recognises_patch_samples_and_not_independent_ones(digits):
     model, judge, x, y, _ = digits
     label = torch.arange(200) % 10
     generator = torch.Generator().manual_seed(3)
     independent = model.sample_latents(200, label, generator)
-    borrowed = model.sample_latents(200, label, generator, borrow(model, x, y))
-    assert recognised(judge, model.picture(borrowed), label) >= 0.9
+    patchwise = model.sample_latents(200, label, generator, borrow(model, x, y))
+    assert recognised(judge, model.picture(patchwise), label) >= 0.9
     assert recognised(judge, model.picture(independent), label) < 0.6
 
 
-def test_borrowed_samples_are_as_far_from_what_was_learned_as_unseen_images(digits):
+def test_patch_samples_are_as_far_from_what_was_learned_as_unseen_images(digits):
     # Against renderings of training images, all equally bright: any rendering is far from the images themselves.
     model, _, x, y, held_out = digits
     label = torch.arange(200) % 10

@@ -1,6 +1,5 @@
 """The objective's terms against the slides' formulas, written out by hand."""
 
-import dataclasses
 import math
 
 import pytest
@@ -8,15 +7,16 @@ import torch
 
 from drmm import Objective
 from drmm.errors import InputError
+from drmm.learning.config import Training
 from drmm.learning.objective import (
     balance,
     cross_entropy,
-    interpolation,
     kl_divergence,
+    mixup,
     nonnegativity,
     reconstruction,
 )
-from drmm.learning.train import Training, train
+from drmm.learning.train import train
 from drmm.model.presets import conv_small, dense
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0], [0.0, 5.0, 0.0]])
@@ -168,7 +168,6 @@ def test_without_rendering_terms_nothing_is_rendered(model, batch, monkeypatch):
     monkeypatch.setattr(type(model.levels), "render_levels", forbidden)
     monkeypatch.setattr(type(model.levels), "render", forbidden)
     objective = Objective(reconstruction=0, nonnegativity=0)
-    assert not objective.renders
     terms = objective(model, *batch)
     assert set(terms) == {"cross_entropy", "kl", "balance", "loss"}
     terms["loss"].backward()
@@ -179,7 +178,8 @@ def test_without_rendering_terms_nothing_is_rendered(model, batch, monkeypatch):
 @pytest.mark.parametrize("name", ["cross_entropy", "reconstruction", "kl", "balance", "nonnegativity"])
 def test_a_weight_of_zero_leaves_a_term_out_of_the_loss(model, batch, name):
     terms = Objective(**{name: 0})(model, *batch)
-    rest = sum(getattr(Objective(), other) * terms[other] for other in terms if other not in {name, "loss"})
+    weights = Objective().weights()
+    rest = sum(weights[other] * terms[other] for other in terms if other not in {name, "loss"})
     torch.testing.assert_close(terms["loss"], rest)
 
 
@@ -209,74 +209,136 @@ def test_a_flattened_picture_is_no_template():
     assert Objective()(model, x, y)["nonnegativity"] == 0
 
 
-# --- blends ---
+# --- mixup ---
 
 
-def test_the_posterior_of_a_blend_is_to_be_the_blend_of_posteriors(model, batch):
+def test_the_posterior_of_a_mixed_image_is_to_be_the_mixture_of_posteriors(model, batch):
     x = batch[0]
     model.eval()
     logits = model(x)
     torch.manual_seed(3)
-    found = interpolation(model, x, logits)
+    value = mixup(model, x, logits)
     torch.manual_seed(3)
     partner, share = torch.randperm(6), 0.5 + 0.5 * torch.rand(6, 1, dtype=x.dtype)
     q, by_hand = logits.softmax(1), 0.0
     for n in range(6):
-        blend = share[n] * x[n] + (1 - share[n]) * x[partner[n]]
+        mixture = share[n] * x[n] + (1 - share[n]) * x[partner[n]]
         target = share[n] * q[n] + (1 - share[n]) * q[partner[n]]
-        by_hand = by_hand - (target * model(blend[None])[0].log_softmax(0)).sum() / 6
-    torch.testing.assert_close(found, by_hand)
+        by_hand = by_hand - (target * model(mixture[None])[0].log_softmax(0)).sum() / 6
+    torch.testing.assert_close(value, by_hand)
 
 
-def test_the_target_of_a_blend_is_fixed(model, batch):
+def test_the_target_of_a_mixed_image_is_fixed(model, batch):
     """Otherwise the net would agree with itself by knowing nothing of either image."""
     logits = model(batch[0])
     logits.retain_grad()
-    interpolation(model, batch[0], logits).backward()
+    mixup(model, batch[0], logits).backward()
     assert logits.grad is None
-    assert model.templates.weight.grad.any(), "control: blends teach"
+    assert model.templates.weight.grad.any(), "control: mixup teaches"
 
 
-def test_blends_are_a_term_where_they_are_asked_for(model, batch):
-    assert "interpolation" not in Objective()(model, *batch)
-    terms = Objective(interpolation=0.7)(model, *batch)
-    plain = sum(
-        getattr(Objective(), name) * terms[name] for name in terms if name not in {"interpolation", "loss"}
-    )
-    torch.testing.assert_close(terms["loss"], plain + 0.7 * terms["interpolation"])
+def test_mixup_is_a_term_where_it_is_asked_for(model, batch):
+    assert "mixup" not in Objective()(model, *batch)
+    terms = Objective(mixup=0.7)(model, *batch)
+    weights = Objective().weights()
+    plain = sum(weights[name] * terms[name] for name in terms if name not in {"mixup", "loss"})
+    torch.testing.assert_close(terms["loss"], plain + 0.7 * terms["mixup"])
 
 
-def test_what_is_not_blended_is_not_shifted():
-    with pytest.raises(InputError, match="give blends a weight"):
-        Objective.of(shift=2)
-    assert Objective.of(shift=2, interpolation=1).at(0).shift == 2
+@pytest.mark.parametrize("part", [{"translation": 2}, {"cutmix": 1.0}])
+def test_the_parts_of_mixup_reach_the_mixed_images(model, batch, part):
+    def mixup_term(**options):
+        torch.manual_seed(3)
+        return Objective(mixup=1, **options)(model.eval(), *batch)["mixup"]
+
+    torch.manual_seed(3)
+    by_hand = mixup(model.eval(), batch[0], model(batch[0]), **part)
+    torch.testing.assert_close(mixup_term(**part), by_hand)
+    assert mixup_term(**part) != mixup_term(), "control: without this part"
+
+
+def test_what_is_not_mixed_is_not_translated():
+    with pytest.raises(InputError, match="translation is a part of mixup, which has no weight: set mixup"):
+        Objective(translation=2)
+    assert Objective(translation=2, mixup=1).resolved().translation == 2
     with pytest.raises(InputError, match="number of pixels, 0 or more, not -1"):
-        Objective(shift=-1)
+        Objective(translation=-1)
 
 
-def test_what_is_not_blended_is_no_collage():
-    with pytest.raises(InputError, match="become collages: give blends a weight"):
-        Objective.of(collage=0.5)
-    assert Objective.of(collage=0.5, interpolation=1).at(0).collage == 0.5
-    with pytest.raises(InputError, match=r"collage is a share of the blends, from 0 to 1, not 1\.5"):
-        Objective(collage=1.5)
+def test_what_is_not_mixed_is_no_cutmix():
+    with pytest.raises(InputError, match="cutmix is a part of mixup, which has no weight: set mixup"):
+        Objective(cutmix=0.5)
+    assert Objective(cutmix=0.5, mixup=1).resolved().cutmix == 0.5
+    with pytest.raises(InputError, match=r"cutmix is a share of the mixed images, from 0 to 1, not 1\.5"):
+        Objective(cutmix=1.5)
+
+
+# --- weights that depend on what is learned ---
+
+SOFT = {"reconstruction": 1.0, "kl": 0.5, "balance": 0.5, "nonnegativity": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("case", "weights"),
+    [
+        ({}, SOFT),
+        ({"constraint": "weight_norm"}, SOFT),
+        ({"constraint": "hard"}, {**SOFT, "reconstruction": 0, "nonnegativity": 0}),
+        ({"learning": "eg"}, {**SOFT, "kl": 0, "balance": 0, "nonnegativity": 0}),
+        ({"taught": True}, {**SOFT, "kl": 0, "balance": 0}),
+        ({"constraint": "hard", "taught": True}, dict.fromkeys(SOFT, 0)),
+    ],
+)
+def test_a_weight_that_nobody_gives_depends_on_the_case(case, weights):
+    everything = {"cross_entropy": 1.0, "mixup": 0.0, **weights}
+    assert Objective().resolved(**case).weights() == everything
+    given = dict.fromkeys(SOFT, 0.25)
+    assert Objective(**given).resolved(**case) == Objective(**given), "what is given stays"
+    assert Objective(kl=0.25).resolved(**case).weights() == {**everything, "kl": 0.25}
+
+
+def test_called_directly_it_takes_the_weights_of_a_soft_model(model, batch):
+    given, default = (one(model, *batch)["loss"] for one in (Objective(**SOFT), Objective()))
+    torch.testing.assert_close(default, given)
+    hard = Objective().resolved("hard")(model, *batch)["loss"]
+    assert not torch.isclose(hard, default), "control: the constraint decides"
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "reconstruction", "kl", "balance", "nonnegativity", "mixup"])
+@pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])
+def test_a_weight_is_a_number_that_is_not_negative(name, value):
+    with pytest.raises(InputError, match=f"{name} is the weight of a term, 0 or more, not {value}"):
+        Objective(**{name: value})
+
+
+def test_a_sign_that_does_not_exist_is_refused():
+    with pytest.raises(InputError, match="no kl_sign 'minus': choose from confident, printed"):
+        Objective(kl_sign="minus")
 
 
 # --- weights that change on the way ---
 
 
 def test_the_kl_weight_rises_and_that_of_the_balance_falls():
-    objective = Objective(kl=0.8, balance=0.6, interpolation=0.4, warm_up=0.25, cool_down=0.5)
-    found = [objective.at(p) for p in (0, 0.125, 0.25, 0.5, 1)]
-    assert [one.kl for one in found] == pytest.approx([0, 0.4, 0.8, 0.8, 0.8])
-    assert [one.balance for one in found] == pytest.approx([0.6, 0.45, 0.3, 0, 0])
-    assert [one.interpolation for one in found] == pytest.approx([0, 0.2, 0.4, 0.4, 0.4])
-    others = {"kl": 0.8, "balance": 0.6, "interpolation": 0.4}
-    assert all(dataclasses.replace(one, **others) == objective for one in found)
+    objective = Objective(kl=0.8, balance=0.6, mixup=0.4, warm_up=0.25, cool_down=0.5)
+    weights = [objective.weights(progress) for progress in (0, 0.125, 0.25, 0.5, 1)]
+    assert [one["kl"] for one in weights] == pytest.approx([0, 0.4, 0.8, 0.8, 0.8])
+    assert [one["balance"] for one in weights] == pytest.approx([0.6, 0.45, 0.3, 0, 0])
+    assert [one["mixup"] for one in weights] == pytest.approx([0, 0.2, 0.4, 0.4, 0.4])
+    others = {"kl": 0.8, "balance": 0.6, "mixup": 0.4}
+    assert all({**one, **others} == objective.weights() for one in weights)
 
 
 def test_by_default_no_weight_changes():
-    assert Objective().at(0) == Objective().at(1) == Objective()
+    assert Objective().weights(0) == Objective().weights(1) == Objective().weights()
+
+
+def test_the_loss_has_the_weights_of_the_moment(model, batch):
+    objective = Objective(kl=0.8, balance=0.6, warm_up=0.25, cool_down=0.5)
+    terms = objective(model.eval(), *batch, 0.125)
+    weights = objective.weights(0.125)
+    torch.testing.assert_close(terms["loss"], sum(weights[name] * terms[name] for name in terms if name != "loss"))
+    assert not torch.isclose(terms["loss"], objective(model, *batch)["loss"]), "control: at no moment"
 
 
 @pytest.mark.parametrize("name", ["warm_up", "cool_down"])
@@ -286,9 +348,11 @@ def test_no_weight_changes_for_longer_than_the_training(name):
 
 
 def test_the_loop_knows_how_far_it_is(monkeypatch):
-    seen, at = [], Objective.at
-    monkeypatch.setattr(Objective, "at", lambda self, progress: (seen.append(progress), at(self, progress))[1])
-    config = Training(epochs=2, batch_size=4, labelled_per_batch=2)
+    seen, weights = [], Objective.weights
+    monkeypatch.setattr(
+        Objective, "weights", lambda self, progress=None: (seen.append(progress), weights(self, progress))[1]
+    )
+    config = Training(epochs=2, min_steps=0, batch_size=4, labelled_per_batch=2)
     x, y = torch.rand(8, 1, 12, 12), torch.tensor([0, 1, 2, 3, -1, -1, -1, -1])
     train(conv_small(4, (1, 12, 12), width=2), x, y, config=config, progress=False)
     assert seen == [step / 8 for step in range(8)]

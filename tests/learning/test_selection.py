@@ -17,7 +17,8 @@ from drmm.learning.em import fit_em
 from drmm.learning.initialisation import initialise
 from drmm.learning.selection import Grid, Trial, _winner, select
 from drmm.model.storage import Recipe, load_model
-from drmm.runs import run as runs
+from drmm.runs import fit as runs
+from drmm.runs.experiment import Experiment
 
 PLANTED = 4
 SHAPE = (1, 6, 6)
@@ -164,23 +165,31 @@ def test_the_best_wins_and_in_a_tie_the_smallest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("specs", "message"),
+    ("words", "message"),
     [
-        (["foo=1"], "foo=1"),
-        (["width"], "whole number"),
-        (["width=abc,8"], "abc"),
-        (["width=8,"], "whole number"),
-        (["depth=0,1"], "whole number"),
-        (["width=8", "width=16"], "twice"),
+        ("select.foo=1", "no setting select.foo"),
+        ("select.width", "cannot set 'select.width'"),
+        ("select.width=abc,8", "abc"),
+        ("select.width=8.5", "whole number"),
+        ("select.depth=0,1", "whole numbers of 1 or more"),
+        ("select.criterion=aic", "criterion cannot be 'aic': it is error, picture, heldout, bic or none"),
     ],
 )
-def test_specs_that_mean_nothing_are_refused(specs: list[str], message: str) -> None:
+def test_words_that_mean_nothing_are_refused(words: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Grid.parse(specs)
+        Experiment().set(words)
 
 
-def test_specs_make_a_grid() -> None:
-    grid = Grid.parse(["width=2, 4", "preset=auto,conv_small,dense", "depth=1"])
+def test_only_a_grid_with_values_is_a_choice() -> None:
+    assert not Grid()
+    assert not Grid(criterion="bic")
+    assert all((Grid(width=(8,)), Grid(depth=(1,)), Grid(preset=("auto",))))
+
+
+def test_words_make_a_grid() -> None:
+    words = ("select.width=2, 4", "select.preset=auto,conv_small,dense", "select.depth=1", "select.criterion=bic")
+    grid = Experiment().set(*words).select
+    assert grid.criterion == "bic"
     base = Recipe("conv_small", (1, 6, 6), ("a", "b"), constraint="hard", depth=3)
     names = [(recipe.preset, recipe.width, recipe.depth) for recipe in grid.candidates(base)]
     assert names == [(p, w, 1) for p in ("dense", "conv_small", "dense") for w in (2, 4)]
@@ -216,8 +225,16 @@ def test_images_that_cannot_judge_are_refused() -> None:
 
 # --- the command line ---
 
-FIT = ["fit", "digits", "--batch-size", "256", "--accelerator", "cpu"]
-GRID = [*FIT, "--labels-per-class", "20", "--epochs", "4", "--learning-rate", "0.01", "--select", "width=2,8"]
+
+def settings(*assignments: str) -> list[str]:
+    """On the command line."""
+    return [word for assignment in assignments for word in ("--set", assignment)]
+
+
+QUICK = settings("training.batch_size=256", "training.min_steps=0", "machine.accelerator=cpu")
+FIT = ["fit", "digits", *QUICK]
+GRID = [*FIT, "--labels-per-class", "20", "--epochs", "4"]
+GRID += settings("training.learning_rate=0.01", "select.width=2,8")
 
 
 @pytest.fixture
@@ -273,13 +290,20 @@ def test_fit_selects_and_resumes(tmp_path: Path, run_drmm, monkeypatch) -> None:
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
+    code, _, err = run_drmm("fit", "--out", whole, "--resume", "--epochs", 5)
+    assert code == 0, err
+    assert len(learned) == 5, "the winner learns on, and nothing is selected again"
+    assert load_model(whole)[1].width == 8
+    assert json.loads((whole / "results.json").read_text())["selection"] == selection
+
 
 @pytest.mark.filterwarnings("ignore:every image is labelled")
 @pytest.mark.parametrize("learning", ["sgd", "eg", "em"])
 @pytest.mark.parametrize("labels", [[], ["--labels-per-class", "0"]])
 def test_every_rule_selects_with_labels_and_without(learning, labels, tmp_path: Path, run_drmm) -> None:
-    words = [*FIT, "--preset", "dense", "--epochs", 1, "--learning", learning, *labels]
-    code, _, err = run_drmm(*words, "--select", "width=4,8", "--select", "depth=1,2", "--out", tmp_path / "run")
+    words = [*FIT, "--preset", "dense", "--epochs", 1, *labels, "--out", tmp_path / "run"]
+    chosen = settings(f"training.learning={learning}", "select.width=4,8", "select.depth=1,2")
+    code, _, err = run_drmm(*words, *chosen)
     assert code == 0, err
     rows = table(tmp_path / "run")
     assert [(row["width"], row["depth"]) for row in rows] == [("4", "1"), ("4", "2"), ("8", "1"), ("8", "2")]
@@ -293,18 +317,20 @@ def test_every_rule_selects_with_labels_and_without(learning, labels, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--select", "foo=1"], "foo=1"),
-        (["--select", "width=abc"], "abc"),
-        (["--select", "width=8"], "no choice"),
-        (["--select", "width=8,8"], "twice"),
-        (["--select", "depth=3,9"], "no depth 9"),
-        (["--select", "preset=dense,transformer"], "transformer"),
-        (["--select", "preset=dense,conv_large"], "receptive field"),
-        (["--select", "width=4,8", "--width", "4"], "both given and selected"),
-        (["--select", "preset=dense,conv_small", "--preset", "dense"], "both given and selected"),
-        (["--select", "width=4,8", "--criterion", "error", "--labels-per-class", "0"], "label"),
-        (["--select", "width=4,8", "--devices", "2"], "one device"),
-        (["--criterion", "bic"], "--select"),
+        (settings("select.foo=1"), "no setting select.foo"),
+        (settings("select.width=abc"), "abc"),
+        (settings("select.width=8"), "no choice"),
+        (settings("select.width=8,"), "no choice"),
+        (settings("select.width=8,8"), "twice"),
+        (settings("select.depth=3,9"), "no depth 9"),
+        (settings("select.preset=dense,transformer"), "transformer"),
+        (settings("select.preset=dense,conv_large"), "receptive field"),
+        ([*settings("select.width=4,8"), "--width", "4"], "both given and selected"),
+        ([*settings("select.depth=1,2", "model.depth=2")], "both given and selected"),
+        ([*settings("select.preset=dense,conv_small"), "--preset", "dense"], "both given and selected"),
+        ([*settings("select.width=4,8", "select.criterion=error"), "--labels-per-class", "0"], "label"),
+        (settings("select.width=4,8", "machine.devices=2"), "one device"),
+        (settings("select.criterion=bic"), "select.width=8,16"),
     ],
 )
 def test_a_bad_selection_is_one_line_and_nothing_is_written(words, message, tmp_path: Path, run_drmm) -> None:

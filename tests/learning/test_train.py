@@ -1,11 +1,13 @@
 """Learning by every rule: batches, resuming after SIGKILL, folders that fill up, losses that blow up."""
 
 import csv
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +19,12 @@ from safetensors.torch import load_file
 import drmm
 from drmm.errors import InputError, RunError
 from drmm.learning.batches import Batches
+from drmm.learning.config import Machine, Training
 from drmm.learning.em import relax
 from drmm.learning.initialisation import initialise
 from drmm.learning.metrics import error_percent
-from drmm.learning.train import Training, train
-from drmm.learning.trainer import checkpoint_of
+from drmm.learning.train import train
+from drmm.learning.trainer import checkpoint_of, device_of, run_loop
 from drmm.model.storage import Recipe, load_model, save_model
 
 CLASSES = ("0", "1", "2")
@@ -42,10 +45,15 @@ def small_model(seed: int = 0) -> drmm.DRMM:
     return drmm.presets.conv_small(3, (1, 12, 12), width=2)
 
 
+def exactly(**settings: object) -> Training:
+    """In as many epochs as asked for, however few the steps."""
+    return Training(min_steps=0, **settings)  # type: ignore[arg-type]
+
+
 def test_training_learns_what_a_few_labels_show() -> None:
     x, y = images(48)
     model = train(
-        small_model(), x, y, config=Training(epochs=40, batch_size=24, labelled_per_batch=6), progress=False
+        small_model(), x, y, config=exactly(epochs=40, batch_size=24, labelled_per_batch=6), progress=False
     )
     wrong = (model(x).argmax(1) != torch.arange(48) % 3).float().mean()
     assert wrong < 0.1
@@ -63,7 +71,7 @@ def learned(learning: str, y: torch.Tensor, width: int = 4, **options: object) -
     x, _ = images(48)
     torch.manual_seed(0)
     model = drmm.presets.conv_small(3, (1, 12, 12), width=width)
-    config = Training(**{"learning": learning, **QUICK, **options})  # type: ignore[arg-type]
+    config = exactly(**{"learning": learning, **QUICK, **options})  # type: ignore[arg-type]
     train(model, x, y, config=config, progress=False)
     return model, float((model(x).argmax(1) == torch.arange(48) % 3).float().mean())
 
@@ -144,7 +152,7 @@ def test_an_em_run_stopped_and_resumed_equals_an_uninterrupted_one(
         write(path, content)
 
     with monkeypatch.context() as patch:
-        for module in (drmm.learning.em.loop, drmm.learning.em.beliefs, drmm.files):
+        for module in (drmm.learning.em.loop, drmm.learning.em.posterior_cache, drmm.files):
             patch.setattr(module, "write_bytes", deadly)
         with pytest.raises(KeyboardInterrupt):
             train(small_model(), x, y, config=config, folder=tmp_path, progress=False)
@@ -164,15 +172,15 @@ def test_learning_starts_where_it_is_told(learning: str, how: str, monkeypatch: 
 
     monkeypatch.setattr("drmm.learning.train.initialise", spy)
     config = {"learning": learning, "epochs": 1, "seed": 5}
-    train(small_model(), x, y, config=Training(**config, initialisation=how), progress=False)  # type: ignore[arg-type]
-    train(small_model(), x, y, config=Training(**config), progress=False)  # type: ignore[arg-type]
+    train(small_model(), x, y, config=exactly(**config, initialisation=how), progress=False)  # type: ignore[arg-type]
+    train(small_model(), x, y, config=exactly(**config), progress=False)  # type: ignore[arg-type]
     assert started == [(how, 5), ("data", 5)][: 2 if learning == "em" else 1]
 
 
 def test_the_initialisation_matters() -> None:
     x, y = images()
     weights = [
-        train(small_model(), x, y, config=Training(epochs=1, initialisation=how), progress=False).templates.weight
+        train(small_model(), x, y, config=exactly(epochs=1, initialisation=how), progress=False).templates.weight
         for how in (None, "default", "data", "orthonormal")
     ]
     assert torch.equal(weights[0], weights[1])
@@ -184,7 +192,7 @@ def test_weight_normalised_models_learn_by_every_rule() -> None:
     for learning in ("sgd", "eg", "em"):
         model = drmm.presets.conv_small(3, (1, 12, 12), width=2, constraint="weight_norm")
         before = model.levels[0].dictionary.weight.detach().clone()
-        train(model, x, y, config=Training(learning=learning, epochs=2), progress=False)
+        train(model, x, y, config=exactly(learning=learning, epochs=2), progress=False)
         assert model(x).isfinite().all()
         assert not torch.equal(model.levels[0].dictionary.weight, before)
 
@@ -192,7 +200,7 @@ def test_weight_normalised_models_learn_by_every_rule() -> None:
 def test_hard_models_learn_by_eg_and_not_by_em() -> None:
     x, y = images()
     model = drmm.presets.conv_small(3, (1, 12, 12), width=2, constraint="hard")
-    train(model, x, y, config=Training(learning="eg", epochs=1), progress=False)
+    train(model, x, y, config=exactly(learning="eg", epochs=1), progress=False)
     assert model.infer(x).certified().all()
     with pytest.raises(InputError, match="learn a hard model by 'sgd' or 'eg'"):
         train(model, x, y, config=Training(learning="em", epochs=1), progress=False)
@@ -201,7 +209,7 @@ def test_hard_models_learn_by_eg_and_not_by_em() -> None:
 @pytest.mark.parametrize("learning", ["sgd", "eg", "em"])
 def test_double_precision_images_are_welcome(learning: str) -> None:
     x, y = images()
-    config = Training(learning=learning, epochs=1)  # type: ignore[arg-type]
+    config = exactly(learning=learning, epochs=1)  # type: ignore[arg-type]
     validation = (x.double(), torch.arange(24) % 3)
     one = train(small_model(), x.double(), y, config=config, validation=validation, progress=False).state_dict()
     other = train(small_model(), x, y, config=config, progress=False).state_dict()
@@ -246,7 +254,7 @@ def test_every_term_is_logged(tmp_path: Path) -> None:
         small_model(),
         x,
         y,
-        config=Training(epochs=2),
+        config=exactly(epochs=2),
         folder=tmp_path,
         validation=(x, y.clamp(min=0)),
         progress=False,
@@ -262,7 +270,7 @@ def test_the_error_that_is_watched_is_the_error_that_comes_out(tmp_path: Path) -
     """Averaged weights are judged with their own statistics, during training as after it."""
     x, y = images(48)
     truth = torch.arange(48) % 3
-    config = Training(epochs=3, batch_size=24, labelled_per_batch=6, learning_rate=0.01)
+    config = exactly(epochs=3, batch_size=24, labelled_per_batch=6, learning_rate=0.01)
     model = train(small_model(), x, y, config=config, folder=tmp_path, validation=(x, truth), progress=False)
     with (tmp_path / "logs" / "metrics.csv").open() as file:
         watched = [float(row["val/error"]) for row in csv.DictReader(file) if row["val/error"]]
@@ -273,8 +281,7 @@ SCRIPT = """
 import sys, time, torch, warnings
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_train import images, small_model
-from drmm.learning.config import Training
+from test_train import exactly, images, small_model
 from drmm.learning.metrics import error_percent
 from drmm.learning.train import train
 from drmm.model.storage import Recipe, save_model
@@ -284,7 +291,7 @@ if {slow}:
     drmm.learning.trainer._Learner.training_step = lambda *a: (time.sleep(0.15), step(*a))[1]
 torch.set_num_threads(1)
 x, y = images()
-model = train(small_model(), x, y, config=Training(epochs=6, batch_size=8, labelled_per_batch=2),
+model = train(small_model(), x, y, config=exactly(epochs=6, batch_size=8, labelled_per_batch=2),
               folder=Path({folder!r}), resume=True, progress=False)
 save_model(model, Recipe("conv_small", (1, 12, 12), ("0", "1", "2"), width=2), Path({folder!r}))
 """
@@ -320,20 +327,20 @@ def test_a_run_killed_and_resumed_equals_an_uninterrupted_one(tmp_path: Path) ->
 
 def test_resuming_another_architecture_is_one_clear_line(tmp_path: Path) -> None:
     x, y = images()
-    train(small_model(), x, y, config=Training(epochs=1), folder=tmp_path, progress=False)
+    train(small_model(), x, y, config=exactly(epochs=1), folder=tmp_path, progress=False)
     other = drmm.presets.conv_small(3, (1, 12, 12), width=3)
     with pytest.raises(RunError, match="another architecture"):
-        train(other, x, y, config=Training(epochs=2), folder=tmp_path, resume=True, progress=False)
+        train(other, x, y, config=exactly(epochs=2), folder=tmp_path, resume=True, progress=False)
 
 
 @pytest.mark.parametrize("size", [0, 10, 5000, -1])
 def test_resuming_from_a_damaged_checkpoint_is_one_clear_line(tmp_path: Path, size: int) -> None:
     x, y = images()
-    train(small_model(), x, y, config=Training(epochs=1), folder=tmp_path, progress=False)
+    train(small_model(), x, y, config=exactly(epochs=1), folder=tmp_path, progress=False)
     path = tmp_path / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(RunError, match="damaged"):
-        train(small_model(), x, y, config=Training(epochs=2), folder=tmp_path, resume=True, progress=False)
+        train(small_model(), x, y, config=exactly(epochs=2), folder=tmp_path, resume=True, progress=False)
 
 
 def test_a_loss_that_is_not_finite_stops_training() -> None:
@@ -342,7 +349,7 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
     with torch.no_grad():
         model.templates.weight.fill_(float("inf"))
     with pytest.raises(InputError, match="not finite"):
-        train(model, x, y, config=Training(epochs=1), progress=False)
+        train(model, x, y, config=exactly(epochs=1), progress=False)
 
 
 def test_training_leaves_the_global_randomness_alone() -> None:
@@ -350,7 +357,7 @@ def test_training_leaves_the_global_randomness_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    train(small_model_without_seed(), x, y, config=Training(epochs=1), progress=False)
+    train(small_model_without_seed(), x, y, config=exactly(epochs=1), progress=False)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -361,18 +368,18 @@ def small_model_without_seed() -> drmm.DRMM:
 
 def test_the_same_seed_gives_the_same_weights() -> None:
     x, y = images()
-    config = Training(epochs=2, batch_size=8, labelled_per_batch=2)
+    config = exactly(epochs=2, batch_size=8, labelled_per_batch=2)
     one, other = (train(small_model(), x, y, config=config, progress=False).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
     control = train(
-        small_model(), x, y, config=Training(epochs=2, batch_size=8, labelled_per_batch=2, seed=1), progress=False
+        small_model(), x, y, config=exactly(epochs=2, batch_size=8, labelled_per_batch=2, seed=1), progress=False
     )
     assert any(not torch.equal(one[name], tensor) for name, tensor in control.state_dict().items())
 
 
 def test_patience_stops_early(tmp_path: Path) -> None:
     x, y = images()
-    config = Training(epochs=60, patience=1, learning_rate=1e-9)
+    config = exactly(epochs=60, patience=1, learning_rate=1e-9)
     train(small_model(), x, y, config=config, folder=tmp_path, validation=(x, y.clamp(min=0)), progress=False)
     epochs = {line.split(",")[0] for line in (tmp_path / "logs" / "metrics.csv").read_text().splitlines()[1:]}
     assert len(epochs) < 60
@@ -397,14 +404,120 @@ def test_few_images_are_seen_more_often(labelled: int, epochs: int, tmp_path: Pa
         {"epochs": 0},
         {"min_steps": -1},
         {"batch_size": 1},
+        {"labelled_per_batch": -1},
+        {"seed": -1},
+        {"gradient_clip": -1.0},
+        {"tolerance": math.inf},
         {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
         {"weight_average": 1.0},
-        {"devices": 0},
+        {"patience": 0},
     ],
 )
 def test_impossible_training_is_refused(options: dict[str, float]) -> None:
-    with pytest.raises(InputError):
+    (name,) = options
+    with pytest.raises(InputError, match=name):
         Training(**options)  # type: ignore[arg-type]
+
+
+def test_by_default_at_least_two_hundred_steps_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("drmm.learning.trainer.run_loop", lambda *given, **_: asked.append(given[4].epochs))
+    x, y = images()
+    for config in (Training(epochs=2, batch_size=14, labelled_per_batch=2), exactly(epochs=2)):
+        train(small_model(), x, y, config=config, progress=False)
+    assert asked == [100, 2]
+
+
+# --- from labels alone ---
+
+
+def changed_where_hidden(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return torch.where((y >= 0)[:, None, None, None], x, 1 - x)
+
+
+@pytest.mark.parametrize("learning", ["sgd", "eg", "em"])
+def test_from_labels_alone_the_other_images_say_nothing(learning: str) -> None:
+    x, y = images()
+    for labels_only in (True, False):
+        config = exactly(learning=learning, epochs=2, initialisation="data", labels_only=labels_only)
+        one, other = (
+            train(small_model(), given, y, config=config, progress=False).state_dict()
+            for given in (x, changed_where_hidden(x, y))
+        )
+        same = all(torch.equal(one[name], other[name]) for name in one)
+        assert same == labels_only, "control: as a rule they do"
+
+
+@pytest.mark.parametrize("labelled_per_batch", [2, 8])
+def test_from_labels_alone_as_many_steps_are_made(labelled_per_batch: int) -> None:
+    x, y = images()
+
+    def steps(*, labels_only: bool) -> int:
+        made = Counter()
+        config = exactly(epochs=3, batch_size=8, labelled_per_batch=labelled_per_batch, labels_only=labels_only)
+        hook = torch.optim.Adam.step
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.optim.Adam, "step", lambda *a, **o: (made.update(["step"]), hook(*a, **o))[1])
+            train(small_model(), x, y, config=config, progress=False)
+        return made["step"]
+
+    assert steps(labels_only=True) == steps(labels_only=False) == 3 * round(24 / max(8 - labelled_per_batch, 1))
+
+
+@pytest.mark.parametrize("learning", ["sgd", "em"])
+def test_without_any_label_there_is_nothing_to_learn_from_labels_alone(learning: str) -> None:
+    x, y = images()
+    config = exactly(learning=learning, epochs=1, labels_only=True)
+    with pytest.raises(
+        InputError, match=r"no image has a label: label some, or set training.labels_only to false"
+    ):
+        train(small_model(), x, torch.full_like(y, -1), config=config, progress=False)
+
+
+# --- machines ---
+
+
+def test_devices_share_a_batch() -> None:
+    training = Training(batch_size=128, labelled_per_batch=32)
+    assert Machine().share(training) == training
+    assert Machine(devices=4).share(training) == replace(training, batch_size=32, labelled_per_batch=8)
+
+
+@pytest.mark.parametrize("sizes", [(128, 30), (126, 32)])
+def test_a_batch_that_cannot_be_shared_is_refused(sizes: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=f"batches of {sizes[0]} images, {sizes[1]} of them labelled, cannot be"):
+        Machine(devices=4).share(Training(batch_size=sizes[0], labelled_per_batch=sizes[1]))
+
+
+def test_a_machine_has_a_device() -> None:
+    with pytest.raises(InputError, match="cannot be trained on 0 devices: use 1 or more"):
+        Machine(devices=0)
+    assert device_of(Machine(accelerator="cpu")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("machine", [Machine(accelerator="abacus"), Machine(precision="3-true")])
+def test_what_a_machine_does_not_have_is_one_clear_line(machine: Machine) -> None:
+    x, y = images()
+    for use in (
+        lambda: device_of(machine),
+        lambda: train(small_model(), x, y, config=exactly(epochs=1), machine=machine, progress=False),
+    ):
+        with pytest.raises(InputError, match="this machine cannot train so") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_training_asks_for_the_precision_of_the_machine() -> None:
+    """Also where the loop is run alone, as a dry run does."""
+    x, y = images()
+    weights = []
+    for precision in ("32-true", "bf16-mixed"):
+        model, machine = small_model(), Machine(accelerator="cpu", precision=precision)
+        run_loop(model.train(), x, y, drmm.Objective(), exactly(epochs=1), machine)
+        weights.append(model.templates.weight)
+    assert all(weight.dtype == torch.float32 for weight in weights)
+    assert not torch.equal(*weights)
 
 
 def test_batches_are_a_function_of_seed_and_epoch() -> None:

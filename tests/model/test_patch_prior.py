@@ -1,4 +1,4 @@
-"""Borrowed switches: any net, any choice, one line for every mistake. What they are for is law T20."""
+"""The patch prior: any net, any choice, one line for every mistake. What they are for is law T20."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from drmm import DRMM, lift
 from drmm.errors import InputError
-from drmm.model.patch_prior import BorrowedPrior, borrow
+from drmm.model.patch_prior import PatchPrior, borrow
 from drmm.model.presets import dense
 from drmm.rendering import Abs, Conv2d, Flatten, Level, Linear, MaxPool2d, ReLU, Sequential
 
@@ -95,7 +95,7 @@ def test_batches_are_joined_and_the_mode_is_restored(model):
     model.train()
     prior = borrow(model, x, y, neighbours=1)
     assert model.training
-    whole = BorrowedPrior(model.eval().infer(x).switches, y, neighbours=1)
+    whole = PatchPrior(model.eval().infer(x).switches, y, neighbours=1)
     draws = [model.sample_latents(6, 1, torch.Generator().manual_seed(0), p).switches for p in (prior, whole)]
     assert same(*draws)
 
@@ -119,7 +119,7 @@ def test_units_that_are_off_differ_in_nothing():
     first = next(iter(switches.leaves()))
     first.a.zero_()
     first.t[0], first.t[1] = 0, 3
-    prior = BorrowedPrior(switches, torch.zeros(2, dtype=torch.long), neighbours=1)
+    prior = PatchPrior(switches, torch.zeros(2, dtype=torch.long), neighbours=1)
     drawn = next(iter(model.sample_latents(200, 0, prior=prior).switches.leaves())).t
     assert ((drawn == 0) | (drawn == 3)).all()
     assert (drawn.float().mean((0, 1)) - 1.5).abs().max() < 1
@@ -144,4 +144,4 @@ def test_mistakes_are_told(model):
     with pytest.raises(InputError, match="depend on the class"):
         prior.log_prob(model.infer(x).switches)
     with pytest.raises(InputError, match="no image to borrow"):
-        BorrowedPrior(model.infer(x).switches.select(slice(0)), y[:0])
+        PatchPrior(model.infer(x).switches.select(slice(0)), y[:0])

@@ -148,6 +148,13 @@ def test_the_identity_on_top_of_conv_large_needs_all_levels():
     assert shallower.templates.weight.shape == (3, 4)
 
 
+@pytest.mark.parametrize(("width", "depth"), [(4, 3), (2, 8), (4, 1)])
+def test_as_many_templates_as_classes_make_no_identity_below_the_top(width, depth):
+    templates = build("conv_large", 4, (1, 12, 12), width=width, depth=depth).templates
+    assert templates.weight.shape == (4, 4)
+    assert not torch.equal(templates.weight, torch.eye(4))
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_weight_normalised_templates_are_amplitude_times_direction(name):
     model = build(name, 3, (1, 12, 12), width=2, constraint="weight_norm")

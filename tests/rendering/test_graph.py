@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import drmm
-from drmm.rendering import Affine, Clip, Concat, Conv2d, Graph, Maximum, ReLU, Step, Sum
+from drmm.rendering import Affine, Clip, Concat, Conv2d, Graph, LocalLinear, Maximum, ReLU, Step, Sum
 from drmm.rendering.bounds import NoBoundError, bound
 
 
@@ -67,11 +67,18 @@ def test_a_difference_turns_the_bound_of_what_it_takes_away():
     assert (lower.item(), upper.item()) == (0.0, 3.0)
 
 
-@pytest.mark.parametrize("level", [Clip(0, 6), Affine(lambda x: -x)])
+@pytest.mark.parametrize("level", [Clip(0, 6), LocalLinear(torch.tanh)])
 def test_without_a_bound_there_is_no_certificate(level):
     graph = Graph({"level": level}, [Step("level", (0,))], 1)
     with pytest.raises(NoBoundError):
         bound(graph, torch.zeros(1, 2), torch.ones(1, 2))
+
+
+def test_an_affine_function_that_falls_has_a_bound():
+    graph = Graph({"level": Affine(lambda x: 1 - x)}, [Step("level", (0,))], 1)
+    lower, upper = bound(graph, torch.zeros(1, 2), torch.tensor([[1.0, 3.0]]))
+    torch.testing.assert_close(lower, torch.tensor([[0.0, -2.0]]))
+    torch.testing.assert_close(upper, torch.ones(1, 2))
 
 
 def test_a_tie_between_branches_goes_to_the_first():

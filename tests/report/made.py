@@ -10,6 +10,8 @@ import numpy as np
 from drmm.data import Dataset
 from drmm.files import write_csv, write_json
 from drmm.model.storage import Recipe, save_model
+from drmm.runs.experiment import Data, Experiment
+from drmm.runs.run import Run
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -53,9 +55,10 @@ def write_run(
     save_model(recipe.build(0).eval(), recipe, folder)
     command = "drmm fit noise --labels-per-class 2 --out '<b>here</b>'"
     versions = {"drmm": "0.1.0", "torch": "2"}
-    spec = {"data": data.name, "size": None, "labels_per_class": labels_per_class, "training": {"seed": 0}}
-    write_json(folder / "run.json", {"command": command, "spec": spec, "versions": versions})
-    write_json(folder / "results.json", {"test_error": 12.5, "seconds": 3.0, "command": command})
+    asked = Data(data.name, labels_per_class, digest=data.digest)
+    Run(folder, None).keep_experiment(Experiment(data=asked, model=recipe))
+    results = {"test_error": 12.5, "seconds": 3.0, "command": command, "versions": versions}
+    write_json(folder / "results.json", results)
     labelled = [i for i in range(2 * len(data.classes)) if i < len(data.y_train) and data.y_train[i] >= 0]
     write_csv(folder / "labels.csv", ["index", "label"], [(i, data.classes[data.y_train[i]]) for i in labelled])
     logged = [(e, 10 * e, 1 / (e + 1), 0.5) for e in range(3)]

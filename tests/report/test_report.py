@@ -16,26 +16,29 @@ import pytest
 import torch
 from made import HOSTILE, dataset, write_run
 from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
 from typer.testing import CliRunner
 
 from drmm.cli import app as cli
-from drmm.data import Dataset
+from drmm.data import Dataset, load
+from drmm.display.text import one_line
 from drmm.errors import InputError, RunError
 from drmm.files import read_json, write_json
 from drmm.model.storage import load_model, save_model
 from drmm.report import page as page_module
 from drmm.report import write_report
-from drmm.report.blocks import shorten
+from drmm.report.blocks import Table
 from drmm.report.charts import bars, histogram, lines, power
-from drmm.report.context import Material, percent
-from drmm.report.evaluation import calibration, confusion, evaluate
-from drmm.report.sprites import Sheets, room
-from drmm.runs import folder as source
-from drmm.runs.folder import read_source
+from drmm.report.context import Context, percent
+from drmm.report.evaluation import calibration, confusion_matrix, evaluate
+from drmm.report.sections.reliability import confusions
+from drmm.report.sprites import Sprites, room
+from drmm.runs import run as runs
+from drmm.runs.run import Run
 
 SECTIONS = [
-    "figures", "seen", "confusion", "hard", "templates", "samples", "levels", "paths", "calibration",
-    "certificates", "curves", "labels", "command",
+    "summary", "explanations", "confusion", "hardest", "templates", "samples", "levels", "paths", "calibration",
+    "certificates", "training", "labels", "command",
 ]  # fmt: skip
 
 
@@ -74,12 +77,12 @@ def shelf(monkeypatch: pytest.MonkeyPatch):
     """Puts a data set where the report looks for it; without one the images are gone."""
 
     def put(data: Dataset | None) -> None:
-        def load(name: str, **_: object) -> Dataset:
+        def shelved(name: str, **_: object) -> Dataset:
             if data is None:
                 raise InputError(f"no data set, folder or zip archive {name!r}")
             return data
 
-        monkeypatch.setattr(source, "load", load)
+        monkeypatch.setattr(runs, "load", shelved)
 
     return put
 
@@ -132,9 +135,9 @@ def test_only_the_reports_own_script_may_run(tmp_path: Path, shelf) -> None:
 def dangerous(text: str) -> list[str]:
     """What names have made of a page."""
     page = Page(text)
-    found = [f"{tag} {name}" for tag, attrs in page.tags for name in attrs if name.startswith("on")]
-    found += ["script"] * (page.count("script") - 2) + ["img"] * page.count("img")
-    return found + ["49"] * len(re.findall(r"\b49 \$", page.text))
+    alive = [f"{tag} {name}" for tag, attrs in page.tags for name in attrs if name.startswith("on")]
+    alive += ["script"] * (page.count("script") - 2) + ["img"] * page.count("img")
+    return alive + ["49"] * len(re.findall(r"\b49 \$", page.text))
 
 
 def test_names_are_text(tmp_path: Path, shelf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,18 +147,13 @@ def test_names_are_text(tmp_path: Path, shelf, monkeypatch: pytest.MonkeyPatch) 
     text = written(run)
     assert dangerous(text) == []
     for name in HOSTILE:
-        assert shorten(name) in Page(text).text
+        assert one_line(name) in Page(text).text
     assert "a name " * 30 not in text
     monkeypatch.setattr(page_module, "Environment", lambda autoescape, **rest: REAL(autoescape=False, **rest))
     assert dangerous(written(run))  # the control: unescaped, the same names take the page over
 
 
 REAL = page_module.Environment
-
-
-def test_text_from_elsewhere_is_one_short_line() -> None:
-    assert shorten("a\nb\x00\tc\ud800") == "a b c?"
-    assert shorten("x" * 100) == "x" * 59 + "…"
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path, shelf) -> None:
@@ -187,14 +185,33 @@ def test_without_images_a_report_says_what_it_can(tmp_path: Path, shelf) -> None
     run = write_run(tmp_path / "a", data)
     shelf(None)
     page = Page(written(run))
-    assert page.sections == ["figures", "templates", "samples", "curves", "labels", "command"]
+    assert page.sections == ["summary", "templates", "samples", "training", "labels", "command"]
     assert "The images are not here (no data set, folder or zip archive 'noise')" in page.text
     assert "12.50 %" in page.text
 
 
+@pytest.mark.parametrize("what", ["pixels", "labels", "classes", "shape"])
+def test_a_report_about_other_images_is_refused(tmp_path: Path, shelf, what: str) -> None:
+    data = dataset()
+    shelf(data)
+    run = write_run(tmp_path / "a", data)
+    written(run)  # the control: the images that the run learned from
+    shelf({
+        "pixels": replace(data, x_test=255 - data.x_test),
+        "labels": replace(data, y_train=data.y_train[::-1].copy()),
+        "classes": dataset(("0", "1", "3")),
+        "shape": dataset(shape=(1, 14, 12)),
+    }[what])  # fmt: skip
+    with pytest.raises(RunError, match=r"noise holds other images or labels now than .* learned from") as error:
+        write_report(run, tmp_path / "x.html")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "x.html").exists()
+
+
 def test_without_test_labels(tmp_path: Path, shelf) -> None:
     data = dataset()
-    shelf(replace(data, y_test=np.full_like(data.y_test, -1)))
+    data = replace(data, y_test=np.full_like(data.y_test, -1))
+    shelf(data)
     page = Page(written(write_run(tmp_path / "a", data)))
     assert page.sections == SECTIONS
     assert "No test image has a label to compare with" in page.text
@@ -203,7 +220,8 @@ def test_without_test_labels(tmp_path: Path, shelf) -> None:
 
 def test_without_a_test_set_training_images_are_named_so(tmp_path: Path, shelf) -> None:
     data = dataset()
-    shelf(replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0]))
+    data = replace(data, x_test=data.x_test[:0], y_test=data.y_test[:0])
+    shelf(data)
     assert "flatters the model" in Page(written(write_run(tmp_path / "a", data))).text
 
 
@@ -217,7 +235,7 @@ def test_clusters(tmp_path: Path, shelf) -> None:
     assert page.sections == SECTIONS
     for words in ("Clusters have no true class", "the model found clusters", "cluster 4"):
         assert words in page.text
-    assert "taken for" not in page.text
+    assert ", predicted" not in page.text
 
 
 @pytest.mark.parametrize(
@@ -234,7 +252,7 @@ def test_every_kind_of_model(tmp_path: Path, shelf, options) -> None:
     shelf(data)
     page = Page(written(write_run(tmp_path / "a", data, **options)))
     assert page.sections == SECTIONS
-    assert ("There is nothing left to doubt" in page.text) == (options.get("constraint") == "hard")
+    assert ("here for 100\u00a0% of the images" in page.text) == (options.get("constraint") == "hard")
 
 
 def test_one_image_and_many_classes(tmp_path: Path, shelf) -> None:
@@ -242,7 +260,8 @@ def test_one_image_and_many_classes(tmp_path: Path, shelf) -> None:
     shelf(data)
     page = Page(written(write_run(tmp_path / "a", data)))
     assert page.sections == SECTIONS
-    assert page.count("table") == 5  # seen, levels, paths, versions, settings: the matrix is a chart
+    # Explanations, recall, levels, paths, versions and settings; the matrix is a chart.
+    assert page.count("table") == 6
 
 
 def test_a_demo_compares_its_models_and_shows_the_soft_one(tmp_path: Path, shelf) -> None:
@@ -259,7 +278,7 @@ def test_a_demo_compares_its_models_and_shows_the_soft_one(tmp_path: Path, shelf
     }
     write_json(demo / "results.json", {"dataset": "noise", "images": 30, "labels": 6, "seed": 7, "models": rows})
     page = Page(written(demo))
-    assert page.sections == ["figures", "models", *SECTIONS[1:]]
+    assert page.sections == ["summary", "models", *SECTIONS[1:]]
     for words in ("DRMM — in detail below", "3.50 %", "<b>hard</b>", "6 labels were known", "seed 7"):
         assert words in page.text
     assert "Nothing was logged" in page.text
@@ -309,11 +328,13 @@ def test_a_pruned_model(tmp_path: Path, shelf) -> None:
     data = dataset()
     shelf(data)
     run = write_run(tmp_path / "a", data)
-    (run / "run.json").rename(run / "pruning.json")
-    (run / "results.json").unlink()
+    plan = read_json(run / "run.json")
+    Run(run, None).keep_pruning({"command": "drmm prune fit --keep 0.5", "experiment": plan})
+    for name in ("run.json", "results.json"):
+        (run / name).unlink()
     page = Page(written(run))
     assert page.sections == SECTIONS
-    assert "drmm fit noise" in page.text
+    assert "drmm prune fit" in page.text
     assert "of 40 images" in page.text
 
 
@@ -351,7 +372,7 @@ def test_a_folder_of_pictures_by_the_command_line(tmp_path: Path) -> None:
             place = tmp_path / "pets" / part / data.classes[label]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.transpose(1, 2, 0)).save(place / f"{i}<script>.png")
-    run = write_run(tmp_path / "a", replace(data, name=str(tmp_path / "pets")))
+    run = write_run(tmp_path / "a", replace(load(tmp_path / "pets"), name=str(tmp_path / "pets")))
     out = tmp_path / "r.html"
     result = CliRunner().invoke(cli.cli, ["report", str(run), "--out", str(out), "--images", "5"])
     assert result.exit_code == 0, result.output
@@ -363,7 +384,7 @@ def test_a_folder_of_pictures_by_the_command_line(tmp_path: Path) -> None:
 
 def test_options_are_pinned() -> None:
     text = CliRunner().invoke(cli.cli, ["report", "--help"], env={"COLUMNS": "250", "NO_COLOR": "1"}).output
-    assert set(re.findall(r"--[a-z-]+", text)) == {"--out", "--images", "--data-dir", "--help"}
+    assert set(re.findall(r"--[a-z-]+", text)) == {"--out", "--images", "--data-dir", "--force", "--help"}
 
 
 def test_it_needs_an_image_to_look_at(tmp_path: Path) -> None:
@@ -378,53 +399,86 @@ def test_it_needs_an_image_to_look_at(tmp_path: Path) -> None:
 def seen(tmp_path: Path, shelf):
     data = dataset(test=60)
     shelf(data)
-    found = read_source(write_run(tmp_path / "a", data, width=4))
-    return found.model, evaluate(found.model, data, 1000)
+    run = Run.open(write_run(tmp_path / "a", data, width=4))
+    return run.model, evaluate(run.model, data, 1000)
 
 
 def test_an_evaluation_is_what_the_model_says(seen) -> None:
-    model, found = seen
-    x = found.images.float() / 255
+    model, evaluation = seen
+    x = evaluation.images.float() / 255
     latents = model.infer(x)
-    torch.testing.assert_close(torch.from_numpy(found.probability).float(), latents.logits.softmax(1))
-    assert (found.found == latents.label.numpy()).all()
-    np.testing.assert_allclose(found.gap, latents.gap.detach().numpy(), rtol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(evaluation.probability).float(), latents.logits.softmax(1))
+    assert (evaluation.predicted == latents.label.numpy()).all()
+    np.testing.assert_allclose(evaluation.gap, latents.gap.detach().numpy(), rtol=1e-5)
     residual = ((x - model.reconstruct(x)) ** 2).sum((1, 2, 3)) / (x**2).sum((1, 2, 3))
-    np.testing.assert_allclose(found.explained, 1 - residual.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(evaluation.explained, 1 - residual.detach().numpy(), atol=1e-5)
 
 
 def test_the_confusion_matrix_counts_images(seen) -> None:
-    _, found = seen
-    counts = confusion(found, 3)
+    _, evaluation = seen
+    counts = confusion_matrix(evaluation, 3)
     for i in range(3):
         for j in range(3):
-            assert counts[i, j] == ((found.truth == i) & (found.found == j)).sum()
-    unknown = replace(found, truth=np.where(found.truth == 0, -1, found.truth))
-    assert confusion(unknown, 3)[0].sum() == 0
+            assert counts[i, j] == ((evaluation.truth == i) & (evaluation.predicted == j)).sum()
+    unknown = replace(evaluation, truth=np.where(evaluation.truth == 0, -1, evaluation.truth))
+    assert confusion_matrix(unknown, 3)[0].sum() == 0
+
+
+def test_recall_and_precision_are_scikit_learns(tmp_path: Path, shelf) -> None:
+    data = dataset(test=60)
+    shelf(data)
+    run = Run.open(write_run(tmp_path / "a", data, width=4))
+    evaluation = evaluate(run.model, data, 1000)
+    predicted = np.where(np.arange(60) % 4, evaluation.truth, 1)  # class 1 takes some of the others' images
+    evaluation = replace(evaluation, predicted=predicted, probability=np.eye(3)[predicted])
+    section = confusions(Context(run, data, "", evaluation))
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    precision, recall, f1, images = precision_recall_fscore_support(evaluation.truth, predicted)
+    assert [row[0] for row in table.rows] == [str(c) for c in np.argsort(recall, kind="stable")]
+    for name, n, *figures in table.rows:
+        c = int(name)
+        assert int(n) == images[c]
+        assert figures == [percent(value) for value in (recall[c], precision[c], f1[c])]
+    assert len(set(recall)) > 1  # the control: the columns differ
+    assert set(recall) != set(precision)
+
+
+def test_a_class_that_is_never_predicted_has_no_precision(tmp_path: Path, shelf) -> None:
+    data = dataset(test=60)
+    shelf(data)
+    run = Run.open(write_run(tmp_path / "a", data, width=4))
+    evaluation = evaluate(run.model, data, 1000)
+    predicted = np.zeros(60, np.int64)
+    section = confusions(Context(run, data, "", replace(evaluation, predicted=predicted)))
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    assert [row[3] for row in table.rows] == ["–", "–", percent(1 / 3)]
 
 
 def test_calibration_error(seen) -> None:
-    _, found = seen
+    _, evaluation = seen
     # The control: a model that is right as often as it says has no error, one that is too sure has its excess.
     n = 1000
     truth = np.zeros(n, np.int64)
     label = (np.arange(n) >= 800).astype(np.int64)
     for said, error in ((0.8, 0.0), (0.95, 0.15)):
         p = np.where(np.arange(2) == label[:, None], said, 1 - said)
-        made = replace(found, truth=truth, found=label, probability=p)
+        made = replace(evaluation, truth=truth, predicted=label, probability=p)
         assert calibration(made).error == pytest.approx(error)
         assert calibration(made).counts.sum() == n
         assert calibration(made).nll == pytest.approx(-0.8 * np.log(said) - 0.2 * np.log(1 - said))
 
 
 def test_the_hardest_images_are_those_with_least_for_the_truth(tmp_path: Path, shelf, seen) -> None:
-    _, found = seen
-    material = Material(read_source(tmp_path / "a"), found)
-    right = found.probability[np.arange(60), found.truth]
-    assert right[material.hardest].max() <= np.delete(right, material.hardest).min()
-    assert found.margin[material.least_certain].max() <= np.delete(found.margin, material.least_certain).min()
-    assert set(material.hardest) | set(material.least_certain) | set(material.examples) <= set(material.opened)
-    assert len(set(material.opened.tolist())) == len(material.opened) == 60
+    _, evaluation = seen
+    context = Context(Run.open(tmp_path / "a"), None, "", evaluation)
+    right = evaluation.probability[np.arange(60), evaluation.truth]
+    assert right[context.hardest].max() <= np.delete(right, context.hardest).min()
+    assert (
+        evaluation.margin[context.least_confident].max()
+        <= np.delete(evaluation.margin, context.least_confident).min()
+    )
+    assert set(context.hardest) | set(context.least_confident) | set(context.examples) <= set(context.opened)
+    assert len(set(context.opened.tolist())) == len(context.opened) == 60
 
 
 def test_a_draw_of_images_is_spread_over_the_data(seen) -> None:
@@ -446,7 +500,7 @@ def decoded(uri: str) -> Image.Image:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_sheet_holds_every_picture_where_it_says(channels: int) -> None:
     images = torch.randint(0, 256, (87, channels, 6, 5), dtype=torch.uint8)
-    sheet = Sheets().pictures(images)
+    sheet = Sprites().pictures(images)
     whole = decoded(sheet.uri)
     assert whole.size == (5 * sheet.grid[0], 6 * sheet.grid[1])
     for place in (0, 39, 40, 86):
@@ -457,7 +511,7 @@ def test_a_sheet_holds_every_picture_where_it_says(channels: int) -> None:
 
 
 def test_evidence_is_red_for_and_blue_against_and_nothing_where_there_is_none() -> None:
-    sheet = Sheets().evidence(torch.tensor([[[0.0, 2.0], [-1.0, 0.0]]]))
+    sheet = Sprites().evidence(torch.tensor([[[0.0, 2.0], [-1.0, 0.0]]]))
     (none, most), (against, _) = np.array(decoded(sheet.uri).convert("RGBA"))
     assert none[3] == 0
     assert most[3] == 255
@@ -467,7 +521,7 @@ def test_evidence_is_red_for_and_blue_against_and_nothing_where_there_is_none() 
 
 
 def test_large_pictures_are_shrunk() -> None:
-    sheet = Sheets().pictures(torch.zeros(2, 3, 300, 150, dtype=torch.uint8))
+    sheet = Sprites().pictures(torch.zeros(2, 3, 300, 150, dtype=torch.uint8))
     assert sheet.size == (32, 64)
 
 
@@ -488,14 +542,14 @@ def test_charts_of_odd_values() -> None:
 
 def test_words_for_numbers() -> None:
     assert [percent(x) for x in (0, 0.0001, 0.5, 0.9999, 1)] == [
-        f"{told}\u00a0%" for told in ("0", "< 0.1", "50.0", "> 99.9", "100")
+        f"{figure}\u00a0%" for figure in ("0", "< 0.1", "50.0", "> 99.9", "100")
     ]
     assert [power(x) for x in (0, 3, 12.3)] == ["1", "1,000", "2.0·10¹²"]
 
 
-def test_read_source_keeps_what_was_logged(tmp_path: Path, shelf) -> None:
+def test_a_run_keeps_what_was_logged(tmp_path: Path, shelf) -> None:
     data = dataset()
     shelf(data)
-    found = read_source(write_run(tmp_path / "a", data))
-    assert found.curves["train/loss"] == ((1.0, 2.0, 3.0), (1.0, 0.5, pytest.approx(1 / 3)))
-    assert found.command == read_json(tmp_path / "a" / "run.json")["command"]
+    run = Run.open(write_run(tmp_path / "a", data))
+    assert run.curves["train/loss"] == ((1.0, 2.0, 3.0), (1.0, 0.5, pytest.approx(1 / 3)))
+    assert run.command == read_json(tmp_path / "a" / "results.json")["command"]

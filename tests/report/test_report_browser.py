@@ -8,7 +8,7 @@ from browser import CHROMIUM, NO_BROWSER, Browser
 from made import HOSTILE, dataset, write_run
 
 from drmm.report import write_report
-from drmm.runs import folder as source
+from drmm.runs import run as runs
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 
@@ -25,7 +25,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def made(folder: Path, name: str, classes: tuple[str, ...]) -> Path:
     data = dataset(classes, train=4 * len(classes), test=6 * len(classes))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "load", lambda *_, **__: data)
+        patch.setattr(runs, "load", lambda *_, **__: data)
         write_report(write_run(folder / name, data), folder / f"{name}.html")
     return folder / f"{name}.html"
 
@@ -156,7 +156,7 @@ def test_by_keyboard(browser: Browser, report: Path) -> None:
     browser.run("document.querySelector('.cell').focus()")
     browser.press("Enter")
     assert browser.run("document.querySelector('[aria-pressed=true]').dataset.cell") == first
-    browser.run("document.querySelector('#hard .open').focus()")
+    browser.run("document.querySelector('#hardest .open').focus()")
     browser.press("Enter")
     assert browser.run("document.querySelector('#details').open")
     assert browser.run("document.querySelectorAll('#panes .tile').length") == 4
@@ -167,7 +167,7 @@ def test_by_keyboard(browser: Browser, report: Path) -> None:
     assert browser.run("document.querySelector('#panes figcaption').textContent") == before
     browser.press("Escape")
     assert not browser.run("document.querySelector('#details').open")
-    assert browser.run("document.activeElement.matches('#hard .open')")
+    assert browser.run("document.activeElement.matches('#hardest .open')")
 
 
 def test_arrows_walk_the_matrix(browser: Browser, report: Path) -> None:
@@ -214,7 +214,7 @@ def test_it_reads_without_a_script(browser: Browser, report: Path) -> None:
         browser.open(report)
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)
-    assert browser.run(f"({VISIBLE})('#seen .tile')")
+    assert browser.run(f"({VISIBLE})('#explanations .tile')")
     assert not browser.run(f"({VISIBLE})('#theme')")
 
 

@@ -1,9 +1,6 @@
 """The peers of the benchmark: each rule is what its paper says, on nets small enough to see it."""
 
-import argparse
 import copy
-import runpy
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +10,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from drmm.files import write_json
 from drmm.learning.trainer import moving_average
+from scripts import peers
 
-PEERS = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "peers.py"))
+PEERS = vars(peers)
 RULES = PEERS["RULES"]
 
 
@@ -177,7 +175,7 @@ def test_the_summary_ranks_the_methods_and_averages_their_curves():
     assert found["methods"]["vat"]["test_error"] == [4.0, 2.0]
     assert found["methods"]["vat"]["seeds"] == [0, 1]
     assert found["methods"]["label spreading"]["curve"] == [[2.0, 10.0]], "a point, where there is no curve"
-    PEERS["draw"](found["methods"]).canvas.draw()
+    PEERS["figure"](found).canvas.draw()
 
 
 def test_a_rule_makes_as_many_steps_as_its_time_allows():
@@ -196,13 +194,10 @@ def test_a_rule_makes_as_many_steps_as_its_time_allows():
 
 
 def test_others_are_tuned_and_the_model_is_not(tmp_path):
-    def chosen(name, tune):
-        return PEERS["chosen_strengths"](name, argparse.Namespace(tune=tune, out=tmp_path, labels=100))
-
-    assert chosen("vat", True) == (1.5, 3.0, 6.0)
-    assert all(chosen(name, True) == () for name in ("best", "supervised", "label spreading"))
-    assert chosen("vat", False) == (1.5,), "the default, where nothing has been tried"
+    assert PEERS["to_try"]("vat") == (1.5, 3.0, 6.0)
+    assert all(PEERS["to_try"](name) == () for name in ("best", "supervised", "label spreading"))
+    assert PEERS["chosen_strength"]("vat", tmp_path, 100) == 1.5, "the default, where nothing has been tried"
     for strength, error in ((1.5, 4.0), (3.0, 2.0), (6.0, 3.0)):
         write_json(tmp_path / "tuning" / f"100-vat-{strength:g}-100.json", peer("vat", 100, error, (), strength))
-    assert chosen("vat", False) == (3.0,)
-    assert chosen("best", False) == (0.0,)
+    assert PEERS["chosen_strength"]("vat", tmp_path, 100) == 3.0
+    assert PEERS["chosen_strength"]("best", tmp_path, 100) == 0.0

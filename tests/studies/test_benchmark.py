@@ -1,4 +1,6 @@
 import json
+import platform
+import sys
 from contextlib import ExitStack
 
 import pytest
@@ -52,8 +54,28 @@ def test_run_and_table():
     assert "Captum's" not in benchmark.table(result | {"explanations": None}), "nor without Captum"
 
 
-def test_tune_allocator_says_whether_it_did():
-    assert tune_allocator() in {True, False}
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc"
+)
+def test_tune_allocator_tunes_glibc_as_often_as_it_is_called():
+    assert tune_allocator() is True
+    assert tune_allocator() is True
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_tune_allocator_leaves_other_systems_alone(system, monkeypatch):
+    monkeypatch.setattr(sys, "platform", system)
+    assert tune_allocator() is False
+
+
+@pytest.mark.parametrize("library", [OSError("no such file"), AttributeError("mallopt")])
+def test_tune_allocator_leaves_other_c_libraries_alone(library, monkeypatch):
+    def missing(_):
+        raise library
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("drmm.learning.allocator.ctypes.CDLL", missing)
+    assert tune_allocator() is False
 
 
 def test_a_trainer_does_what_it_is_asked_and_says_so():

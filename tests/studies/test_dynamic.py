@@ -346,6 +346,16 @@ def test_the_command_line_finds_and_draws_a_path(capsys, monkeypatch, tmp_path):
     assert "best path: a → c, value 3" in out
 
 
+def test_names_of_nodes_are_only_text(capsys, monkeypatch, tmp_path):
+    formula, strange = "$\\frac{1}{$", "[/bold]\x1b[31m\U00013000\n" + "w" * 300
+    picture = tmp_path / "a.png"
+    code, out, err = drmm(capsys, monkeypatch, "dp", f"{formula}:{strange}:1", f"{strange}:t:1", "--out", picture)
+    assert (code, err) == (0, "")
+    assert "\x1b" not in out
+    assert formula in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

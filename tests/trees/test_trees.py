@@ -4,11 +4,13 @@ import copy
 import pickle
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -18,7 +20,8 @@ from sklearn.tree import export_text as sklearn_text
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from drmm import EvolutionaryClassifier
-from drmm.errors import InputError
+from drmm.errors import InputError, RunError
+from drmm.learning.em.loop import run_em
 from drmm.trees.discriminative import Relaxation, _SoftTree, relaxed
 from drmm.trees.em import TreeLearner
 from drmm.trees.growth import Examples, Shape, grow
@@ -417,7 +420,7 @@ def test_pickle_copy_and_clone(fitted: EvolutionaryClassifier, forest: Evolution
     for model, x in ((fitted, digits()[0]), (forest, bars()[0]), (vectors, np.eye(6))):
         for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
             np.testing.assert_array_equal(twin.predict_proba(x), model.predict_proba(x))
-            np.testing.assert_array_equal(twin.templates(), model.templates())
+            np.testing.assert_array_equal(twin.templates(0), model.templates(0))
     fresh = clone(fitted)
     assert not hasattr(fresh, "model_")
     assert fresh.get_params() == fitted.get_params()
@@ -480,6 +483,19 @@ def test_pictures_of_trees(channels: int | None) -> None:
     assert len(model.plot_tree(max_depth=None).axes[0].images) == model.n_nodes_
 
 
+def test_names_of_classes_are_only_text() -> None:
+    x, y = bars()
+    names = np.array(["$\\frac{1}{$", "two\nlines\x1b[31m", "\U0001f642 \U00013000 [/bold]"])
+    model = EvolutionaryClassifier(**QUICK).fit(x, names[y])
+    figure = model.plot_tree()
+    figure.canvas.draw()
+    assert not any(text._preprocess_math(text.get_text())[1] for text in figure.findobj(Text))
+    lines = model.export_text().splitlines()
+    assert len(lines) == model.n_nodes_
+    assert "\x1b" not in model.export_text() + model.export_graphviz()
+    assert any("two lines [31m" in line for line in lines)
+
+
 def test_vectors_are_drawn_as_curves() -> None:
     x, y = bars()
     model = EvolutionaryClassifier(4, learning="em", random_state=0).fit(1.0 * x.reshape(90, -1), y)
@@ -531,8 +547,106 @@ def test_what_cannot_be_asked(fitted: EvolutionaryClassifier) -> None:
 def test_a_learner_refuses_another_trees_state() -> None:
     _, tree, data = soft_and_data()
     learner = TreeLearner(data, tree.parent, np.full(300, tree.leaves[0]))
-    learner.restore(tree.state())
+    state = learner.state()
+    learner.restore({**tree.state(), "leaf": state["leaf"]})
     np.testing.assert_array_equal(learner.tree.increments, tree.increments)
     narrow = replace(tree, increments=tree.increments[:, :3])
-    with pytest.raises(Exception, match="another tree's"):
-        learner.restore(narrow.state())
+    for other in ({**narrow.state(), "leaf": state["leaf"]}, {**state, "leaf": state["leaf"][:9]}, tree.state()):
+        with pytest.raises(RunError, match="another tree or other images: remove it and train again"):
+            learner.restore(other)
+
+
+def digits_learner() -> TreeLearner:
+    x, y = digits()
+    few = np.where(np.arange(300) < 60, y[:300], -1)
+    data = Examples(x[:300].reshape(300, -1).astype(float), few, 10, 1.0, 1.0)
+    return TreeLearner(data, *grow(data, Shape(12, None, 2), np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_em_stopped_and_resumed_equals_uninterrupted_em(tmp_path: Path, stop: int) -> None:
+    whole, again = digits_learner(), digits_learner()
+    options = {"tolerance": 0.0, "progress": False}
+    trace = run_em(whole, max_iter=6, **options)
+    run_em(digits_learner(), max_iter=stop, folder=tmp_path, **options)
+    resumed = run_em(again, max_iter=6, folder=tmp_path, resume=True, **options)
+    assert resumed.objective == trace.objective
+    assert list(trace.objective) == sorted(trace.objective)
+    assert trace.objective[-1] > trace.objective[0]
+    np.testing.assert_array_equal(again.leaf, whole.leaf)
+    np.testing.assert_array_equal(again.tree.increments, whole.tree.increments)
+
+
+def test_control_from_the_first_leaves_the_objective_falls() -> None:
+    """What a resumed run did before: it knew the tree alone."""
+    learner, fresh = digits_learner(), digits_learner()
+    reached = run_em(learner, max_iter=6, tolerance=0.0, progress=False).objective[-1]
+    learner.restore({**learner.state(), "leaf": fresh.state()["leaf"]})
+    learner.m_step()
+    assert learner.e_step() < reached
+
+
+def frame(x: np.ndarray) -> object:
+    """A data frame, in little: pandas is no dependency."""
+
+    class Frame:
+        shape = x.shape
+        ndim = 2
+        iloc = columns = None
+
+        def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+            return x.astype(dtype) if dtype is not None else x
+
+        def __len__(self) -> int:
+            return len(x)
+
+    return Frame()
+
+
+@pytest.mark.parametrize("kind", ["list", "frame", "uint8", "int64", "channels last, flat", "bool"])
+def test_the_export_measures_as_fit_did(kind: str) -> None:
+    x, y = bars(channels=3 if kind.startswith("channels") else None)
+    options = dict(QUICK)
+    flat = x.reshape(len(x), -1)
+    data: object = {"list": flat.astype(int).tolist(), "frame": frame(flat), "int64": x.astype(np.int64)}.get(
+        kind, x
+    )
+    if kind == "bool":
+        data = x > 64
+    if kind in {"list", "frame"} or kind.startswith("channels"):
+        options["image_shape"] = x.shape[1:]
+        data = flat if kind.startswith("channels") else data
+    model = EvolutionaryClassifier(**options).fit(data, y).set_params(inference="greedy")
+    exported = model.to_sklearn()
+    np.testing.assert_array_equal(exported.predict_proba(data), model.predict_proba(data))
+    assert exported.score(data, y) > 0.9
+    wrong = np.asarray(data).astype(float) / 7 - 3  # control: other units, other answers
+    assert (exported.predict_proba(wrong) != model.predict_proba(data)).any()
+
+
+def test_a_forest_exports_as_a_whole(forest: EvolutionaryClassifier) -> None:
+    x, _ = bars()
+    greedy = copy.deepcopy(forest).set_params(inference="greedy")
+    exported = forest.to_sklearn()
+    np.testing.assert_allclose(exported.predict_proba(x), greedy.predict_proba(x), atol=1e-15)
+    np.testing.assert_array_equal(exported.predict(x), greedy.predict(x))
+    dumped = pickle.dumps(exported)
+    assert b"drmm" not in dumped
+    np.testing.assert_array_equal(pickle.loads(dumped).predict(x), greedy.predict(x))
+    alone = forest.to_sklearn(0).predict_proba(x)
+    assert not np.allclose(alone, greedy.predict_proba(x))  # control: one tree is not the forest
+    for single in (forest.templates, forest.export_text, forest.export_graphviz, forest.plot_tree):
+        with pytest.raises(InputError, match="a forest has no single tree: say which, tree=0 to 2"):
+            single()
+
+
+def test_templates_of_em_are_pictures_that_the_trees_take() -> None:
+    x, y = bars()
+    model = EvolutionaryClassifier(6, learning="em", random_state=0).fit(x, y)
+    templates = model.templates()
+    assert templates.dtype == np.uint8
+    assert templates.max() > 100
+    leaves = model.model_.trees[0].leaves
+    np.testing.assert_array_equal(model.apply(templates[leaves])[:, 0], leaves)
+    filters = EvolutionaryClassifier(6, random_state=0).fit(x, y).templates()
+    assert filters.min() < 0  # control: these are no pictures

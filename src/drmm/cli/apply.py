@@ -9,34 +9,40 @@ import torch
 from torch import Tensor
 
 from drmm.data.images import load_image_files, pixels
-from drmm.errors import InputError
+from drmm.errors import InputError, RunError
 from drmm.explain.figures import explanation
 from drmm.explain.plots import samples_sheet, save_figure
-from drmm.files import write_csv
+from drmm.files import check_absent, write_csv
+from drmm.learning.allocator import tune_allocator
 from drmm.learning.metrics import CERTIFIED_AT_ONCE
 from drmm.model.deep import DRMM
-from drmm.model.patch_prior import BorrowedPrior, borrow
-from drmm.model.storage import Recipe, load_model
+from drmm.model.patch_prior import PatchPrior, borrow
+from drmm.model.storage import Recipe
 from drmm.progress import track
-from drmm.runs.history import Past, past_of
+from drmm.runs.parts import parts_of
+from drmm.runs.run import Run
 
 __all__ = ["explain", "predict", "sample"]
 
-_DONORS = 4000  # images to borrow switches from: their switches take 40 kB each for MNIST
+_PATCH_IMAGES = 4000  # training images of the patch prior: their switches take 40 kB each for MNIST
 
 
-def predict(run: Path, images: Sequence[Path], out: Path) -> int:
+def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False) -> int:
     """Label image files and write a CSV: image, label, confidence, log-joint, gap, certified.
 
     Args:
         run: folder of a trained model.
         images: files, folders, or arrays.
         out: the CSV, written whole or not at all.
+        force: replace it if it is there.
 
     Returns:
         How many images there were.
     """
-    model, recipe = load_model(run)
+    check_absent(out, force=force)
+    tune_allocator()
+    opened = Run.open(run)
+    model, recipe = opened.model, opened.recipe
     x, names = load_image_files(images, recipe.image_shape)
     rows = [row for part in track(x.split(CERTIFIED_AT_ONCE), "predicting") for row in _rows(model, recipe, part)]
     labelled = [[name, *row] for name, row in zip(names, rows, strict=True)]
@@ -55,6 +61,7 @@ def sample(
     seed: int,
     neighbours: int | None = None,
     data_dir: Path | None = None,
+    force: bool = False,
 ) -> None:
     """Draw images from a trained model into one PNG.
 
@@ -65,18 +72,21 @@ def sample(
         label: name of a class, or None for all in turn.
         noise: add pixel noise.
         seed: of the draw.
-        neighbours: borrow switches from the images that the run learned from, place by place from one of so many
+        neighbours: take switches from the images that the run learned from, patch by patch from one of so many
             that fit best (`drmm.model.patch_prior`); None draws every switch independently.
         data_dir: where the data sets' files are.
+        force: replace the PNG if it is there.
 
     Raises:
-        InputError: if there is no such class, or no image of it to borrow from.
+        InputError: if there is no such class, or no image of it to take patches from.
         RunError: if `run` is no run, or the images that it learned from are gone.
     """
-    model, recipe = load_model(run)
+    check_absent(out, force=force)
+    opened = Run.open(run)
+    model, recipe = opened.model, opened.recipe
     code = _class_index(recipe, label)
     codes = torch.arange(n) % len(recipe.classes) if code is None else torch.full((n,), code)
-    prior = None if neighbours is None else _borrowed(past_of(run, recipe, data_dir), model, neighbours, seed)
+    prior = None if neighbours is None else _patch_prior(opened, neighbours, seed, data_dir)
     generator = torch.Generator().manual_seed(seed)
     if noise:
         images = model.sample(n, codes, generator, prior)
@@ -85,7 +95,9 @@ def sample(
     save_figure(samples_sheet(images, [recipe.classes[c] for c in codes.tolist()]), out)
 
 
-def explain(run: Path, image: Path, out: Path, *, label: str | None, other: str | None, paths: int) -> None:
+def explain(
+    run: Path, image: Path, out: Path, *, label: str | None, other: str | None, paths: int, force: bool = False
+) -> None:
     """Explain one picture on one sheet (`drmm.explain`).
 
     Args:
@@ -95,12 +107,15 @@ def explain(run: Path, image: Path, out: Path, *, label: str | None, other: str 
         label: name of the class to explain; None takes the best.
         other: name of the class that it was not; None takes the best of all others.
         paths: how many of the strongest paths to draw.
+        force: replace the PNG if it is there.
 
     Raises:
         InputError: if there is no such class, both are the same, or the file holds several images.
         RunError: if `run` is no run, or the picture cannot be read.
     """
-    model, recipe = load_model(run)
+    check_absent(out, force=force)
+    opened = Run.open(run)
+    model, recipe = opened.model, opened.recipe
     x, names = load_image_files(image, recipe.image_shape)
     if len(names) != 1:
         raise InputError(f"{image} holds {len(names)} images: pass one picture")
@@ -114,10 +129,13 @@ def _class_index(recipe: Recipe, name: str | None) -> int | None:
     return None if name is None else recipe.classes.index(name)
 
 
-def _borrowed(past: Past, model: DRMM, neighbours: int, seed: int) -> BorrowedPrior:
-    """The prior that borrows from some of the images that a model learned from."""
-    some = torch.randperm(len(past.images), generator=torch.Generator().manual_seed(seed))[:_DONORS]
-    return borrow(model, pixels(past.images[some]), past.y[some], neighbours=neighbours)
+def _patch_prior(run: Run, neighbours: int, seed: int, data_dir: Path | None) -> PatchPrior:
+    """From some of the images that a run learned from."""
+    if run.experiment is None:
+        raise RunError(f"{run.folder} does not say what its model learned from: take a folder of drmm fit")
+    parts = parts_of(run.experiment, run.data(data_dir))
+    some = torch.randperm(len(parts.images), generator=torch.Generator().manual_seed(seed))[:_PATCH_IMAGES]
+    return borrow(run.model, pixels(parts.images[some]), parts.labels[some], neighbours=neighbours)
 
 
 @torch.no_grad()

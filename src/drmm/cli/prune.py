@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from torch import Tensor
 
 from drmm.data import Dataset
 from drmm.data.images import pixels
-from drmm.files import check_new, new_folder, write_csv, write_json
+from drmm.errors import InputError, RunError
+from drmm.files import check_new, new_folder
 from drmm.learning.metrics import predict_logits
 from drmm.model.deep import DRMM
-from drmm.model.storage import load_model, model_bytes, save_model
+from drmm.model.storage import model_bytes
 from drmm.pruning.prune import Criterion, Pruned, Pruner, check_share, prune_synapses
-from drmm.runs.history import past_of
-from drmm.runs.run import versions
+from drmm.runs.experiment import Experiment
+from drmm.runs.fit import learn_on
+from drmm.runs.parts import Parts, parts_of, taught_by
+from drmm.runs.run import Run, versions
 from drmm.studies.timing import ratio, take_turns
 
 __all__ = ["prune"]
@@ -38,7 +41,6 @@ def prune(
     epochs: int = 0,
     criterion: Criterion = "on",
     data_dir: Path | None = None,
-    console: Console,
     command: str = "",
 ) -> dict[str, Any]:
     """Make a run's model smaller, say what that costs and gains, and do the same by magnitude for comparison.
@@ -51,7 +53,6 @@ def prune(
         epochs: how long the smaller model goes on learning as the run did, before synapses are removed.
         criterion: by what neurons and synapses are chosen.
         data_dir: where the data sets' files are.
-        console: where the table goes.
         command: the exact command line, kept with the figures.
 
     Returns:
@@ -64,28 +65,68 @@ def prune(
     check_share(keep)
     check_share(1 if synapses is None else synapses)
     check_new(out)
-    model, recipe = load_model(run)
-    past = past_of(run, recipe, data_dir)
-    learn = past.learning(epochs)
+    opened = Run.open(run)
+    model, recipe, data = opened.model, opened.recipe, opened.data(data_dir)
+    if opened.experiment is None:
+        raise RunError(f"{run} does not say how its model learned: take a folder of drmm fit")
+    lesson = _lesson(opened, opened.experiment, data, epochs)
+    console = Console()
     with console.status("pruning"):
-        pruner = Pruner(model, past.images)
+        pruner = Pruner(model, lesson.parts.images)
         first = pruner.prune(keep, criterion=criterion)
         models: dict[str, DRMM] = {"before": model}
         for choice in dict.fromkeys((criterion, "magnitude")):
-            pruned = learn(pruner.prune(first.channels, criterion=choice).model)
+            pruned = lesson.learn(pruner.prune(first.channels, criterion=choice).model)
             if synapses is not None:
-                pruned = prune_synapses(pruned, past.images, synapses, criterion=choice)
+                pruned = prune_synapses(pruned, lesson.parts.images, synapses, criterion=choice)
             models[choice] = pruned
-        rows = _compare(models, past.data, named=recipe.classes == past.data.classes)
+        rows = _compare(models, data, named=not opened.clusters)
     asked = {"keep": keep, "synapses": synapses, "epochs": epochs, "criterion": criterion}
-    results = {"command": command, "run": str(run), "spec": past.spec, **asked, **_choice(first)}
+    results = {"command": command, "run": str(run), "experiment": opened.experiment.tables(), **asked}
+    results |= _choice(first)
     results |= {"models": rows, "versions": versions()}
     with new_folder(out) as folder:
-        save_model(models[criterion], replace(recipe, width=None, channels=first.channels), folder)
-        write_csv(folder / "labels.csv", ["index", "label"], past.labels)
-        write_json(folder / "pruning.json", results)
+        smaller = Run(folder, opened.experiment)
+        smaller.keep_model(models[criterion], replace(recipe, width=None, channels=first.channels))
+        smaller.keep_labels(data, lesson.parts.known)
+        smaller.keep_pruning(results)
     console.print(_pruning_report(results))
     return results
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """How a run's model would go on learning.
+
+    Attributes:
+        experiment: of the run.
+        parts: what it learned from, its teacher's labels included.
+        epochs: for how long.
+    """
+
+    experiment: Experiment
+    parts: Parts
+    epochs: int
+
+    def learn(self, model: DRMM) -> DRMM:
+        """Go on, if at all."""
+        if not self.epochs:
+            return model
+        return learn_on(model, self.experiment, self.parts, self.epochs, progress=False)
+
+
+def _lesson(run: Run, experiment: Experiment, data: Dataset, epochs: int) -> _Lesson:
+    """What a run learned from, found again before anything is computed.
+
+    Raises:
+        InputError: if it learned by EM, which does not go on.
+    """
+    if epochs and experiment.training.learning == "em":
+        raise InputError("a model that was learned by em does not go on learning: leave --epochs out")
+    parts = parts_of(experiment, data)
+    if epochs and experiment.teacher is not None:
+        parts = taught_by(run.teacher_folder, run.recipe, parts)
+    return _Lesson(experiment.resolved(), parts, epochs)
 
 
 def _choice(pruned: Pruned) -> dict[str, Any]:
@@ -101,10 +142,10 @@ def _compare(models: dict[str, DRMM], data: Dataset, *, named: bool) -> dict[str
     """Size, error, agreement with the first model and speed of each; clusters without names have no error."""
     x, y = (data.x_test, data.y_test) if len(data.x_test) else (data.x_train, data.y_train)
     images, labels = torch.from_numpy(x), torch.from_numpy(y)
-    found = {name: predict_logits(model, images).argmax(1) for name, model in models.items()}
+    predictions = {name: predict_logits(model, images).argmax(1) for name, model in models.items()}
     known = labels >= 0
     full = next(iter(models))
-    former = found[full]
+    former = predictions[full]
     judged = named and len(data.x_test) > 0 and bool(known.any())
 
     batch = pixels(images[:_TIMED])
@@ -119,8 +160,8 @@ def _compare(models: dict[str, DRMM], data: Dataset, *, named: bool) -> dict[str
             "parameters": sum(p.numel() for p in model.parameters()),
             "nonzero": sum(int(p.count_nonzero()) for p in model.parameters()),
             "bytes": len(model_bytes(model)),
-            "test_error": percent(found[name][known] != labels[known], 4) if judged else None,
-            "same_label": percent(found[name] == former, 2),
+            "test_error": percent(predictions[name][known] != labels[known], 4) if judged else None,
+            "same_label": percent(predictions[name] == former, 2),
             "images_per_second": round(len(batch) / statistics.median(times[name])),
             "speed_up": round(ratio(times[full], times[name]), 2),
         }
@@ -136,13 +177,13 @@ def _pruning_report(results: dict[str, Any]) -> Table:
     least = [min(on[i] for i in kept) for on, kept in zip(results["probability_on"], results["kept"], strict=True)]
     hidden = {name for name in columns if all(row[name] is None for row in rows)}
     hidden |= {"nonzero"} if results["synapses"] is None else set()
-    told = [name for name in columns if name not in hidden]
+    shown = [name for name in columns if name not in hidden]
     report = Table("pruned by", title=f"neurons of each level: {before} before, {after} now", box=None)
     report.caption = f"kept neurons are on at least {', '.join(f'{100 * p:.0f} %' for p in least)} of the time"
-    for name in told:
+    for name in shown:
         report.add_column(columns[name], justify="right")
     forms = {"test_error": "{:.2f} %", "same_label": "{:.1f} %", "speed_up": "× {:.2f}"}
     for name, row in results["models"].items():
         what = {"before": "nothing", "on": "P(on)"}.get(name, name)
-        report.add_row(what, *(forms.get(key, "{:,}").format(row[key]) for key in told))
+        report.add_row(what, *(forms.get(key, "{:,}").format(row[key]) for key in shown))
     return report

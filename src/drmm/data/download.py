@@ -1,9 +1,10 @@
 """Where the files of the public sets are: on the user's disk, or else at their official mirrors."""
 
-__all__ = ["REMOTES", "Remote", "Shelf", "default_data_dir"]
+__all__ = ["MIRRORS", "Cache", "Mirror", "default_data_dir"]
 
 import os
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,29 +13,27 @@ import pooch
 from drmm.errors import RunError
 from drmm.progress import DownloadBar
 
+_RETRIES = 2  # after a failure, a second and then two seconds later
+
 
 @dataclass(frozen=True)
-class Remote:
-    """One published file.
+class Mirror:
+    """Where the files of a set are published.
 
     Attributes:
-        url: Where it is published.
-        md5: Its checksum, in hexadecimal.
+        url: Their folder, with a slash at the end.
+        md5: Checksums in hexadecimal, by file.
     """
 
     url: str
-    md5: str
-
-
-def _remotes(base: str, sums: dict[str, str]) -> dict[str, Remote]:
-    return {file: Remote(base + file, md5) for file, md5 in sums.items()}
+    md5: Mapping[str, str]
 
 
 # MNIST uncompressed, for those who hold re-gzipped copies: train images 6bbc9ace898e44ae57da46a324031adb,
 # train labels a25bea736e30d166cdddb491f175f624, test images 2646ac647ad5339dbf082846283269ea,
 # test labels 27ae3e4e09519cfbb04c629615203637.
-REMOTES: dict[str, dict[str, Remote]] = {
-    "mnist": _remotes(
+MIRRORS: dict[str, Mirror] = {
+    "mnist": Mirror(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         {
             "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -43,7 +42,7 @@ REMOTES: dict[str, dict[str, Remote]] = {
             "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
         },
     ),
-    "fashion-mnist": _remotes(
+    "fashion-mnist": Mirror(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         {
             "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -52,14 +51,14 @@ REMOTES: dict[str, dict[str, Remote]] = {
             "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
         },
     ),
-    "svhn": _remotes(
+    "svhn": Mirror(
         "http://ufldl.stanford.edu/housenumbers/",
         {
             "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
             "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
         },
     ),
-    "cifar10": _remotes(
+    "cifar10": Mirror(
         "https://www.cs.toronto.edu/~kriz/",
         {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
     ),
@@ -73,8 +72,8 @@ def default_data_dir() -> Path:
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """The files of one public set.
+class Cache:
+    """The files of one public set in the data folder.
 
     Attributes:
         name: Name of the set.
@@ -87,7 +86,7 @@ class Shelf:
     download: bool
 
     @property
-    def places(self) -> tuple[Path, Path]:
+    def folders(self) -> tuple[Path, Path]:
         """Folders to look in, the set's own first."""
         return self.root / self.name, self.root
 
@@ -104,38 +103,30 @@ class Shelf:
         Raises:
             RunError: It is not there and cannot or may not be downloaded.
         """
-        for place in self.places:
+        for folder in self.folders:
             for candidate in (file, *also):
-                if (place / candidate).is_file():
-                    return place / candidate
+                if (folder / candidate).is_file():
+                    return folder / candidate
         if not self.download:
-            folders = " or ".join(map(str, self.places))
-            raise RunError(f"no {file} in {folders}: put it there (see --data-dir) or download it")
-        return _downloaded(REMOTES[self.name][file], file, self.places[0])
+            searched = " or ".join(map(str, self.folders))
+            raise RunError(f"no {file} in {searched}: put it there (see --data-dir) or download it")
+        return _downloaded(MIRRORS[self.name], file, self.folders[0])
 
 
-def _downloaded(remote: Remote, file: str, folder: Path) -> Path:
+def _downloaded(mirror: Mirror, file: str, folder: Path) -> Path:
     """Pooch writes to a temporary file and moves it once its checksum is right: no partial file remains."""
-    created = [place for place in (folder, *folder.parents) if not place.exists()]
-    bar = DownloadBar(file)
+    created = [one for one in (folder, *folder.parents) if not one.exists()]
+    registry = {name: f"md5:{md5}" for name, md5 in mirror.md5.items()}
+    files = pooch.create(folder, mirror.url, registry=registry, retry_if_failed=_RETRIES)
     try:
-        return Path(
-            pooch.retrieve(
-                remote.url,
-                known_hash=f"md5:{remote.md5}",
-                fname=file,
-                path=folder,
-                downloader=pooch.HTTPDownloader(progressbar=bar),
-            )
-        )
+        with closing(DownloadBar(file)) as bar:
+            return Path(files.fetch(file, downloader=pooch.HTTPDownloader(progressbar=bar)))
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong checksum is a ValueError
-        for place in created:
+        for one in created:
             with suppress(OSError):
-                place.rmdir()
+                one.rmdir()
         reason = "wrong checksum" if isinstance(error, ValueError) else type(error).__name__
         raise RunError(
-            f"cannot download {remote.url} ({reason}): put {file} into a folder and name it by --data-dir "
+            f"cannot download {mirror.url}{file} ({reason}): put {file} into a folder and name it by --data-dir "
             f"(data_dir=), or into {folder}"
         ) from error
-    finally:
-        bar.close()

@@ -1,6 +1,6 @@
 """The boundary through which all of a user's pixels pass: checked once, then float32 NCHW in [0, 1]."""
 
-__all__ = ["as_images", "load_image_files", "pixels"]
+__all__ = ["as_images", "black_white_of", "load_image_files", "nchw", "numbers", "pixels"]
 
 import math
 import warnings
@@ -56,7 +56,7 @@ def as_images(
         UserWarning: Ten or more images are all but black, as if scaled twice.
     """
     black_white = _checked_range(pixel_range)
-    pixels = _nchw(_numbers(X), image_shape, channels)
+    pixels = nchw(numbers(X), image_shape, channels)
     return torch.from_numpy(_scaled(pixels, black_white))
 
 
@@ -70,7 +70,7 @@ def _checked_range(pixel_range: tuple[float, float]) -> tuple[float, float]:
     return black, white
 
 
-def _numbers(X: object) -> Pixels:
+def numbers(X: object) -> Pixels:
     """X as a non-empty array of bool, integer or real type."""
     if scipy.sparse.issparse(X) or (isinstance(X, torch.Tensor) and X.layout is not torch.strided):
         raise TypeError("sparse X was passed, but images are dense: use X.toarray() (X.to_dense() in torch)")
@@ -96,7 +96,7 @@ def _numbers(X: object) -> Pixels:
 # --- layout ----------------------------------------------------------------------------------------------
 
 
-def _nchw(pixels: Pixels, image_shape: Sequence[int] | None, channels: int | None) -> Pixels:
+def nchw(pixels: Pixels, image_shape: Sequence[int] | None, channels: int | None) -> Pixels:
     """A view of `pixels` (a copy where NumPy needs one) as (N, C, H, W)."""
     shape = None if image_shape is None else _checked_shape(image_shape)
     if pixels.ndim == 2:
@@ -185,7 +185,7 @@ def _agrees(chw: tuple[int, ...], shape: tuple[int, ...], channels: int | None) 
 
 def _scaled(pixels: Pixels, pixel_range: tuple[float, float]) -> npt.NDArray[np.float32]:
     """Map black to 0 and white to 1, in one new C-ordered array: the only copy of the pixels made here."""
-    black, white = _black_white(pixels.dtype, pixel_range)
+    black, white = black_white_of(pixels.dtype, pixel_range)
     least, most = float(pixels.min()), float(pixels.max())
     if not (math.isfinite(least) and math.isfinite(most)):  # NaN propagates through min and max
         finite = np.isfinite(pixels).all(axis=(1, 2, 3))
@@ -206,7 +206,8 @@ def _scaled(pixels: Pixels, pixel_range: tuple[float, float]) -> npt.NDArray[np.
     return scaled
 
 
-def _black_white(dtype: np.dtype[Any], pixel_range: tuple[float, float]) -> tuple[float, float]:
+def black_white_of(dtype: np.dtype[Any], pixel_range: tuple[float, float]) -> tuple[float, float]:
+    """The values of black and white in images of a type, as `as_images` takes them."""
     if dtype.kind == "b":
         return 0.0, 1.0
     if dtype == np.uint8:

@@ -28,7 +28,7 @@ def check_labels(
         y: Labels (n_images,). The integer −1 means unlabelled. Names of classes may be strings; with
             unlabelled images among them that takes an array of dtype object.
         n_images: How many images there are.
-        classes: The classes expected, in the order to encode them; by default those found, sorted.
+        classes: The classes expected, in the order to encode them; by default those that occur, sorted.
 
     Returns:
         Classes (K,), and for each image the index of its class in them, or −1: int64 (n_images,).
@@ -47,16 +47,16 @@ def check_labels(
     if unlabelled.all():
         raise InputError("all images are unlabelled (y is -1): label at least one image of each class")
     known = _one_kind(labels[~unlabelled])
-    found, codes = np.unique(known, return_inverse=True)
+    distinct, codes = np.unique(known, return_inverse=True)
     if classes is not None:
-        found, codes = _recoded(np.asarray(classes), found, codes)
-    if len(found) < 2:
-        raise InputError(f"y has only one class, {found[0]} (-1 means unlabelled): label a second class")
+        distinct, codes = _recoded(np.asarray(classes), distinct, codes)
+    if len(distinct) < 2:
+        raise InputError(f"y has only one class, {distinct[0]} (-1 means unlabelled): label a second class")
     if not unlabelled.any():
         warnings.warn("every image is labelled: unlabelled ones (y == -1) help", UserWarning, stacklevel=2)
     encoded = np.full(n_images, UNLABELLED, np.int64)
     encoded[~unlabelled] = codes
-    return found, encoded
+    return distinct, encoded
 
 
 def is_unlabelled(y: object, n_images: int) -> bool:
@@ -128,14 +128,14 @@ def _one_kind(known: Array) -> Array:
     return known
 
 
-def _recoded(classes: Array, found: Array, codes: npt.NDArray[np.intp]) -> tuple[Array, npt.NDArray[np.int64]]:
-    place = {label: index for index, label in enumerate(classes.tolist())}
-    if len(place) != len(classes):
+def _recoded(classes: Array, distinct: Array, codes: npt.NDArray[np.intp]) -> tuple[Array, npt.NDArray[np.int64]]:
+    index_of = {label: index for index, label in enumerate(classes.tolist())}
+    if len(index_of) != len(classes):
         raise InputError(f"classes names a class twice: {', '.join(map(str, classes))}")
-    strangers = [label for label in found.tolist() if label not in place]
+    strangers = [label for label in distinct.tolist() if label not in index_of]
     if strangers:
         raise InputError(f"label {strangers[0]!r} is not among the classes {', '.join(map(str, classes))}")
-    absent = [label for label in place if label not in set(found.tolist())]
+    absent = [label for label in index_of if label not in set(distinct.tolist())]
     if absent:
         raise InputError(f"class {absent[0]!r} has no label: label at least one image of it")
-    return classes, np.array([place[label] for label in found.tolist()], np.int64)[codes]
+    return classes, np.array([index_of[label] for label in distinct.tolist()], np.int64)[codes]

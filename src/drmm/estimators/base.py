@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from drmm.data.images import as_images
+from drmm.data.images import as_images, black_white_of, nchw, numbers
 from drmm.errors import InputError
 from drmm.files import tensor_bytes
 
@@ -42,6 +42,8 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         image_shape_: (C, H, W) that the model works on.
         n_features_in_: numbers in one image.
         layout_: shape of one image in X.
+        dtype_: of X: levels come back as whole numbers of its type.
+        black_white_: values of black and white in X; None for vectors.
         mean_: of the vectors, (D,); None for pictures.
         scale_: their standard deviations, likewise.
     """
@@ -50,24 +52,34 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     pixel_range: tuple[float, float]
     image_shape_: tuple[int, int, int]
     layout_: tuple[int, ...]
+    dtype_: np.dtype[Any]
+    black_white_: tuple[float, float] | None
     mean_: Array | None
     scale_: Array | None
+    _order: Array  # for each number that the model sees, its place in an image of X
 
     _fewest = 1  # vectors that can be learned from
 
     def _images(self, X: object, *, fitting: bool = False) -> Tensor:
         """X as the model sees it, checked; remembers the layout when fitting."""
-        if self.image_shape is None and getattr(X, "ndim", 2) <= 2:
+        if self.image_shape is None and _dimensions(X) <= 2:
             return self._vectors(X, fitting=fitting)
         x = as_images(X, image_shape=self.image_shape, pixel_range=self.pixel_range)
         shape = (x.shape[1], x.shape[2], x.shape[3])
         if fitting:
             self.image_shape_, self.n_features_in_ = shape, math.prod(shape)
-            self.layout_ = tuple(X.shape[1:] if hasattr(X, "shape") else np.asarray(X).shape[1:])
-            self.mean_ = self.scale_ = None
+            self._remember(numbers(X))
         elif shape != self.image_shape_:
             raise InputError(f"images are {shape}, but the model was fitted on {self.image_shape_} (C, H, W)")
         return x
+
+    def _remember(self, X: Array) -> None:
+        """Layout, type and range of images, which those that come out are to have."""
+        self.layout_, self.dtype_ = X.shape[1:], X.dtype
+        self.black_white_ = black_white_of(X.dtype, self.pixel_range)
+        number = np.arange(math.prod(self.layout_)).reshape(1, *self.layout_)
+        self._order = nchw(number, self.image_shape, None).ravel()
+        self.mean_ = self.scale_ = None
 
     def _vectors(self, X: object, *, fitting: bool) -> Tensor:
         """Standardised vectors as (N, 1, 1, D), in double precision: they are small."""
@@ -83,20 +95,35 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
                     stacklevel=4,
                 )
             self.image_shape_, self.layout_ = (1, 1, values.shape[1]), values.shape[1:]
+            self.dtype_, self.black_white_, self._order = values.dtype, None, np.arange(values.shape[1])
             spread = values.std(0)
             self.mean_, self.scale_ = values.mean(0), np.where(spread == 0, 1.0, spread)
         return torch.from_numpy((values - self.mean_) / self.scale_)[:, None, None, :]
 
     def _layout(self, images: Tensor) -> Array:
-        """Images (N, C, H, W) in [0, 1] as X was given: its axes, its range."""
+        """Images (N, C, H, W) as X was given, so that the estimator takes them: axes, type and range of X.
+
+        What is darker than black or brighter than white is cut off.
+        """
+        if self.black_white_ is None:
+            return self._in_units(images)
+        values = self._in_units(images.double().clamp(0, 1))
+        kind = self.dtype_
+        return values.astype(np.float32) if kind.kind == "f" else np.rint(values).astype(kind)
+
+    def _in_units(self, images: Tensor) -> Array:
+        """Numbers (N, C, H, W) in the axes and the units of X, float64, whatever they are."""
+        mean, scale = self._units()
+        values = np.empty((len(images), len(self._order)))
+        values[:, self._order] = images.flatten(1).double().numpy() * scale + mean
+        return values.reshape(len(values), *self.layout_)
+
+    def _units(self) -> tuple[Array, Array]:
+        """Mean and scale of X's numbers in the model's order, (D,) each: the model sees (X - mean) / scale."""
         if self.mean_ is not None and self.scale_ is not None:
-            return np.asarray(images.flatten(1).double().numpy() * self.scale_ + self.mean_)
-        low, high = self.pixel_range
-        scaled = (low + (high - low) * images).numpy()
-        channels_last = (*self.image_shape_[1:], self.image_shape_[0])
-        if self.layout_ == channels_last and self.layout_ != self.image_shape_:
-            scaled = scaled.transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(scaled.reshape(len(scaled), *self.layout_))
+            return self.mean_, self.scale_
+        black, white = (0.0, 1.0) if self.black_white_ is None else self.black_white_
+        return np.full(len(self._order), black), np.full(len(self._order), white - black)
 
     @abstractmethod
     def _rebuilt(self, weights: dict[str, Tensor]) -> Any:
@@ -122,3 +149,11 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _dimensions(X: object) -> int:
+    """How deep X is nested, lists of lists or of arrays too; 2 of what does not say."""
+    depth = 0
+    while isinstance(X, list | tuple) and len(X):
+        X, depth = X[0], depth + 1
+    return depth + int(getattr(X, "ndim", 0 if depth else 2))

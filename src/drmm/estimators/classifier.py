@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import ClassifierMixin, TransformerMixin, clone
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from drmm.data.labels import UNLABELLED, check_labels, is_unlabelled
+from drmm.data.splits import holdout
 from drmm.errors import InputError
 from drmm.estimators.base import ImageEstimator, seed_of
-from drmm.learning.config import Initialisation, Learning
-from drmm.learning.objective import KLSign, Objective
-from drmm.learning.train import Training, train
-from drmm.model.constraints import set_weight
+from drmm.estimators.settings import RECORDS, Settings, changed, settings_of_recipe
+from drmm.learning.config import Machine, Training
+from drmm.learning.metrics import taught_labels
+from drmm.learning.objective import Objective
+from drmm.learning.recipes import DEFAULT
+from drmm.learning.recipes import names as names_of_recipes
+from drmm.learning.train import train
+from drmm.model.constraints import is_nonnegative, set_weight
 from drmm.model.deep import DRMM
-from drmm.model.presets import Constraint, resolve
-from drmm.model.storage import Recipe, misfit
+from drmm.model.randomness import categorical
+from drmm.model.storage import Recipe, load_model, misfit
 
 __all__ = ["DRMMClassifier"]
 
@@ -29,6 +38,7 @@ Array = npt.NDArray[Any]
 
 _CHUNK = 500  # images per forward pass when predicting
 _DRAWS = 16  # switches per picture in inverse_transform
+_LEAST = 1e-3  # of the largest entry of templates that must not be negative: at 0 their entries have no slope
 
 
 class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type: ignore[misc]
@@ -37,50 +47,36 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
     X is (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or float, or 2-D with `image_shape`. Two-dimensional X
     without `image_shape` is taken as vectors: they are standardised and the preset is "dense".
 
+    Settings come from a recipe, the same as of `drmm fit`; `drmm settings` lists them all. `model`, `objective`,
+    `training` and `machine` change them: a dictionary changes some settings, a record replaces all of its kind,
+    and `set_params(objective__kl=0.3)`, as in a grid search, reaches every one.
+
     Args:
-        preset: "auto", "conv_small" (images from 8×8), "conv_large" (from 12×12, slow on a CPU) or "dense". "auto"
-            takes conv_small for images of 8×8 or more, and dense otherwise.
-        learning: "sgd" (backprop), "eg" (E-step and G-step on the complete-data log-joint) or "em" (without
-            derivatives: every dictionary by regression).
-        initialisation: "default", "data", "orthonormal" or "glorot"; None is "data" for "em", else "default".
-        constraint: "soft" (a penalty on negative templates), "hard" (none exist: inference is provably exact) or
-            "weight_norm" (soft, with templates as amplitude times direction).
-        teacher: a classifier that is fitted first, to the same images and labels, and whose labels the images
-            without one get; one that is fitted already is wrapped in `sklearn.frozen.FrozenEstimator`. The hard
-            constraint learns badly from few labels, and well from a teacher.
-        width: templates of the first level; None is the preset's own.
-        depth: levels, from the pixels up; None is the preset's own.
+        recipe: name of a recipe, "few-labels" by default, or the path of a TOML file.
+        model: `drmm.model.storage.Recipe` or a dictionary: preset, constraint, width, depth.
+        objective: `drmm.Objective` or a dictionary: weights of the terms.
+        training: `drmm.learning.config.Training` or a dictionary: learning rule, batches, rates.
+        machine: `drmm.learning.config.Machine` or a dictionary: accelerator, devices, precision, compile.
+        teacher: whose labels the images without one get: a classifier that is fitted first, to the same images and
+            labels (one that is fitted already is wrapped in `sklearn.frozen.FrozenEstimator`), the name of a
+            recipe, or the folder of a run. The hard constraint learns badly from few labels, and well from a
+            teacher. None is the recipe's, and "" none at all.
+        epochs: passes over the images, or iterations of EM; None is the recipe's. `training__min_steps` steps are
+            made at the least, however few the images.
+        validation: labelled images held out to watch the error while training; a teacher does not see them.
         n_clusters: how many clusters, where y is -1 throughout.
         warm_start: begin with the levels of the former `fit`, on images of the same shape, whatever its classes:
             find clusters without labels first, then fit again with a few.
         image_shape: (H, W), (C, H, W) or (H, W, C) of one image, to unflatten 2-D X with.
         pixel_range: values of black and white in X; uint8 is always 0 to 255.
-        epochs: passes over the images; at least `min_steps` steps are made. Iterations of EM.
-        min_steps: steps of the optimiser at the least, however few the images.
-        tolerance: EM stops when its objective gains less than this share of itself.
-        batch_size: images in a batch, labelled ones included.
-        labelled_per_batch: how many of them have a label.
-        learning_rate: peak of Adam's.
-        weight_average: decay of the exponential average of the weights, which is what is kept.
-        reconstruction: weight of 𝓛_RC; None is 1, or 0 under the hard constraint.
-        kl: weight of 𝓛_KL; None is 0.5, or 0 for "eg" and with a teacher.
-        balance: weight of the batch-balance term; None is 0.5, or 0 for "eg" and with a teacher.
-        nonnegativity: weight of 𝓛_NN; None is 0.5, or 0 under the hard constraint and for "eg".
-        kl_sign: "confident" (the authors' code) or "printed" (the slides' formula).
-        interpolation: weight of the term on blended images (`drmm.learning.objective.interpolation`).
-        shift: pixels by which blended images are moved, at most: augmentation.
-        collage: share of the blends in which a piece of one image is pasted into the other, from 0 to 1.
-        warm_up: share of the training over which the weights of 𝓛_KL and of the blended images rise from 0.
-        cool_down: share of the training over which the weight of the batch-balance term falls to 0; 0 keeps it.
-        accelerator: "auto", "cpu", "gpu".
-        precision: "32-true", "bf16-mixed".
-        random_state: seed of weights and batches.
+        random_state: seed of weights and batches, in place of `training__seed`.
         verbose: 1 shows a progress bar.
 
     Attributes:
         classes_: class labels (K,), without -1; numbers of the clusters where there were no labels.
-        teacher_: the fitted teacher, where there is one.
+        teacher_: the fitted teacher, where it is an estimator.
         model_: the trained `drmm.DRMM`, in evaluation mode.
+        recipe_: how it is built.
         image_shape_: (C, H, W) that the model works on.
         n_features_in_: numbers in one image.
     """
@@ -91,72 +87,52 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
 
     def __init__(
         self,
-        preset: str = "auto",
+        recipe: str = DEFAULT,
         *,
-        learning: Learning = "sgd",
-        initialisation: Initialisation | None = None,
-        constraint: Constraint = "soft",
+        model: Recipe | Mapping[str, Any] | None = None,
+        objective: Objective | Mapping[str, Any] | None = None,
+        training: Training | Mapping[str, Any] | None = None,
+        machine: Machine | Mapping[str, Any] | None = None,
         teacher: Any = None,
-        width: int | None = None,
-        depth: int | None = None,
+        epochs: int | None = None,
+        validation: int = 0,
         n_clusters: int = 10,
         warm_start: bool = False,
         image_shape: tuple[int, ...] | None = None,
         pixel_range: tuple[float, float] = (0.0, 1.0),
-        epochs: int = 20,
-        min_steps: int = 200,
-        tolerance: float = 1e-3,
-        batch_size: int = 128,
-        labelled_per_batch: int = 32,
-        learning_rate: float = 3e-3,
-        weight_average: float = 0.99,
-        reconstruction: float | None = None,
-        kl: float | None = None,
-        balance: float | None = None,
-        nonnegativity: float | None = None,
-        kl_sign: KLSign = "confident",
-        interpolation: float = 0.0,
-        shift: int = 0,
-        collage: float = 0.0,
-        warm_up: float = 0.0,
-        cool_down: float = 0.0,
-        accelerator: str = "auto",
-        precision: str = "32-true",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        self.preset = preset
-        self.learning = learning
-        self.initialisation = initialisation
-        self.constraint = constraint
+        self.recipe = recipe
+        self.model = model
+        self.objective = objective
+        self.training = training
+        self.machine = machine
         self.teacher = teacher
-        self.width = width
-        self.depth = depth
+        self.epochs = epochs
+        self.validation = validation
         self.n_clusters = n_clusters
         self.warm_start = warm_start
         self.image_shape = image_shape
         self.pixel_range = pixel_range
-        self.epochs = epochs
-        self.min_steps = min_steps
-        self.tolerance = tolerance
-        self.batch_size = batch_size
-        self.labelled_per_batch = labelled_per_batch
-        self.learning_rate = learning_rate
-        self.weight_average = weight_average
-        self.reconstruction = reconstruction
-        self.kl = kl
-        self.balance = balance
-        self.nonnegativity = nonnegativity
-        self.kl_sign = kl_sign
-        self.interpolation = interpolation
-        self.shift = shift
-        self.collage = collage
-        self.warm_up = warm_up
-        self.cool_down = cool_down
-        self.accelerator = accelerator
-        self.precision = precision
         self.random_state = random_state
         self.verbose = verbose
+
+    def set_params(self, **params: Any) -> Self:
+        """As in scikit-learn; `objective__kl` and the like reach every setting of the recipe.
+
+        Raises:
+            InputError: if there is no such setting, or its value cannot be read.
+        """
+        nested: dict[str, dict[str, Any]] = {}
+        for key in list(params):
+            name, _, setting = key.partition("__")
+            if name in RECORDS and setting:
+                nested.setdefault(name, {})[setting] = params.pop(key)
+        super().set_params(**params)
+        for name, values in nested.items():
+            setattr(self, name, changed(name, getattr(self, name), values))
+        return self
 
     def fit(self, X: object, y: object) -> Self:
         """Learn from images of which few have a label, or none: then the classes are clusters.
@@ -168,44 +144,46 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         Raises:
             InputError: images or labels that cannot be used; the message says what to do.
         """
-        before: tuple[DRMM, Recipe] | None = None
-        if self.warm_start and hasattr(self, "model_"):
-            before = self.model_, self.recipe_
+        before = (self.model_, self.recipe_) if self.warm_start and hasattr(self, "model_") else None
         x = self._images(X, fitting=True)
         self.classes_, codes, names = self._classes(y, len(x))
-        if self.teacher is not None:
-            codes = self._taught(X, y, codes)
-        labels = torch.from_numpy(codes)
+        settings = settings_of_recipe(self.recipe, {name: getattr(self, name) for name in RECORDS})
         seed = seed_of(self.random_state)
-        self.recipe_ = Recipe(
-            preset=resolve(self.preset, self.image_shape_),
-            image_shape=self.image_shape_,
-            classes=names,
-            constraint=self.constraint,
-            width=self.width,
-            depth=self.depth,
-        )
-        training = self._training(seed, "default" if before is not None else self.initialisation)
-        model = self.recipe_.build(seed)
+        X, y, x, codes, validation = self._held_out(X, y, x, codes, seed)
+        teacher = settings.teacher if self.teacher is None else self.teacher
+        taught = not isinstance(teacher, str) or teacher != ""
+        if taught:
+            codes = self._taught(self._teacher(teacher, settings), X, x, y, codes)
+        settings = settings.resolved(taught=taught)
+        epochs = settings.training.epochs if self.epochs is None else self.epochs
+        training = replace(settings.training, seed=seed, epochs=epochs)
+        self.recipe_ = settings.model.fitted(self.image_shape_, names)
+        model, labels = self.recipe_.build(seed), torch.from_numpy(codes)
         if before is not None:
+            training = replace(training, initialisation="default")
             _go_on(model, before[0], x, None if before[1].classes == names else labels)
-        objective = Objective.of(
-            self.constraint,
-            self.learning,
-            taught=self.teacher is not None,
-            reconstruction=self.reconstruction,
-            kl=self.kl,
-            balance=self.balance,
-            nonnegativity=self.nonnegativity,
-            kl_sign=self.kl_sign,
-            interpolation=self.interpolation,
-            shift=self.shift,
-            collage=self.collage,
-            warm_up=self.warm_up,
-            cool_down=self.cool_down,
+        self.model_ = train(
+            model,
+            x,
+            labels,
+            objective=settings.objective,
+            config=training,
+            machine=settings.machine,
+            validation=validation,
+            progress=self.verbose > 0,
         )
-        self.model_ = train(model, x, labels, objective=objective, config=training, progress=self.verbose > 0)
         return self
+
+    def _held_out(
+        self, X: object, y: object, x: Tensor, codes: Array, seed: int
+    ) -> tuple[object, object, Tensor, Array, tuple[Tensor, Tensor] | None]:
+        """What is left to learn from, in both forms, and the validation part if there is one."""
+        if not self.validation:
+            return X, y, x, codes, None
+        held_out = holdout(codes, self.validation, seed=seed)
+        kept = np.setdiff1d(np.arange(len(x)), held_out)
+        validation = (x[held_out], torch.from_numpy(codes[held_out]))
+        return _safe_indexing(X, kept), _safe_indexing(y, kept), x[kept], codes[kept], validation
 
     def _classes(self, y: object, n_images: int) -> tuple[Array, Array, tuple[str, ...]]:
         """Classes, codes and names; numbers of clusters where no image has a label."""
@@ -217,31 +195,36 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         clusters = np.arange(self.n_clusters)
         return clusters, np.full(n_images, UNLABELLED), tuple(f"cluster {i}" for i in clusters)
 
-    def _taught(self, X: object, y: object, codes: Array) -> Array:
+    def _teacher(self, teacher: Any, settings: Settings) -> Any:
+        """An estimator to fit, or the folder of a run; a recipe learns a model of the same size."""
+        if not isinstance(teacher, str | Path):
+            return teacher
+        if str(teacher) not in names_of_recipes() and Path(teacher).is_dir():
+            return Path(teacher)
+        lesson = settings_of_recipe(teacher, dict.fromkeys(RECORDS))
+        model = replace(settings.model, constraint=lesson.model.constraint)
+        own = {"objective": None, "training": None, "teacher": "", "epochs": None, "validation": 0}
+        return clone(self).set_params(recipe=teacher, model=model, **own)
+
+    def _taught(self, teacher: Any, X: object, x: Tensor, y: object, codes: Array) -> Array:
         """Codes as they are, and where there is none that of what the teacher says."""
         if (codes == UNLABELLED).all():
             raise InputError("a teacher needs labels to learn from: label some images, or leave the teacher out")
-        self.teacher_ = clone(self.teacher).fit(X, y)
-        said = np.asarray(self.teacher_.predict(X))
-        if not np.isin(said, self.classes_).all():
+        if isinstance(teacher, Path):
+            return self._taught_by_run(teacher, x, codes)
+        self.teacher_ = clone(teacher).fit(X, y)
+        answers = np.asarray(self.teacher_.predict(X))
+        if not np.isin(answers, self.classes_).all():
             raise InputError("the teacher knows classes that y does not have: fit it to the same labels")
-        return np.where(codes == UNLABELLED, np.searchsorted(self.classes_, said), codes)
+        return np.where(codes == UNLABELLED, np.searchsorted(self.classes_, answers), codes)
 
-    def _training(self, seed: int, initialisation: Initialisation | None) -> Training:
-        return Training(
-            learning=self.learning,
-            initialisation=initialisation,
-            epochs=self.epochs,
-            min_steps=self.min_steps,
-            tolerance=self.tolerance,
-            batch_size=self.batch_size,
-            labelled_per_batch=self.labelled_per_batch,
-            learning_rate=self.learning_rate,
-            weight_average=self.weight_average,
-            seed=seed,
-            accelerator=self.accelerator,
-            precision=self.precision,
-        )
+    def _taught_by_run(self, folder: Path, x: Tensor, codes: Array) -> Array:
+        model, recipe = load_model(folder)
+        if recipe.classes != tuple(str(name) for name in self.classes_) or recipe.image_shape != self.image_shape_:
+            raise InputError(
+                f"the model in {folder} knows other classes or image sizes: take one of the same data"
+            )
+        return np.asarray(taught_labels(model, x, torch.from_numpy(codes)).numpy())
 
     def predict(self, X: object) -> Array:
         """Labels (N,) of images: always one of `classes_`, never -1."""
@@ -298,12 +281,12 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         check_is_fitted(self)
         generator = torch.Generator().manual_seed(seed_of(random_state))
         if label is None:
-            codes = torch.multinomial(self.model_.class_prior, n_samples, replacement=True, generator=generator)
+            codes = categorical(self.model_.class_prior, n_samples, generator)
         else:
-            found = np.flatnonzero(self.classes_ == label)
-            if len(found) != 1:
+            matches = np.flatnonzero(self.classes_ == label)
+            if len(matches) != 1:
                 raise InputError(f"label {label!r} is not among the classes {list(self.classes_)}")
-            codes = torch.full((n_samples,), int(found[0]))
+            codes = torch.full((n_samples,), int(matches[0]))
         return self._layout(self.model_.sample(n_samples, codes, generator)), self.classes_[codes.numpy()]
 
     @torch.no_grad()
@@ -359,5 +342,9 @@ def _go_on(model: DRMM, before: DRMM, x: Tensor, labels: Tensor | None) -> None:
     for c in y.unique().tolist():
         weight[c] = before.templates.weight[explained[y == c]].mean(0)
     # What classes have in common tells none apart, and learning by gradient wants templates of the usual length.
-    weight -= weight.mean(0)
+    if is_nonnegative(model.templates):
+        weight = weight - weight.amin(0)
+        weight = weight.clamp(min=_LEAST * float(weight.max()))
+    else:
+        weight -= weight.mean(0)
     set_weight(model.templates, weight * (fresh.norm() / weight.norm().clamp(min=1e-12)))

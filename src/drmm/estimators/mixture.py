@@ -19,6 +19,7 @@ from drmm.errors import InputError
 from drmm.estimators.base import ImageEstimator, seed_of
 from drmm.learning.em.loop import Trace, run_em
 from drmm.learning.em.shallow import ShallowLearner, grow, seed
+from drmm.model.randomness import seeded
 from drmm.model.shallow import RMM
 
 __all__ = ["RenderingMixture"]
@@ -114,7 +115,7 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
             raise InputError(f"n_samples={len(x)} is less than n_components={self.n_components}: pass more images")
         state = check_random_state(self.random_state)
         fits = (self._learn(x, seed_of(state)) for _ in range(self.n_init))
-        self.model_, self.trace_ = max(fits, key=lambda found: found[1].objective[-1])
+        self.model_, self.trace_ = max(fits, key=lambda candidate: candidate[1].objective[-1])
         self.n_iter_, self.converged_ = len(self.trace_.objective), self.trace_.converged
         self.lower_bound_ = self.trace_.objective[-1]
         self.weights_ = np.asarray(self.model_.class_prior.numpy())
@@ -143,8 +144,8 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
         """Log p(I) of each image, (N,), in nats: a density of pixels in [0, 1], or of vectors in their units."""
         check_is_fitted(self)
         x = self._images(X)
-        found = torch.cat([self.model_.log_prob(part) for part in x.split(self.model_.chunk)]).numpy()
-        return np.asarray(found if self.scale_ is None else found - np.log(self.scale_).sum())
+        log_density = torch.cat([self.model_.log_prob(part) for part in x.split(self.model_.chunk)]).numpy()
+        return np.asarray(log_density if self.scale_ is None else log_density - np.log(self.scale_).sum())
 
     def score(self, X: object, y: object = None) -> float:
         """Mean log p(I) of the images, in nats."""
@@ -153,8 +154,8 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
 
     def bic(self, X: object) -> float:
         """Bayesian information criterion of the model on images: the lower, the better."""
-        found = self.score_samples(X)
-        return float(-2 * found.sum() + self.model_.n_parameters * math.log(len(found)))
+        log_density = self.score_samples(X)
+        return float(-2 * log_density.sum() + self.model_.n_parameters * math.log(len(log_density)))
 
     def aic(self, X: object) -> float:
         """Akaike information criterion of the model on images: the lower, the better."""
@@ -178,14 +179,15 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
     def _learn(self, x: Tensor, number: int) -> tuple[RMM, Trace]:
         """One start: a single element for each class first, then the others."""
         generator = torch.Generator().manual_seed(number)
-        with torch.random.fork_rng():
+        with seeded(number):  # for the first weights, which torch draws and nobody keeps
             model = RMM(self.n_components, self.image_shape_, reach=self.reach_).to(x.dtype)
             seed(model, x, generator)
-            few = self.max_iter if self.elements == 1 else min(self.max_iter, _WARM_UP)
-            trace = self._run_em(model, x, few)
-            if self.elements > 1:
+        few = self.max_iter if self.elements == 1 else min(self.max_iter, _WARM_UP)
+        trace = self._run_em(model, x, few)
+        if self.elements > 1:
+            with seeded(number):
                 model = grow(model, x, self.elements, generator)
-                trace = self._run_em(model, x, self.max_iter)
+            trace = self._run_em(model, x, self.max_iter)
         return model.requires_grad_(requires_grad=False), trace
 
     def _run_em(self, model: RMM, x: Tensor, max_iter: int) -> Trace:
@@ -193,7 +195,7 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
         return run_em(learner, max_iter=max_iter, tolerance=self.tol, progress=self.verbose > 0)
 
     def _rebuilt(self, weights: dict[str, Tensor]) -> RMM:
-        with torch.random.fork_rng():
+        with seeded(0):
             model = RMM(len(self.weights_), self.image_shape_, elements=self.elements, reach=self.reach_)
         model = model.to(weights["noise"].dtype).requires_grad_(requires_grad=False)
         model.load_state_dict(weights)

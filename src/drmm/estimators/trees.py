@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import ClassifierMixin
+from sklearn.ensemble import VotingClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -23,7 +23,7 @@ from drmm.learning.em.loop import Trace, run_em
 from drmm.progress import track
 from drmm.trees.discriminative import Relaxation, relaxed
 from drmm.trees.em import TreeLearner
-from drmm.trees.export_sklearn import Units, as_pipeline
+from drmm.trees.export_sklearn import Units, as_pipeline, as_vote
 from drmm.trees.export_text import as_dot, as_text, shown_nodes, write_pictures
 from drmm.trees.forest import Forest, Inference
 from drmm.trees.growth import Examples, Shape, grow
@@ -93,7 +93,6 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
         depth_: steps from the root to the deepest leaf of any tree.
         traces_: what EM did, for each tree: the objective in nats per image after each iteration.
         n_images_: images that it was learnt from.
-        black_white_: values of black and white in X that it was learnt from.
         n_iter_: EM iterations of the tree that took the most.
         image_shape_: (C, H, W) that the model works on.
         n_features_in_: numbers in one image.
@@ -158,7 +157,6 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
         """
         self._check_options()
         x = self._images(X, fitting=True).flatten(1).numpy()
-        self.black_white_ = _black_white(X, self.pixel_range)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "every image is labelled", UserWarning)  # which is usual here
             self.classes_, codes = check_labels(y, len(x))
@@ -166,9 +164,9 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
         data = Examples(x, codes, len(self.classes_), weight, float(self.smoothing))
         seeds = np.random.default_rng(seed_of(self.random_state)).integers(2**31, size=self.n_trees).tolist()
         shown = track(seeds, "trees") if self.verbose > 0 and self.n_trees > 1 else seeds
-        found = [self._tree(data, np.random.default_rng(seed)) for seed in shown]
-        self.model_ = Forest(tuple(tree for tree, _ in found))
-        self.traces_ = tuple(trace for _, trace in found)
+        fitted = [self._tree(data, np.random.default_rng(seed)) for seed in shown]
+        self.model_ = Forest(tuple(tree for tree, _ in fitted))
+        self.traces_ = tuple(trace for _, trace in fitted)
         self.n_iter_ = max(len(trace.objective) for trace in self.traces_)
         trees = self.model_.trees
         self.n_leaves_ = sum(len(tree.leaves) for tree in trees)
@@ -200,31 +198,43 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
         x = self._images(X).flatten(1).numpy()
         return float((self.model_.leaves(x, "exact") == self.model_.leaves(x, "greedy")).mean())
 
-    def templates(self, tree: int = 0) -> Array:
+    def templates(self, tree: int | None = None) -> Array:
         """Templates of a tree's nodes, (M, ...), in the layout of X.
 
-        Raises:
-            InputError: if there is no such tree.
-        """
-        return self._layout(torch.from_numpy(self._pictures(self._chosen(tree), None)))
-
-    def to_sklearn(self, tree: int = 0) -> Pipeline:
-        """A tree as a pipeline of scikit-learn's own classes: a linear map, and a `DecisionTreeClassifier`.
-
-        It finds the greedy tree's leaves, with the same class probabilities; it can differ only where two siblings
-        are within rounding of each other. It takes X as `fit` did, or flattened, and numbers that mean the same as
-        in `fit`: 0 to 255 if that saw uint8. It can be pickled, and used where drmm is not installed.
+        After EM they are mean pictures, which come in the type of X. After discriminative learning they are
+        filters: numbers in the units of X, which may lie beyond black and white.
 
         Args:
             tree: which, of a forest.
 
         Raises:
+            InputError: if there is no such tree, or there are several and none is chosen.
+        """
+        templates = torch.from_numpy(self._pictures(self._chosen(tree), None))
+        return self._layout(templates) if self.learning == "em" else self._in_units(templates)
+
+    def to_sklearn(self, tree: int | None = None) -> Pipeline | VotingClassifier:
+        """Scikit-learn's own classes: for a tree a pipeline of a linear map and a `DecisionTreeClassifier`.
+
+        It finds the greedy tree's leaves, with the same class probabilities; it can differ only where two siblings
+        are within rounding of each other. It takes X as `fit` did, or flattened, and numbers that mean the same as
+        in `fit`: 0 to 255 if that saw uint8. It can be pickled, and used where drmm is not installed. A forest is
+        a `VotingClassifier` of such pipelines.
+
+        Args:
+            tree: which, of a forest; None is all of it.
+
+        Raises:
             InputError: if there is no such tree.
         """
-        chosen = self._chosen(tree)
-        return as_pipeline(chosen, self.classes_, self._units(), self.n_images_)
+        check_is_fitted(self)
+        mean, scale = self._units()
+        units = Units(mean, scale, np.argsort(self._order))
+        trees = self.model_.trees if tree is None else (self._chosen(tree),)
+        pipelines = [as_pipeline(one, self.classes_, units, self.n_images_) for one in trees]
+        return pipelines[0] if len(pipelines) == 1 else as_vote(pipelines, self.classes_)
 
-    def export_text(self, tree: int = 0, *, max_depth: int | None = None) -> str:
+    def export_text(self, tree: int | None = None, *, max_depth: int | None = None) -> str:
         """A line for each node: its number, its share of the images, its likeliest classes.
 
         Args:
@@ -232,14 +242,14 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
             max_depth: levels below the root to show; None is all.
 
         Raises:
-            InputError: if there is no such tree or level.
+            InputError: if there is no such tree or level, or there are several trees and none is chosen.
         """
         return as_text(self._chosen(tree), self._names(), max_depth)
 
     def export_graphviz(
         self,
         folder: str | Path | None = None,
-        tree: int = 0,
+        tree: int | None = None,
         *,
         max_depth: int | None = None,
         images: object = None,
@@ -257,7 +267,8 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
             DOT text.
 
         Raises:
-            InputError: if there is no such tree or level, or templates are vectors and `folder` is given.
+            InputError: if there is no such tree or level, several and none is chosen, or templates are vectors
+                and `folder` is given.
             RunError: if a file cannot be written.
         """
         chosen = self._chosen(tree)
@@ -265,13 +276,13 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
             return as_dot(chosen, self._names(), max_depth)
         if self.mean_ is not None:
             raise InputError("templates of vectors are no pictures: pass folder=None, or image_shape to fit")
-        place, shown = Path(folder).expanduser(), shown_nodes(chosen, max_depth)
-        files = write_pictures(self._pictures(chosen, images), shown, place)
+        directory, shown = Path(folder).expanduser(), shown_nodes(chosen, max_depth)
+        files = write_pictures(self._pictures(chosen, images), shown, directory)
         text = as_dot(chosen, self._names(), max_depth, files)
-        write_bytes(place / "tree.dot", text.encode())
+        write_bytes(directory / "tree.dot", text.encode())
         return text
 
-    def plot_tree(self, tree: int = 0, *, max_depth: int | None = 4, images: object = None) -> Figure:
+    def plot_tree(self, tree: int | None = None, *, max_depth: int | None = 4, images: object = None) -> Figure:
         """The upper levels of a tree as a picture, templates in its nodes.
 
         Args:
@@ -284,7 +295,7 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
             A matplotlib figure: `figure.savefig("tree.png")` writes it.
 
         Raises:
-            InputError: if there is no such tree or level.
+            InputError: if there is no such tree or level, or there are several trees and none is chosen.
         """
         # Matplotlib takes a third of a second to import, and only pictures need it.
         from drmm.trees.plot import draw_tree  # noqa: PLC0415
@@ -328,46 +339,28 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
         how = Relaxation(self.epochs, self.min_steps, self.batch_size, self.learning_rate, missing)
         return relaxed(learner.tree, data, how, rng, progress=progress), trace
 
-    def _chosen(self, tree: int) -> EvolutionaryTree:
+    def _chosen(self, tree: int | None) -> EvolutionaryTree:
         check_is_fitted(self)
-        if not 0 <= tree < len(self.model_.trees):
-            raise InputError(f"there is no tree {tree}: there are {len(self.model_.trees)}, the first is 0")
-        return self.model_.trees[tree]
+        trees = self.model_.trees
+        if tree is None and len(trees) > 1:
+            raise InputError(f"a forest has no single tree: say which, tree=0 to {len(trees) - 1}")
+        if tree is not None and not 0 <= tree < len(trees):
+            raise InputError(f"there is no tree {tree}: there are {len(trees)}, the first is 0")
+        return trees[tree or 0]
 
     def _names(self) -> list[str]:
         return [str(name) for name in self.classes_]
 
     def _pictures(self, tree: EvolutionaryTree, images: object) -> Array:
         """Templates of the nodes, or mean images, as the model sees them: (M, C, H, W)."""
-        found = tree.templates
+        pictures = tree.templates
         if images is not None:
             x = self._images(images).flatten(1).numpy()
-            found = tree.means(x, Forest((tree,)).leaves(x, self.inference)[:, 0])
-        return found.reshape(-1, *self.image_shape_)
-
-    def _units(self) -> Units:
-        """How X becomes what the trees see."""
-        numbers = np.arange(math.prod(self.image_shape_)).reshape(self.image_shape_)
-        channels_last = (*self.image_shape_[1:], self.image_shape_[0])
-        if self.layout_ == channels_last and self.layout_ != self.image_shape_:
-            numbers = numbers.transpose(1, 2, 0)
-        if self.mean_ is not None and self.scale_ is not None:
-            return Units(self.mean_, self.scale_, numbers.ravel())
-        black, white = self.black_white_
-        return Units(np.full(numbers.size, black), np.full(numbers.size, white - black), numbers.ravel())
+            pictures = tree.means(x, Forest((tree,)).leaves(x, self.inference)[:, 0])
+        return pictures.reshape(-1, *self.image_shape_)
 
     def _rebuilt(self, weights: dict[str, Tensor]) -> Forest:
         return Forest.of_state(weights)
-
-
-def _black_white(X: object, pixel_range: tuple[float, float]) -> tuple[float, float]:
-    """Values of black and white in images X, as `as_images` takes them."""
-    kind = str(getattr(X, "dtype", "float")).removeprefix("torch.")
-    if kind == "uint8":
-        return 0.0, 255.0
-    if pixel_range == (0.0, 1.0) and "int" in kind:
-        return 0.0, 65535.0 if kind == "uint16" else 255.0
-    return float(pixel_range[0]), float(pixel_range[1])
 
 
 def _bootstrap(y: Array, rng: np.random.Generator) -> Array:

@@ -10,28 +10,30 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drmm.display.figure import canvas
+from drmm.display.text import literal, one_line
 from drmm.explain.contrast import Contrast, contrast
 from drmm.explain.guided import guide
 from drmm.explain.maps import LevelEvidence, active_paths, gradient, guided_backprop
-from drmm.explain.passes import Climb, as_drmm, climb, level_names
+from drmm.explain.passes import Activations, activations, as_drmm, level_names
 from drmm.explain.paths import Path, strongest_paths
 from drmm.explain.plots import Style, show
 from drmm.model.deep import DRMM, evaluation
 
-__all__ = ["draw_paths", "explanation", "shown_levels"]
+__all__ = ["explanation", "shown_levels"]
 
 _PLANES = 6  # levels that are drawn, at most
+_LONGEST = 15  # letters of a class's name
 _GRID = 64  # places of a plane along each side, at most
 _SLANT, _DEPTH, _GAP = 0.45, 0.3, 0.62  # of a plane that lies in space, in units of its width
 
 
-Place = TypeVar("Place", float, npt.NDArray[np.float64])
+Coordinate = TypeVar("Coordinate", float, npt.NDArray[np.float64])
 
 
 @dataclass(frozen=True)
@@ -66,31 +68,34 @@ def explanation(
         InputError: if there is no such class, or both are the same.
     """
     drmm, image = as_drmm(model), x[None]
-    climbed = climb(drmm, image, label)
-    against = contrast(drmm, image, climbed.label, other)
-    paths, shown = strongest_paths(drmm, image, int(climbed.label), k=k), shown_levels(climbed)
-    names = [_short(classes[int(c)]) for c in (against.label, against.other)]
-    figure = Figure(figsize=(11.5, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    passed = activations(drmm, image, label)
+    against = contrast(drmm, image, passed.label, other)
+    paths, shown = strongest_paths(drmm, image, int(passed.label), k=k), shown_levels(passed)
+    names = [one_line(classes[int(c)], _LONGEST) for c in (against.label, against.other)]
+    figure = canvas(11.5, 5.6)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(4, 7))[0]
-    draw_paths(left.subplots(), x, climbed, paths, shown)
-    said = f"the {len(paths)} strongest active paths to {names[0]}\nred adds to the score, blue takes"
-    left.suptitle(said, fontsize=9)
-    rows = [*_evidence(drmm, image, against, names), _seen(drmm, image, shown)]
-    grid = right.subplots(3, max(len(row) for row in rows), squeeze=False)
+    _draw_paths(left.subplots(), x, passed, paths, shown)
+    caption = f"the {len(paths)} strongest active paths to {names[0]}\nred adds to the score, blue takes"
+    left.suptitle(literal(caption), fontsize=9)
+    _draw_panels(right, [*_evidence(drmm, image, against, names), _seen(drmm, image, shown)])
+    right.supxlabel("bottom row: what the active units of each level see (guided backprop)", fontsize=8)
+    probability = passed.logits.softmax(1)[0]
+    shares = (100 * float(probability[int(c)]) for c in (against.label, against.other))
+    posterior = " · ".join(f"{name}: {share:.1f} %" for name, share in zip(names, shares, strict=True))
+    figure.suptitle(literal(posterior), fontsize=11)
+    return figure
+
+
+def _draw_panels(figure: SubFigure, rows: Sequence[Sequence[_Panel]]) -> None:
+    """Panels in rows, as many axes in each as the longest row has."""
+    grid = figure.subplots(len(rows), max(len(row) for row in rows), squeeze=False)
     for axis in grid.flat:
         axis.axis("off")
     for line, row in zip(grid, rows, strict=True):
         for axis, panel in zip(line, row, strict=False):
             axis.axis("on")
             show(axis, panel.image, panel.style)
-            axis.set_title(panel.title, fontsize=8)
-    right.supxlabel("bottom row: what the active units of each level see (guided backprop)", fontsize=8)
-    probability = climbed.logits.softmax(1)[0]
-    shares = (100 * float(probability[int(c)]) for c in (against.label, against.other))
-    said = "   ".join(f"{name}: {share:.1f} %" for name, share in zip(names, shares, strict=True))
-    figure.suptitle(said, fontsize=11)
-    return figure
+            axis.set_title(literal(panel.title), fontsize=8)
 
 
 def _evidence(
@@ -122,7 +127,7 @@ def _seen(model: DRMM, x: Tensor, shown: Sequence[int]) -> list[_Panel]:
     ]
 
 
-def draw_paths(axis: Axes, x: Tensor, climbed: Climb, paths: Sequence[Path], shown: Sequence[int]) -> None:
+def _draw_paths(axis: Axes, x: Tensor, passed: Activations, paths: Sequence[Path], shown: Sequence[int]) -> None:
     """Paths through the levels, which lie above the picture like floors; red adds to the score, blue takes.
 
     Slides "Connection between Unrolled DP and Deep Convnets" and "Backtrace: reconstruct best active paths".
@@ -130,66 +135,66 @@ def draw_paths(axis: Axes, x: Tensor, climbed: Climb, paths: Sequence[Path], sho
     Args:
         axis: to draw on.
         x: the image (C, H, W).
-        climbed: the pass that the paths are of.
+        passed: the pass that the paths are of.
         paths: from `strongest_paths`.
         shown: numbers of the levels to draw, bottom-up.
     """
     _plane(axis, 0, _colours(x))
     for floor, number in enumerate(shown, 1):
-        _plane(axis, floor, climbed.features[number][0].abs().reshape(-1, *_size(climbed, number)).mean(0).numpy())
+        _plane(axis, floor, passed.features[number][0].abs().reshape(-1, *_size(passed, number)).mean(0).numpy())
     top, strongest = len(shown) + 1, max((abs(path.contribution) for path in paths), default=1.0)
-    lines = [[*_line(path, climbed, shown), _place(0.5, 0.5, top)] for path in paths]
+    lines = [[*_line(path, passed, shown), _on_paper(0.5, 0.5, top)] for path in paths]
     strength = np.array([abs(path.contribution) / strongest for path in paths])
     colours = ["#c0392b" if path.contribution > 0 else "#2c6fbb" for path in paths]
     axis.add_collection(
         LineCollection(lines, colors=colours, linewidths=0.4 + 1.4 * strength, alpha=0.75, zorder=top + 2)
     )
-    axis.plot(*_place(0.5, 0.5, top), "o", color="black", markersize=7, zorder=top + 3)
+    axis.plot(*_on_paper(0.5, 0.5, top), "o", color="black", markersize=7, zorder=top + 3)
     axis.autoscale_view()
     axis.set_aspect("equal")
     axis.axis("off")
 
 
-def shown_levels(climbed: Climb) -> list[int]:
+def shown_levels(passed: Activations) -> list[int]:
     """Numbers of the levels worth a picture, bottom-up: the last of each size, a few of them."""
-    shapes = [tuple(features.shape[1:]) for features in climbed.features]
+    shapes = [tuple(features.shape[1:]) for features in passed.features]
     last = [n for n in range(1, len(shapes)) if n + 1 == len(shapes) or shapes[n] != shapes[n + 1]]
     maps = [n for n in last if len(shapes[n]) == 3 and shapes[n][1] * shapes[n][2] > 1] or last
     chosen = np.linspace(0, len(maps) - 1, min(_PLANES, len(maps))).round().astype(int)
     return [maps[i] for i in chosen]
 
 
-def _line(path: Path, climbed: Climb, shown: Sequence[int]) -> list[tuple[float, float]]:
+def _line(path: Path, passed: Activations, shown: Sequence[int]) -> list[tuple[float, float]]:
     """Where a path meets the picture and the floors, bottom-up."""
     units = path.units[::-1]  # by number of the level, 0 is the pixel
     points = []
     for floor, number in enumerate((0, *shown)):
-        height, width = _size(climbed, number)
+        height, width = _size(passed, number)
         row, column = units[number][-2:] if len(units[number]) > 1 else (0, units[number][0])
-        points.append(_place((column + 0.5) / width, (row + 0.5) / height, floor))
+        points.append(_on_paper((column + 0.5) / width, (row + 0.5) / height, floor))
     return points
 
 
-def _size(climbed: Climb, number: int) -> tuple[int, int]:
+def _size(passed: Activations, number: int) -> tuple[int, int]:
     """(H, W) of a level's features; (1, D) where they are flat."""
-    shape = climbed.features[number].shape[1:]
+    shape = passed.features[number].shape[1:]
     return (int(shape[-2]), int(shape[-1])) if len(shape) > 1 else (1, int(shape[0]))
 
 
-def _place(right: Place, down: Place, floor: int) -> tuple[Place, Place]:
-    """A place of a floor, from 0 to 1 along each side, on the paper."""
+def _on_paper(right: Coordinate, down: Coordinate, floor: int) -> tuple[Coordinate, Coordinate]:
+    """A point of a floor, from 0 to 1 along each side, on the paper."""
     return right + _SLANT * (1 - down), _GAP * floor + _DEPTH * (1 - down)
 
 
 def _plane(axis: Axes, floor: int, values: npt.NDArray[np.float32]) -> None:
     """A floor: values (H, W), or colours (H, W, 3)."""
     right, down = np.meshgrid(*(np.linspace(0, 1, n + 1) for n in (values.shape[1], values.shape[0])))
-    places = _place(right, down, floor)
+    corners = _on_paper(right, down, floor)
     axis.pcolormesh(
-        *places, values, cmap="gray_r" if floor else "gray", zorder=floor, edgecolors="face", linewidth=0.2
+        *corners, values, cmap="gray_r" if floor else "gray", zorder=floor, edgecolors="face", linewidth=0.2
     )
-    corners = [_place(*corner, floor) for corner in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
-    axis.plot(*zip(*corners, strict=True), color="0.5", linewidth=0.5, zorder=floor)
+    outline = [_on_paper(*corner, floor) for corner in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
+    axis.plot(*zip(*outline, strict=True), color="0.5", linewidth=0.5, zorder=floor)
 
 
 def _colours(x: Tensor) -> npt.NDArray[np.float32]:
@@ -198,7 +203,3 @@ def _colours(x: Tensor) -> npt.NDArray[np.float32]:
     if small.shape[0] < 3:
         return small[0].numpy()
     return small[:3].permute(1, 2, 0).clamp(0, 1).numpy()
-
-
-def _short(name: str) -> str:
-    return name if len(name) < 16 else name[:14] + "…"

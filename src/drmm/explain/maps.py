@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from drmm.errors import InputError
 from drmm.explain.guided import guide
-from drmm.explain.passes import Climb, Descent, as_drmm, climb, descend, draw, level_number
+from drmm.explain.passes import Activations, Descent, activations, as_drmm, descend, draw, level_number
 from drmm.model.deep import DRMM, evaluation
 from drmm.rendering.convolution import as_channels_last
 
@@ -95,9 +95,9 @@ def level_relevance(
         InputError: if there is no such level, or the labels do not fit.
     """
     drmm = as_drmm(model)
-    climbed = climb(drmm, x, label)
-    relevance = _relevance(drmm, climbed, level_number(drmm, level))
-    score = climbed.logits.gather(1, climbed.label[:, None]).squeeze(1)
+    passed = activations(drmm, x, label)
+    relevance = _relevance(drmm, passed, level_number(drmm, level))
+    score = passed.logits.gather(1, passed.label[:, None]).squeeze(1)
     return relevance, score - relevance.flatten(1).sum(1)
 
 
@@ -124,22 +124,22 @@ class UnitEvidence:
             InputError: if there is no such level or unit.
         """
         drmm = as_drmm(model)
-        number, climbed = level_number(drmm, self.level), climb(drmm, x, label)
-        one = torch.zeros_like(climbed.features[number])
-        one.flatten(1).scatter_(1, self._chosen(drmm, climbed, number), 1.0)
-        picture = descend(drmm, one, climbed, number, self.way)[0]
+        number, passed = level_number(drmm, self.level), activations(drmm, x, label)
+        one = torch.zeros_like(passed.features[number])
+        one.flatten(1).scatter_(1, self._chosen(drmm, passed, number), 1.0)
+        picture = descend(drmm, one, passed, number, self.way)[0]
         return _map(picture, x, self.way)
 
-    def _chosen(self, model: DRMM, climbed: Climb, number: int) -> Tensor:
-        """Place of the unit among all of the level's, for each image, (N, 1)."""
-        found = climbed.features[number]
+    def _chosen(self, model: DRMM, passed: Activations, number: int) -> Tensor:
+        """Index of the unit among all of the level's, for each image, (N, 1)."""
+        features = passed.features[number]
         if self.unit is None:
-            return _relevance(model, climbed, number).flatten(1).argmax(1, keepdim=True)
-        sizes = tuple(found.shape[1:])
+            return _relevance(model, passed, number).flatten(1).argmax(1, keepdim=True)
+        sizes = tuple(features.shape[1:])
         if len(self.unit) != len(sizes) or not all(0 <= i < n for i, n in zip(self.unit, sizes, strict=True)):
             raise InputError(f"unit {self.unit} is not in level {self.level}, whose units are {sizes}")
-        place = int(np.ravel_multi_index(self.unit, sizes))
-        return climbed.label.new_full((len(found), 1), place)
+        index = int(np.ravel_multi_index(self.unit, sizes))
+        return passed.label.new_full((len(features), 1), index)
 
 
 @final
@@ -169,19 +169,19 @@ class LevelEvidence:
         if self.units is not None and self.units < 1:
             raise InputError(f"units must be at least 1, got {self.units}")
         drmm = as_drmm(model)
-        number, climbed = level_number(drmm, self.level), climb(drmm, x, label)
-        found = climbed.features[number]
+        number, passed = level_number(drmm, self.level), activations(drmm, x, label)
+        features = passed.features[number]
         if self.units is not None:
-            values = found.flatten(1)
+            values = features.flatten(1)
             best = values.topk(min(self.units, values.shape[1]), 1)
-            found = torch.zeros_like(values).scatter_(1, best.indices, best.values).reshape(found.shape)
-        return _map(descend(drmm, found, climbed, number, self.way)[0], x, self.way)
+            features = torch.zeros_like(values).scatter_(1, best.indices, best.values).reshape(features.shape)
+        return _map(descend(drmm, features, passed, number, self.way)[0], x, self.way)
 
 
-def _relevance(model: DRMM, climbed: Climb, number: int) -> Tensor:
+def _relevance(model: DRMM, passed: Activations, number: int) -> Tensor:
     """What each unit of a level adds to the score, of the features' shape."""
-    top = model.templates.weight[climbed.label].detach()
-    return descend(model, top, climbed, len(climbed.switches))[number] * climbed.features[number]
+    top = model.templates.weight[passed.label].detach()
+    return descend(model, top, passed, len(passed.switches))[number] * passed.features[number]
 
 
 def _descended(model: nn.Module, x: Tensor, label: Tensor | int | None, way: Descent) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,27 +10,20 @@ from torch import Tensor, nn
 from drmm.errors import InputError
 from drmm.lifting.assembly import lift
 from drmm.model.deep import DRMM, evaluation
-from drmm.rendering import Rendering, Switches
+from drmm.rendering.passes import Descent, ForwardPass, backward_pass, draw, forward_pass
 
-__all__ = ["Climb", "Descent", "as_drmm", "climb", "descend", "draw", "level_names", "level_number"]
-
-Descent = Callable[[Rendering, Tensor, Switches], Tensor]
-"""How one level sends z (N, ...) down, given its switches; `draw` is the exact way."""
+__all__ = ["Activations", "Descent", "activations", "as_drmm", "descend", "draw", "level_names", "level_number"]
 
 
 @dataclass(frozen=True, slots=True)
-class Climb:
+class Activations(ForwardPass):
     """One bottom-up pass with all that it found.
 
     Attributes:
-        features: I^(0) = x, I^(1), …, I^(L), each (N, ...).
-        switches: ĝ^(1), …, ĝ^(L).
         logits: (N, C).
         label: the class that is explained, (N,).
     """
 
-    features: tuple[Tensor, ...]
-    switches: tuple[Switches, ...]
     logits: Tensor
     label: Tensor
 
@@ -45,7 +37,7 @@ def as_drmm(model: nn.Module) -> DRMM:
     return model if isinstance(model, DRMM) else lift(model)
 
 
-def climb(model: DRMM, x: Tensor, label: Tensor | int | None = None) -> Climb:
+def activations(model: DRMM, x: Tensor, label: Tensor | int | None = None) -> Activations:
     """Infer level by level, in evaluation mode, and keep every level's features.
 
     Args:
@@ -56,43 +48,28 @@ def climb(model: DRMM, x: Tensor, label: Tensor | int | None = None) -> Climb:
     Raises:
         InputError: if the labels do not fit.
     """
-    features, switches = [x], []
     with torch.no_grad(), evaluation(model):
-        for level in model.levels.renderings:
-            # An in-place gate overwrites what the level below it found: it gets a copy.
-            y, choice = level.infer(features[-1].clone())
-            features.append(y)
-            switches.append(choice)
-        logits = model.templates(features[-1])
+        up = forward_pass(model.levels.renderings, x)
+        logits = model.templates(up.features[-1])
     chosen = logits.argmax(1) if label is None else model.check_label(label, len(x))
-    return Climb(tuple(features), tuple(switches), logits, chosen)
+    return Activations(up.features, up.switches, logits, chosen)
 
 
-def draw(rendering: Rendering, z: Tensor, switches: Switches) -> Tensor:
-    """The exact way down: Λ_g z, which is the gradient at frozen switches."""
-    return rendering.render(z, switches)
-
-
-def descend(model: DRMM, z: Tensor, climbed: Climb, level: int, way: Descent = draw) -> list[Tensor]:
+def descend(model: DRMM, z: Tensor, passed: Activations, level: int, way: Descent = draw) -> list[Tensor]:
     """From a level down to the pixels.
 
     Args:
-        model: as climbed.
+        model: whose levels they are.
         z: (N, ...), of the shape of the level's features.
-        climbed: from `climb`.
+        passed: of the pass up, from `activations`.
         level: 0 is the picture itself, L the top.
         way: how each level sends down.
 
     Returns:
         What comes down to the features of level 0 (the picture), 1, …, `level` (z itself).
     """
-    templates = [z]
     with torch.no_grad(), evaluation(model):
-        for rendering, choice in reversed(
-            list(zip(model.levels.renderings, climbed.switches, strict=True))[:level]
-        ):
-            templates.append(way(rendering, templates[-1], choice))
-    return templates[::-1]
+        return backward_pass(model.levels.renderings[:level], z, passed.switches[:level], way)
 
 
 def level_names(model: DRMM) -> tuple[str, ...]:

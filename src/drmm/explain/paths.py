@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from drmm.errors import InputError
-from drmm.explain.passes import Climb, as_drmm, climb
+from drmm.explain.passes import Activations, activations, as_drmm
 from drmm.model.deep import DRMM, evaluation
-from drmm.rendering import Clip
-from drmm.rendering.base import chosen, masked
 
 __all__ = ["Path", "strongest_paths"]
 
@@ -62,18 +60,18 @@ def strongest_paths(
     if k < 1 or width < 1:
         raise InputError(f"k and width must be at least 1, got {k} and {width}")
     drmm = as_drmm(model)
-    climbed = climb(drmm, image, label)
-    beam = _Beam.at_top(drmm, climbed, max(k, width))
+    passed = activations(drmm, image, label)
+    beam = _Beam.at_top(drmm, passed, max(k, width))
     with torch.no_grad(), evaluation(drmm):
-        for level in reversed(range(len(climbed.switches))):
-            beam = beam.step(drmm, climbed, level, max(k, width) if level else k)
-    places = [
+        for level in reversed(range(len(passed.switches))):
+            beam = beam.step(drmm, passed, level, max(k, width) if level else k)
+    indices = [
         torch.stack(torch.unravel_index(unit, features.shape[1:]), 1).tolist()
-        for unit, features in zip(beam.units.T, climbed.features[::-1], strict=True)
+        for unit, features in zip(beam.units.T, passed.features[::-1], strict=True)
     ]
     return [
-        Path(int(climbed.label), tuple(tuple(place) for place in units), contribution)
-        for *units, contribution in zip(*places, beam.through.tolist(), strict=True)
+        Path(int(passed.label), tuple(tuple(index) for index in units), contribution)
+        for *units, contribution in zip(*indices, beam.through.tolist(), strict=True)
         if contribution != 0
     ]
 
@@ -93,34 +91,34 @@ class _Beam:
     through: Tensor
 
     @classmethod
-    def at_top(cls, model: DRMM, climbed: Climb, width: int) -> _Beam:
+    def at_top(cls, model: DRMM, passed: Activations, width: int) -> _Beam:
         """The top features, by what they add to the class's score."""
-        weight = model.templates.weight[climbed.label[0]].detach()
-        features = _unsaturated(model, climbed, len(climbed.switches))
+        weight = model.templates.weight[passed.label[0]].detach()
+        features = _unsaturated(model, passed, len(passed.switches))
         return _best(weight.flatten(), features.flatten(), None, width)
 
-    def step(self, model: DRMM, climbed: Climb, level: int, width: int) -> _Beam:
+    def step(self, model: DRMM, passed: Activations, level: int, width: int) -> _Beam:
         """One level down: `level` is the number of the features that are reached."""
-        below, above = _unsaturated(model, climbed, level), climbed.features[level + 1]
+        below, above = _unsaturated(model, passed, level), passed.features[level + 1]
         chunk = max(1, _NUMBERS // max(below.numel(), above.numel()))
-        found: list[_Beam] = []
+        beams: list[_Beam] = []
         for part in torch.arange(len(self.weight)).split(chunk):
             z = torch.zeros(len(part), above.numel(), dtype=above.dtype, device=above.device)
             z.scatter_(1, self.units[part, -1:], self.weight[part, None])
-            switches = climbed.switches[level].select(torch.zeros_like(part))
+            switches = passed.switches[level].select(torch.zeros_like(part))
             drawn = model.levels.renderings[level].render(z.reshape(-1, *above.shape[1:]), switches)
-            found.append(_best(drawn.flatten(1), below.flatten(), self.units[part], width))
-        units, weight, through = (torch.cat([getattr(one, name) for one in found]) for name in _Beam.__slots__)
+            beams.append(_best(drawn.flatten(1), below.flatten(), self.units[part], width))
+        units, weight, through = (torch.cat([getattr(one, name) for one in beams]) for name in _Beam.__slots__)
         best = through.abs().topk(min(width, len(through))).indices
         return _Beam(units[best], weight[best], through[best])
 
 
-def _unsaturated(model: DRMM, climbed: Climb, level: int) -> Tensor:
-    """Features of a level, 0 where a clip was saturated: such a unit is a constant, and its paths end there."""
-    features = climbed.features[level]
-    if level and isinstance(model.levels.renderings[level - 1], Clip):
-        return masked(features, chosen(climbed.switches[level - 1].a, "a"))
-    return features
+def _unsaturated(model: DRMM, passed: Activations, level: int) -> Tensor:
+    """Features of a level, 0 where a gate was saturated: such a unit is a constant, and its paths end there."""
+    features = passed.features[level]
+    if not level:
+        return features
+    return model.levels.renderings[level - 1].open_units(features, passed.switches[level - 1])
 
 
 def _best(weights: Tensor, features: Tensor, units: Tensor | None, width: int) -> _Beam:

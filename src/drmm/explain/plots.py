@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from torch import Tensor
 
-from drmm.files import replacing
+from drmm.display.figure import canvas, readable_log, save_figure
+from drmm.display.text import literal, one_line
 from drmm.model.deep import DRMM
 
 __all__ = ["Row", "Style", "overview", "readable_log", "samples_sheet", "save_figure", "sheet", "show"]
@@ -25,6 +22,7 @@ __all__ = ["Row", "Style", "overview", "readable_log", "samples_sheet", "save_fi
 Style = Literal["picture", "stretched", "evidence"]
 
 _PER_TEMPLATE = 100  # images whose renderings are averaged into a class template
+_LONGEST = 13  # letters that fit above a picture
 
 
 @dataclass(frozen=True)
@@ -75,46 +73,27 @@ def overview(model: DRMM, x: Tensor, y: Tensor, classes: Sequence[str], *, seed:
 def samples_sheet(images: Tensor, titles: Sequence[str], *, columns: int = 10) -> Figure:
     """Images (N, C, H, W) in rows of ten, a title over each."""
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(0.9 * columns, 1.15 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(0.9 * columns, 1.15 * rows)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         show(axis, image)
-        axis.set_title(title, fontsize=8)
+        axis.set_title(literal(one_line(title, _LONGEST)), fontsize=8)
     return figure
 
 
 def sheet(rows: Sequence[Row], titles: Sequence[str]) -> Figure:
-    """Rows of pictures, a caption beside each row and a title over each column."""
-    figure = Figure(figsize=(1.05 * len(titles) + 1.7, 1.1 * len(rows) + 0.3), layout="constrained")
-    FigureCanvasAgg(figure)
+    """Rows of pictures, a caption beside each row and a title over each column; both may have several lines."""
+    figure = canvas(1.05 * len(titles) + 1.7, 1.1 * len(rows) + 0.3)
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for row, line in zip(rows, axes, strict=True):
         for axis, image in zip(line, row.images, strict=True):
             show(axis, image, row.style)
-        line[0].set_ylabel(row.caption, rotation=0, ha="right", va="center", fontsize=9)
+        line[0].set_ylabel(literal(row.caption), rotation=0, ha="right", va="center", fontsize=9)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
+        axis.set_title(literal(title), fontsize=9)
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-
-
-def readable_log(scale: Axis) -> None:
-    """Ticks of a logarithmic scale at 1, 2 and 5 times the powers of ten, as plain numbers."""
-    scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    scale.set_major_formatter(FormatStrFormatter("%g"))
-    scale.set_minor_locator(NullLocator())
 
 
 def show(axis: Axes, image: Tensor, style: Style = "picture") -> None:
@@ -138,5 +117,7 @@ def _template(model: DRMM, x: Tensor, label: int) -> Tensor:
     return model.reconstruct(x[:_PER_TEMPLATE], label).mean(0)
 
 
-def _title(true: str, found: str) -> str:
-    return true if true == found else f"{true} (as {found})"
+def _title(true: str, predicted: str) -> str:
+    """Of a column: the class, and below it what the model takes it for where that is another one."""
+    lines = [true] if true == predicted else [true, f"as {predicted}"]
+    return "\n".join(one_line(line, _LONGEST) for line in lines)

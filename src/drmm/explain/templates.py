@@ -57,7 +57,7 @@ def closed_form(
     Raises:
         InputError: if a picture is black everywhere, or the labels do not fit.
     """
-    return _climb(model, start, label, math.inf, steps, tolerance)
+    return _ascend(model, start, label, math.inf, steps, tolerance)
 
 
 def ascend(
@@ -84,10 +84,10 @@ def ascend(
     """
     if not rate > 0:
         raise InputError(f"rate must be positive, got {rate}")
-    return _climb(model, start, label, rate, steps, tolerance)
+    return _ascend(model, start, label, rate, steps, tolerance)
 
 
-def _climb(
+def _ascend(
     model: nn.Module, start: Tensor, label: Tensor | int, rate: float, steps: int, tolerance: float
 ) -> Excitation:
     """Move pictures on the unit sphere while their scores grow; an infinite rate goes to the rendering at once."""
@@ -175,11 +175,11 @@ def class_mixture(
     share = torch.bincount(many[1], minlength=k).to(drawn.dtype) / len(drawn)
     order = share.argsort(descending=True)
     return Mixture(
-        many[0][order], share[order], explained_energy(held_out, many[0]), explained_energy(held_out, one[0])
+        many[0][order], share[order], _explained_energy(held_out, many[0]), _explained_energy(held_out, one[0])
     )
 
 
-def explained_energy(images: Tensor, templates: Tensor) -> float:
+def _explained_energy(images: Tensor, templates: Tensor) -> float:
     """Share of the images' energy that the best of K templates of unit length explains, each as bright as fits."""
     match = images.flatten(1) @ templates.flatten(1).T
     return float(match.clamp(min=0).amax(1).square().sum() / images.square().sum())
@@ -187,6 +187,6 @@ def explained_energy(images: Tensor, templates: Tensor) -> float:
 
 def _cluster(drawn: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
     """Means of k clusters, of unit length, (K, C, H, W), and the cluster of each rendering, (N,)."""
-    found = KMeans(k, n_init=3, random_state=seed).fit(drawn.flatten(1).double().cpu().numpy())
-    centres = torch.from_numpy(found.cluster_centers_).to(drawn).reshape(k, *drawn.shape[1:])
-    return _unit(centres), torch.from_numpy(found.labels_).long()
+    kmeans = KMeans(k, n_init=3, random_state=seed).fit(drawn.flatten(1).double().cpu().numpy())
+    centres = torch.from_numpy(kmeans.cluster_centers_).to(drawn).reshape(k, *drawn.shape[1:])
+    return _unit(centres), torch.from_numpy(kmeans.labels_).long()

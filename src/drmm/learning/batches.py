@@ -76,8 +76,8 @@ def labelled_alone(y: Tensor, *, batch_size: int, labelled: int) -> tuple[Tensor
     """
     few = torch.nonzero(y >= 0).squeeze(1)
     size = min(batch_size, len(few))
-    images = round(len(y) / (batch_size - labelled)) * size
-    return few.repeat(-(-images // len(few)))[:images], size
+    batches = max(1, round(len(y) / (batch_size - min(labelled, batch_size - 1))))
+    return few.repeat(-(-batches * size // len(few)))[: batches * size], size
 
 
 def unlabelled(x: Tensor, *, batch_size: int, seed: int, epoch: int, most: int) -> Iterator[Tensor]:

@@ -10,8 +10,7 @@ directions, since the transpose has fan-in and fan-out exchanged.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +21,13 @@ from drmm.errors import InputError
 from drmm.learning.config import Initialisation
 from drmm.model.constraints import heavy_tailed, is_nonnegative, set_weight
 from drmm.model.deep import DRMM, evaluation
-from drmm.rendering import Choice, Level, Linear, Rendering, Sequential
+from drmm.rendering import Norm
 from drmm.rendering.convolution import feature_size, padding_of
+from drmm.rendering.passes import layers_of
 
 __all__ = ["Initialisation", "initialise"]
 
 _Dictionary = nn.Conv2d | nn.Linear
-_Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 _LENGTH = 3**-0.5  # of a template as torch draws it, whatever its shape
 _PIXELS = 250_000  # of the images that templates are cut out of: 318 images of 28x28
@@ -84,9 +83,9 @@ def initialise(
     with evaluation(model):
         images = max(50, _PIXELS // x[0, 0].numel())
         some = _prepared(model, _pick(x, images, generator))
-        features = _climb(model, some, generator if how == "data" else None)
-        if how == "data" and isinstance(model.templates, Linear):
-            _cut(model, model.templates, features, generator)
+        features = _measured(model, some, generator if how == "data" else None)
+        if how == "data" and model.templates.gamma is not None:
+            _cut(model, cast("_Dictionary", model.templates), features, generator)
             if y is not None and bool((y >= 0).any()):
                 known = _pick(torch.where(y >= 0)[0], _LABELLED, generator)
                 _average(model, _prepared(model, x[known]), y[known])
@@ -101,13 +100,12 @@ def _check(model: DRMM, how: Initialisation, x: Tensor | None, y: Tensor | None)
         raise InputError(f"{how!r} needs templates of both signs: choose 'default' or 'data' for a hard model")
     if how == "data" and x is None:
         raise InputError("initialisation 'data' needs images: pass x, or choose 'orthonormal'")
-    if how == "data" and isinstance(model.templates, Choice):
+    if how == "data" and model.templates.gamma is None:
         raise InputError("initialisation 'data' needs a linear layer on top: choose 'orthonormal'")
-    for rendering in _atoms(model.levels):
+    for rendering in layers_of(model.levels):
         holds = any(isinstance(module, nn.Conv2d | nn.Linear) for module in rendering.modules())
-        if how == "data" and holds and not isinstance(rendering, nn.Conv2d | nn.Linear):
-            name = type(rendering).__name__
-            raise InputError(f"what the dictionaries in {name} see is not known: choose 'orthonormal'")
+        if how == "data" and holds and rendering.gamma is None:
+            raise InputError(f"what the dictionaries in {rendering.name} see is not known: choose 'orthonormal'")
     if x is not None:
         _check_images(model, x)
         if y is not None:
@@ -155,7 +153,7 @@ def _drawn(dictionary: _Dictionary, how: Initialisation, generator: torch.Genera
 
 
 def _groups(dictionary: _Dictionary) -> int:
-    return dictionary.groups if isinstance(dictionary, nn.Conv2d) else 1
+    return int(getattr(dictionary, "groups", 1))
 
 
 def _fan_out(dictionary: _Dictionary) -> float:
@@ -175,13 +173,13 @@ def _mirror(model: DRMM, dictionary: _Dictionary) -> None:
 # --- cut out of images ---
 
 
-def _climb(model: DRMM, x: Tensor, generator: torch.Generator | None) -> Tensor:
+def _measured(model: DRMM, x: Tensor, generator: torch.Generator | None) -> Tensor:
     """The features of x, pixels up: norms are measured, and templates cut if there is a generator."""
-    for rendering in _atoms(model.levels):
-        if generator is not None and isinstance(rendering, nn.Conv2d | nn.Linear):
-            _cut(model, rendering, x, generator)
-        elif isinstance(rendering, nn.BatchNorm1d | nn.BatchNorm2d):
-            _measure(rendering, x)
+    for rendering in layers_of(model.levels):
+        if generator is not None and rendering.gamma is not None:
+            _cut(model, cast("_Dictionary", rendering.gamma), x, generator)
+        elif isinstance(rendering, Norm):
+            rendering.measure(x)
         x = _in_parts(rendering, x)
     return x
 
@@ -191,10 +189,10 @@ def _cut(model: DRMM, dictionary: _Dictionary, x: Tensor, generator: torch.Gener
     weight = dictionary.weight.detach().cpu().flatten(1).clone()
     patches = _patches(dictionary, x, generator).cpu()
     for templates, seen in zip(weight.chunk(patches.shape[1]), patches.unbind(1), strict=True):
-        found = _spread(_contrasts(seen), len(templates), generator)
-        if len(found):
+        distinct = _spread(_contrasts(seen), len(templates), generator)
+        if len(distinct):
             fit = _sharpened if is_nonnegative(dictionary) else _decorrelated
-            templates[: len(found)] = _LENGTH * fit(found)
+            templates[: len(distinct)] = _LENGTH * fit(distinct)
     set_weight(dictionary, weight.reshape(dictionary.weight.shape))
     _mirror(model, dictionary)
     if dictionary.bias is not None:
@@ -225,11 +223,11 @@ def _patches(dictionary: _Dictionary, x: Tensor, generator: torch.Generator) -> 
         return _pick(x.flatten(0, -2), _PATCHES, generator)[:, None]
     height, width = feature_size(dictionary, (x.shape[2], x.shape[3]))
     unit = _pick(torch.arange(len(x) * height * width, device=x.device), _PATCHES, generator)
-    image, place = unit // (height * width), unit % (height * width)
+    image, pixel = unit // (height * width), unit % (height * width)
     rows, columns = (
         corner[:, None] * dictionary.stride[i]
         + torch.arange(dictionary.kernel_size[i], device=x.device) * dictionary.dilation[i]
-        for i, corner in enumerate((place // width, place % width))
+        for i, corner in enumerate((pixel // width, pixel % width))
     )
     top, left = padding_of(dictionary)
     x = F.pad(x, (left, left + 1, top, top + 1))  # "same" pads once more at the end where the kernel is even
@@ -264,21 +262,13 @@ def _average(model: DRMM, x: Tensor, y: Tensor) -> None:
     means = one_hot.T @ features / counts.clamp(min=1)[:, None]
     middle = means[counts > 0].mean(0)
     directions = means - middle
-    found = (counts > 0) & (directions.norm(dim=1) > _SAME * means.norm(dim=1))
+    usable = (counts > 0) & (directions.norm(dim=1) > _SAME * means.norm(dim=1))
     weight = model.templates.weight.clone()
     fit = _sharpened if is_nonnegative(model.templates) else F.normalize
-    weight[found] = _LENGTH * fit(directions[found])
+    weight[usable] = _LENGTH * fit(directions[usable])
     set_weight(model.templates, weight)
     if model.templates.bias is not None:
         model.templates.bias.copy_(-weight @ middle)
-
-
-def _measure(norm: _Norm, x: Tensor) -> None:
-    """The running statistics of a norm, from (N, C, ...)."""
-    if norm.running_mean is not None and norm.running_var is not None:
-        channels = x.transpose(0, 1).flatten(1)
-        norm.running_mean.copy_(channels.mean(1))
-        norm.running_var.copy_(channels.var(1, correction=0))
 
 
 # --- images ---
@@ -310,9 +300,3 @@ def _pick(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
 def _in_parts(module: nn.Module, x: Tensor) -> Tensor:
     """module(x) in steps that fit into memory."""
     return torch.cat([module(part) for part in x.split(_PART)])
-
-
-def _atoms(levels: Sequential) -> Iterator[Rendering]:
-    """The renderings one by one, pixels first; levels taken apart."""
-    for rendering in levels.atoms:
-        yield from rendering.unfused().renderings if isinstance(rendering, Level) else (rendering,)

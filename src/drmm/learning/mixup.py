@@ -6,31 +6,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["blended"]
+__all__ = ["mixed"]
 
 
-def blended(x: Tensor, q: Tensor, *, shift: int = 0, collage: float = 0.0) -> tuple[Tensor, Tensor]:
+def mixed(x: Tensor, q: Tensor, *, translation: int = 0, cutmix: float = 0.0) -> tuple[Tensor, Tensor]:
     """Each image with another one of the batch, and their posteriors in the same shares.
 
     Either all pixels are mixed in one proportion, half to all of them the image's own (Zhang et al., 2018), or a
     rectangle of up to half the area comes from the other image (Yun et al., 2019). The share of an image in such a
-    collage is not its area: it is its part of what stands out there, of all that differs from an image's median.
+    cutmix is not its area: it is its part of what stands out there, of all that differs from an image's median.
 
     Args:
         x: images (N, C, H, W).
         q: posteriors (N, classes).
-        shift: images are moved by up to so many pixels each way first.
-        collage: share of the images that are pasted, not mixed, from 0 to 1.
+        translation: images are moved by up to so many pixels each way first.
+        cutmix: share of the images that are pasted, not mixed, from 0 to 1.
     """
-    x = _moved(x, shift) if shift else x
+    x = _moved(x, translation) if translation else x
     partner = torch.randperm(len(x), device=x.device)
     share = 0.5 + 0.5 * torch.rand(len(x), 1, device=x.device, dtype=x.dtype)
     weight = share[:, :, None, None]
-    if collage:
-        pasted = torch.rand(len(x), 1, device=x.device) < collage
+    if cutmix:
+        pasted = torch.rand(len(x), 1, device=x.device) < cutmix
         own = _outside(1 - share, x.shape[2], x.shape[3])
         weight = torch.where(pasted[:, :, None, None], own, weight)
-        share = torch.where(pasted, _seen(x, x[partner], own, share), share)
+        share = torch.where(pasted, _visible(x, x[partner], own, share), share)
     return x[partner].lerp(x, weight), q[partner].lerp(q, share)
 
 
@@ -40,13 +40,13 @@ def _outside(area: Tensor, height: int, width: int) -> Tensor:
     for length in (height, width):
         side = (area.sqrt() * length).round()
         start = (torch.rand_like(side) * (length - side + 1)).floor()
-        place = torch.arange(length, device=area.device)
-        inside.append((place >= start) & (place < start + side))
+        index = torch.arange(length, device=area.device)
+        inside.append((index >= start) & (index < start + side))
     return (~(inside[0][:, None, :, None] & inside[1][:, None, None, :])).to(area.dtype)
 
 
-def _seen(x: Tensor, other: Tensor, own: Tensor, otherwise: Tensor) -> Tensor:
-    """Of what stands out in a collage, the share (N, 1) that is in x's part of it; `otherwise` if nothing does."""
+def _visible(x: Tensor, other: Tensor, own: Tensor, otherwise: Tensor) -> Tensor:
+    """Of what stands out in a cutmix, the share (N, 1) that is in x's part of it; `otherwise` if nothing does."""
     mine, theirs = (
         (part * (image - image.flatten(2).median(2).values[:, :, None, None]).abs()).sum((1, 2, 3))
         for part, image in ((own, x), (1 - own, other))

@@ -6,9 +6,10 @@ taken over pixels and units, where the slides have sums, so that weights carry a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,21 +18,24 @@ from torch.nn import functional as F
 
 from drmm.errors import InputError
 from drmm.learning.config import Learning
-from drmm.learning.mixup import blended
+from drmm.learning.mixup import mixed
 from drmm.model.deep import DRMM
+from drmm.records import Record
 
 __all__ = [
     "KLSign",
     "Objective",
     "balance",
     "cross_entropy",
-    "interpolation",
     "kl_divergence",
+    "mixup",
     "nonnegativity",
     "reconstruction",
 ]
 
 KLSign = Literal["confident", "printed"]
+
+_TERMS = ("cross_entropy", "reconstruction", "kl", "balance", "nonnegativity", "mixup")
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -79,8 +83,8 @@ def balance(logits: Tensor, prior: Tensor) -> Tensor:
     return (q * (q.clamp(min=torch.finfo(q.dtype).tiny).log() - prior.log())).sum()
 
 
-def interpolation(model: DRMM, x: Tensor, logits: Tensor, *, shift: int = 0, collage: float = 0.0) -> Tensor:
-    """Cross-entropy of the posteriors of blended images from the blend of their posteriors, in nats.
+def mixup(model: DRMM, x: Tensor, logits: Tensor, *, translation: int = 0, cutmix: float = 0.0) -> Tensor:
+    """Cross-entropy of the posteriors of mixed images from the mixture of their posteriors, in nats.
 
     No part of the slides: interpolation consistency (Verma et al., 2019). Classes are to change gradually from one
     image to another, which a posterior that is sure everywhere does not, and every part of an image is to speak
@@ -90,12 +94,12 @@ def interpolation(model: DRMM, x: Tensor, logits: Tensor, *, shift: int = 0, col
         model: in training mode.
         x: images (N, C, H, W).
         logits: theirs, (N, C); the target has no gradient.
-        shift: images are moved by up to so many pixels each way before they are blended, on their way to the same
-            posteriors. This is augmentation: it says that a shift does not change the class.
-        collage: share of the blends that are collages, a rectangle of one image pasted into the other.
+        translation: images are moved by up to so many pixels each way before they are mixed, on their way to the
+            same posteriors. This is augmentation: it says that a shift does not change the class.
+        cutmix: share of the mixed images that are cutmix, a rectangle of one image pasted into the other.
     """
-    blends, q = blended(x, F.softmax(logits.detach(), dim=1), shift=shift, collage=collage)
-    return -(q * F.log_softmax(model.templates(model.levels(blends)), dim=1)).sum(1).mean()
+    mixed_x, mixed_q = mixed(x, F.softmax(logits.detach(), dim=1), translation=translation, cutmix=cutmix)
+    return -(mixed_q * F.log_softmax(model.templates(model.levels(mixed_x)), dim=1)).sum(1).mean()
 
 
 def nonnegativity(templates: Sequence[Tensor]) -> Tensor:
@@ -130,83 +134,97 @@ class _MeanSquareBelowZero(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(Record):
     """What learning minimises: the weights of the terms.
 
-    A weight of 0 leaves a term out, and what only this term needs is not computed.
+    A weight of 0 leaves a term out, and what only this term needs is not computed. A weight that is none depends
+    on the model's constraint, the learning rule and whether there is a teacher (`resolved`).
 
     Attributes:
-        warm_up: share of the training over which the weights of the KL and of the interpolation rise from 0.
-            Posteriors that are sure before the labels have shaped them are sure of what is wrong, and stay so: a
-            cluster is captured by a wrong class.
+        cross_entropy: weight of 𝓛_H, on the images with a label.
+        reconstruction: weight of 𝓛_RC; none is 1, and 0 under the hard constraint.
+        kl: weight of 𝓛_KL; none is 0.5, and 0 for "eg" and with a teacher.
+        balance: weight of the batch's balance of classes; none is 0.5, and 0 for "eg" and with a teacher.
+        nonnegativity: weight of 𝓛_NN; none is 0.5, and 0 under the hard constraint and for "eg".
+        kl_sign: "confident" as in the authors' code, or "printed" as in the slides' formula.
+        mixup: weight of the term on mixed images (mixup: interpolation consistency).
+        cutmix: share of the mixed images that are cutmix, a rectangle of one image in the other, from 0 to 1.
+        translation: pixels by which images are moved, at most, before they are mixed: augmentation.
+        warm_up: share of the training over which the weights of the KL and of mixup rise from 0. Posteriors that
+            are sure before the labels have shaped them are sure of what is wrong, and stay so: a cluster is
+            captured by a wrong class.
         cool_down: share of the training over which the balance's weight falls to 0; 0 keeps it. Once clusters have
             formed it does harm: classes are not as equal as the prior says, and images are moved to make them so.
-        shift: pixels by which images are moved, at most, before they are blended (`interpolation`): augmentation.
-        collage: share of the blends that are collages, a rectangle of one image in the other.
     """
 
     cross_entropy: float = 1.0
-    reconstruction: float = 1.0
-    kl: float = 0.5
-    balance: float = 0.5
-    nonnegativity: float = 0.5
+    reconstruction: float | None = None
+    kl: float | None = None
+    balance: float | None = None
+    nonnegativity: float | None = None
     kl_sign: KLSign = "confident"
-    interpolation: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    translation: int = 0
     warm_up: float = 0.0
     cool_down: float = 0.0
-    shift: int = 0
-    collage: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, whole in (("warm_up", "training"), ("cool_down", "training"), ("collage", "blends")):
+        for name, whole in (("warm_up", "training"), ("cool_down", "training"), ("cutmix", "mixed images")):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share of the {whole}, from 0 to 1, not {getattr(self, name)}")
-        if self.shift < 0:
-            raise InputError(f"shift is a number of pixels, 0 or more, not {self.shift}")
+        if self.translation < 0:
+            raise InputError(f"translation is a number of pixels, 0 or more, not {self.translation}")
+        for name in ("translation", "cutmix"):
+            if getattr(self, name) and not self.mixup:
+                raise InputError(f"{name} is a part of mixup, which has no weight: set mixup, to 1 say")
+        if self.kl_sign not in get_args(KLSign):
+            raise InputError(f"no kl_sign {self.kl_sign!r}: choose from {', '.join(get_args(KLSign))}")
+        for name in _TERMS:
+            weight = getattr(self, name)
+            if weight is not None and not 0 <= weight < math.inf:
+                raise InputError(f"{name} is the weight of a term, 0 or more, not {weight}")
 
-    @classmethod
-    def of(
-        cls, constraint: str = "soft", learning: Learning = "sgd", *, taught: bool = False, **weights: Any
-    ) -> Objective:
-        """The default for a constraint and a learning rule, with the given weights that are not None in its place.
+    def resolved(self, constraint: str = "soft", learning: Learning = "sgd", *, taught: bool = False) -> Objective:
+        """The same with a number in place of every none.
 
         Under the hard constraint there is nothing for 𝓛_NN to penalise, and 𝓛_RC is left out: it costs accuracy
-        there (see the README). "eg" is the complete-data log-joint alone, whose gradient at the E-step's switches
-        is the G-step: 𝓛_RC for the picture, 𝓛_H for the labels. Where a teacher gives every image a label
-        (`taught`), there is nothing for the KL and the balance to find out.
+        there. "eg" is the complete-data log-joint alone, whose gradient at the E-step's switches is the G-step:
+        𝓛_RC for the picture, 𝓛_H for the labels. Where a teacher gives every image a label, there is nothing for
+        the KL and the balance to find out.
 
-        Raises:
-            InputError: if images are to be shifted or pasted where none are blended.
+        Args:
+            constraint: of the model.
+            learning: the rule.
+            taught: whether a teacher labels what has no label.
         """
-        for name, said in (("shift", "are shifted"), ("collage", "become collages")):
-            if weights.get(name) and not weights.get("interpolation"):
-                raise InputError(f"only images that are blended {said}: give blends a weight, 1 say")
-        default: dict[str, float] = {}
-        if constraint == "hard":
-            default = {"reconstruction": 0.0, "nonnegativity": 0.0}
-        if learning == "eg":
-            default = {"kl": 0.0, "balance": 0.0, "nonnegativity": 0.0}
-        if taught:
-            default |= {"kl": 0.0, "balance": 0.0}
-        return cls(**{**default, **{name: value for name, value in weights.items() if value is not None}})
+        hard, eg = constraint == "hard", learning == "eg"
+        default = {
+            "reconstruction": 0.0 if hard else 1.0,
+            "kl": 0.0 if eg or taught else 0.5,
+            "balance": 0.0 if eg or taught else 0.5,
+            "nonnegativity": 0.0 if hard or eg else 0.5,
+        }
+        missing: dict[str, Any] = {name: weight for name, weight in default.items() if getattr(self, name) is None}
+        return replace(self, **missing)
 
-    @property
-    def renders(self) -> bool:
-        """Whether any term needs the top-down pass."""
-        return bool(self.reconstruction or self.nonnegativity)
+    def weights(self, progress: float | None = None) -> dict[str, float]:
+        """The weight of each term.
 
-    def at(self, progress: float) -> Objective:
-        """The objective at a point of the training, from 0 at its start to 1 at its end."""
-        rising = min(1.0, progress / self.warm_up) if self.warm_up else 1.0
-        falling = max(0.0, 1 - progress / self.cool_down) if self.cool_down else 1.0
-        return replace(
-            self,
-            kl=self.kl * rising,
-            balance=self.balance * falling,
-            interpolation=self.interpolation * rising,
-        )
+        Args:
+            progress: point of the training, from 0 at its start to 1 at its end; none leaves out what rises and
+                falls.
+        """
+        whole = self.resolved()
+        weights: dict[str, float] = {name: getattr(whole, name) for name in _TERMS}
+        if progress is not None and self.warm_up:
+            for name in ("kl", "mixup"):
+                weights[name] *= min(1.0, progress / self.warm_up)
+        if progress is not None and self.cool_down:
+            weights["balance"] *= max(0.0, 1 - progress / self.cool_down)
+        return weights
 
-    def __call__(self, model: DRMM, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def __call__(self, model: DRMM, x: Tensor, y: Tensor, progress: float | None = None) -> dict[str, Tensor]:
         """Every term of a batch by its name, and the weighted sum as "loss".
 
         Labelled images are reconstructed from their true class, the others from ĉ.
@@ -215,8 +233,11 @@ class Objective:
             model: in training mode.
             x: images (N, C, H, W).
             y: class indices (N,), -1 where there is no label.
+            progress: as for `weights`.
         """
-        features, switches = model.levels.infer(x) if self.renders else (model.levels(x), None)
+        weights = self.weights(progress)
+        renders = weights["reconstruction"] or weights["nonnegativity"]
+        features, switches = model.levels.infer(x) if renders else (model.levels(x), None)
         logits = model.templates(features)
         prior = model.class_prior
         terms = {
@@ -234,7 +255,7 @@ class Objective:
             chosen = zip(templates, switches.parts, strict=True)
             terms["nonnegativity"] = nonnegativity([z for z, part in chosen if any(True for _ in part.leaves())])
             model.track(x, image, switches)
-        if self.interpolation:
-            terms["interpolation"] = interpolation(model, x, logits, shift=self.shift, collage=self.collage)
-        terms["loss"] = torch.stack([getattr(self, name) * term for name, term in terms.items()]).sum()
+        if weights["mixup"]:
+            terms["mixup"] = mixup(model, x, logits, translation=self.translation, cutmix=self.cutmix)
+        terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return terms

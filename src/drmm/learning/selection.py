@@ -27,7 +27,7 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -44,6 +44,7 @@ from drmm.files import read_json, write_json
 from drmm.model.deep import DRMM, Latents, evaluation, fit_amplitude, per_image
 from drmm.model.presets import resolve
 from drmm.model.storage import Recipe
+from drmm.records import Record
 
 __all__ = ["Criterion", "Grid", "Learn", "Selection", "Trial", "check_selection", "select"]
 
@@ -56,36 +57,29 @@ _CHUNK = 250  # images inferred at once
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Settings to choose between; an empty one stays as it is.
+class Grid(Record):
+    """Structures to choose between; an empty one leaves the model as it is.
 
     Attributes:
-        preset: names, "auto" among them.
+        preset: names of architectures, "auto" among them.
         width: templates of the first level.
         depth: levels.
+        criterion: what chooses: "error", "picture", "heldout" or "bic"; none is "error" where some held-out image
+            has a label, and else "picture".
     """
 
     preset: tuple[str, ...] = ()
     width: tuple[int, ...] = ()
     depth: tuple[int, ...] = ()
+    criterion: Criterion | None = None
 
-    @classmethod
-    def parse(cls, specs: Iterable[str]) -> Grid:
-        """Read specs such as "width=8,16,32".
+    def __post_init__(self) -> None:
+        if any(n < 1 for n in (*self.width, *self.depth)):
+            raise InputError("widths and depths are whole numbers of 1 or more")
 
-        Raises:
-            InputError: if one is not understood, or a setting comes twice.
-        """
-        settings: dict[str, tuple[Any, ...]] = {}
-        for spec in specs:
-            name, _, values = spec.partition("=")
-            if name not in cls.__dataclass_fields__:
-                raise InputError(f"cannot select {spec!r}: write width=8,16, depth=2,3 or preset=dense,conv_small")
-            if name in settings:
-                raise InputError(f"{name} is selected twice: write all values into one --select {name}=…")
-            words = [word.strip() for word in values.split(",")]
-            settings[name] = tuple(words) if name == "preset" else tuple(_count(word, spec) for word in words)
-        return cls(**settings)
+    def __bool__(self) -> bool:
+        """Whether there is anything to choose between."""
+        return bool(self.preset or self.width or self.depth)
 
     def candidates(self, base: Recipe) -> tuple[Recipe, ...]:
         """Every combination of the settings, in their order.
@@ -287,12 +281,6 @@ def _free_parameters(model: DRMM) -> int:
     return total
 
 
-def _count(word: str, spec: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise InputError(f"cannot select {spec!r}: {word!r} is not a whole number of 1 or more")
-    return int(word)
-
-
 def _name(recipe: Recipe) -> str:
     sizes = [f"{name} {value}" for name in ("width", "depth") if (value := getattr(recipe, name)) is not None]
     return ", ".join([recipe.preset, *sizes])
@@ -303,11 +291,11 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def _read(path: Path, recipe: Recipe, about: dict[str, Any]) -> Trial:
-    found = read_json(path)
-    if found.pop("about", None) != json.loads(json.dumps(about)):
+    record = read_json(path)
+    if record.pop("about", None) != json.loads(json.dumps(about)):
         raise RunError(f"{path} is a candidate of another selection: choose another folder")
     try:
-        images = {name: tuple(values) for name, values in found.pop("images").items()}
-        return Trial(recipe, images=images, **found)
+        images = {name: tuple(values) for name, values in record.pop("images").items()}
+        return Trial(recipe, images=images, **record)
     except (AttributeError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged ({error}): remove it and select again") from error

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from drmm.errors import InputError
 from drmm.files import write_csv
-from drmm.learning.batches import unlabelled
-from drmm.learning.config import Training
+from drmm.learning.batches import labelled_alone, unlabelled
+from drmm.learning.config import Machine, Training
 from drmm.learning.em import fit_em, relax
+from drmm.learning.em.loop import seconds_of_em
 from drmm.learning.em.relaxation import check_classes
 from drmm.learning.initialisation import initialise
 from drmm.learning.objective import Objective
+from drmm.model.constraints import is_nonnegative
 from drmm.model.deep import DRMM
+from drmm.model.presets import Constraint
 
-__all__ = ["Training", "train"]
+__all__ = ["seconds_in", "train"]
 
 _SETTLING_BATCHES = 40  # that priors, noise and amplitude are measured on
 
@@ -30,6 +35,7 @@ def train(
     *,
     objective: Objective | None = None,
     config: Training | None = None,
+    machine: Machine | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
     folder: Path | None = None,
     resume: bool = False,
@@ -41,11 +47,12 @@ def train(
     the discriminative relaxation of the class templates in closed form.
 
     Args:
-        model: on any device; it is moved as `config.accelerator` says, and comes back on the CPU.
+        model: on any device; it is moved as `machine` says, and comes back on the CPU.
         x: images (N, C, H, W), float in [0, 1] or uint8.
         y: class indices (N,), -1 where there is no label.
-        objective: what to minimise; "em" has its own.
+        objective: what to minimise; None is the default for the model's constraint and the rule. "em" has its own.
         config: how.
+        machine: on what; where there is a GPU, on it.
         validation: images and labels whose error is logged after each epoch of a gradient rule.
         folder: where logs and checkpoints go; None writes nothing.
         resume: go on from the checkpoint in `folder`, if there is one.
@@ -55,10 +62,14 @@ def train(
         InputError: if the loss or the objective is not finite, or the model cannot be learned so.
         RunError: if the folder cannot be written, or its checkpoint is from another architecture.
     """
-    config = config or Training()
+    config = (config or Training()).resolved()
     x = _like(model, x)
-    start = config.initialisation or ("data" if config.learning == "em" else "default")
-    if start != "default":  # a resumed run too: it may have been stopped before its first checkpoint
+    if config.labels_only:
+        x, y, config = _labelled(x, y, config)
+    start = config.initialisation
+    if (
+        start is not None and start != "default"
+    ):  # a resumed run too: it may have been stopped before its first checkpoint
         initialise(model, start, x=x, y=y, seed=config.seed)
     if config.learning == "em":
         _train_by_em(model, x, y, config, folder=folder, resume=resume, progress=progress)
@@ -67,8 +78,9 @@ def train(
         model,
         x,
         y,
-        objective or Objective.of(learning=config.learning),
+        (objective or Objective()).resolved(_constraint(model), config.learning),
         config,
+        machine or Machine(),
         validation=None if validation is None else (_like(model, validation[0]), validation[1]),
         folder=folder,
         resume=resume,
@@ -78,7 +90,7 @@ def train(
 
 
 def _train_by_gradient(
-    model: DRMM, x: Tensor, y: Tensor, objective: Objective, config: Training, **options: Any
+    model: DRMM, x: Tensor, y: Tensor, objective: Objective, config: Training, machine: Machine, **options: Any
 ) -> None:
     # Lightning takes seconds to import, and only training needs it.
     from drmm.learning.trainer import calibrate, run_loop, steps_of_an_epoch  # noqa: PLC0415
@@ -86,14 +98,30 @@ def _train_by_gradient(
     # The M-step for π, with one image of every class added so that no class becomes impossible.
     counts = torch.bincount(y[y >= 0], minlength=model.n_classes) + 1
     model.class_prior.copy_(counts / counts.sum())
-    config = config.enough_for(steps_of_an_epoch(x, y, config))
-    run_loop(model.train(), x, y, objective, config, **options)
+    config = config.enough_for(steps_of_an_epoch(x, y, config, machine))
+    run_loop(model.train(), x, y, objective, config, machine, **options)
     model.cpu()
     calibrate(model, x, config)
     model.eval()
     if config.learning == "eg" and not bool((y >= 0).any()):
         relax(model, x, y)  # nothing in the complete data tells clusters apart
     _settle(model, x, config)
+
+
+def _labelled(x: Tensor, y: Tensor, config: Training) -> tuple[Tensor, Tensor, Training]:
+    """The labelled images alone, repeated so that as many steps are made as with all; EM makes none."""
+    known = y >= 0
+    if not bool(known.any()):
+        raise InputError("no image has a label: label some, or set training.labels_only to false")
+    if config.learning == "em":
+        return x[known], y[known], config
+    few, size = labelled_alone(y, batch_size=config.batch_size, labelled=config.labelled_per_batch)
+    return x[few], y[few], replace(config, batch_size=size, labelled_per_batch=0)
+
+
+def _constraint(model: DRMM) -> Constraint:
+    """The constraint that decides the default objective."""
+    return "hard" if any(is_nonnegative(module) for module in model.modules()) else "soft"
 
 
 def _like(model: DRMM, x: Tensor) -> Tensor:
@@ -105,25 +133,36 @@ def _train_by_em(
     model: DRMM, x: Tensor, y: Tensor, config: Training, *, folder: Path | None, resume: bool, progress: bool
 ) -> None:
     check_classes(model, y)
-    place = None if folder is None else folder / "em"
+    em_folder = None if folder is None else folder / "em"
     trace = fit_em(
         model,
         x,
         y,
         max_iter=config.epochs,
         tolerance=config.tolerance,
-        folder=place,
+        folder=em_folder,
         resume=resume,
         progress=progress,
     )
     _settle(relax(model, x, y), x, config)
-    if folder is not None and place is not None:
+    if folder is not None and em_folder is not None:
         rows = [[i, *values] for i, values in enumerate(zip(trace.objective, trace.seconds, strict=True))]
         write_csv(folder / "logs" / "em.csv", ["iteration", "objective", "seconds"], rows)
-        shutil.rmtree(place / "latents", ignore_errors=True)  # a finished run needs them no more
+        shutil.rmtree(em_folder / "latents", ignore_errors=True)  # a finished run needs them no more
 
 
 def _settle(model: DRMM, x: Tensor, config: Training) -> None:
     if model.prior is not None:
         order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": config.epochs}
         model.settle(unlabelled(x, **order, most=_SETTLING_BATCHES))
+
+
+def seconds_in(folder: Path) -> float:
+    """For how long the training whose checkpoints lie in a folder has run, over all its sessions.
+
+    Raises:
+        RunError: if they are damaged.
+    """
+    from drmm.learning.trainer import seconds_of  # noqa: PLC0415
+
+    return seconds_of(folder) + seconds_of_em(folder / "em")

@@ -7,16 +7,19 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError
 from textwrap import shorten
+from threading import RLock
 from typing import Any, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
@@ -30,15 +33,17 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from drmm.data.images import pixels
 from drmm.errors import InputError, RunError
 from drmm.files import write_bytes
 from drmm.learning.batches import Batches, unlabelled
-from drmm.learning.config import Training
+from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.model.deep import DRMM
+from drmm.model.randomness import seeded
 from drmm.model.storage import misfit
 
 __all__ = [
@@ -48,6 +53,7 @@ __all__ = [
     "device_of",
     "moving_average",
     "run_loop",
+    "seconds_of",
     "steps_of_an_epoch",
     "warm_cosine",
 ]
@@ -81,6 +87,18 @@ _COMPILER_CHATTER = (
     "The .grad attribute of a Tensor that is not a leaf Tensor",
 )
 
+# Warning filters, loggers and the handlers of signals belong to the process, and the loop changes all of them: two
+# threads that train take turns.
+_ONE_LOOP = RLock()
+
+# A loss that is not finite is looked for after so many steps, and at the end of an epoch before anything is saved:
+# each look waits for the device.
+_STEPS_UNSEEN = 100
+
+# What patience watches without validation images: the loss with the weights that the training ends with. That with
+# the weights of the moment rises while the KL's weight does.
+_WATCHED = "train/final_loss"
+
 # Two sizes of batches, twice nine levels, and what is left of each after a break.
 _MOST_GRAPHS = 256
 
@@ -91,6 +109,7 @@ def run_loop(
     y: Tensor,
     objective: Objective,
     config: Training,
+    machine: Machine,
     *,
     validation: tuple[Tensor, Tensor] | None = None,
     folder: Path | None = None,
@@ -103,15 +122,15 @@ def run_loop(
     Raises:
         InputError: also if the model is to be compiled and cannot be.
     """
-    learner = _Learner(model, objective, config, x, y)
+    learner = _Learner(model, objective, config, machine, x, y)
     checkpoint = checkpoint_of(folder) if resume and folder is not None else None
     if checkpoint is not None:
         _check_checkpoint(checkpoint, learner)
-    loaders = None if validation is None else DataLoader(TensorDataset(*validation), batch_size=500)
-    with _quiet(), torch.random.fork_rng(), _compiling(config):
-        average = WeightAveraging(multi_avg_fn=moving_average(config.weight_average))
+    loaders = None if validation is None else _loader(TensorDataset(*validation), batch_size=500)
+    with _ONE_LOOP, _quiet(), _compiling(machine):
+        average = _Average(config.weight_average)
         callbacks = [average, *watching]
-        trainer = _trainer(config, folder, callbacks, progress=progress, validated=validation is not None)
+        trainer = _trainer(config, machine, folder, callbacks, progress=progress, validated=validation is not None)
         try:
             trainer.fit(learner, val_dataloaders=loaders, ckpt_path=checkpoint, weights_only=True)
         except OSError as error:
@@ -126,19 +145,19 @@ def run_loop(
         average.on_train_end(trainer, learner)
 
 
-def device_of(config: Training) -> torch.device:
+def device_of(machine: Machine) -> torch.device:
     """The first device that a model is trained on.
 
     Raises:
         InputError: if this machine has none such, or there is no such precision.
     """
     with _quiet():
-        return _trainer(config, None, (), progress=False, validated=False).strategy.root_device
+        return _trainer(Training(), machine, None, (), progress=False, validated=False).strategy.root_device
 
 
-def steps_of_an_epoch(x: Tensor, y: Tensor, config: Training) -> int:
+def steps_of_an_epoch(x: Tensor, y: Tensor, config: Training, machine: Machine) -> int:
     """How many steps every process makes in an epoch."""
-    return len(_batches(x, y, config, 0, 0, config.devices))
+    return len(_batches(x, y, machine.share(config), 0, 0, machine.devices))
 
 
 def calibrate(model: DRMM, x: Tensor, config: Training) -> None:
@@ -153,57 +172,112 @@ def checkpoint_of(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def _check_checkpoint(path: Path, learner: _Learner) -> None:
+def seconds_of(folder: Path) -> float:
+    """For how long the training in a folder has run, over all its sessions; 0 where there is no checkpoint.
+
+    Raises:
+        RunError: if the checkpoint is damaged.
+    """
+    path = checkpoint_of(folder)
+    return 0.0 if path is None else float(_read_checkpoint(path).get("seconds", 0.0))
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        odd = misfit(learner.state_dict(), state)
+        return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, AttributeError, OSError) as error:
         raise RunError(f"{path} is damaged: remove the run's folder and train again") from error
-    if odd is not None:
+
+
+def _check_checkpoint(path: Path, learner: _Learner) -> None:
+    state = _read_checkpoint(path).get("state_dict")
+    if not isinstance(state, dict):
+        raise RunError(f"{path} is damaged: remove the run's folder and train again")
+    if misfit(learner.state_dict(), state) is not None:
         raise RunError(f"{path} is from another architecture: train into a new folder")
 
 
 class _Learner(pl.LightningModule):
     """The loop's view of a model: which batches, which loss, which optimiser."""
 
-    def __init__(self, model: DRMM, objective: Objective, config: Training, x: Tensor, y: Tensor) -> None:
+    def __init__(
+        self, model: DRMM, objective: Objective, config: Training, machine: Machine, x: Tensor, y: Tensor
+    ) -> None:
         super().__init__()
         self.model = model
-        self._objective, self._config = objective, config
+        self._objective, self._config, self._machine = objective, config, machine
         self._data = (x, y)
+        self._seconds, self._start = 0.0, time.perf_counter()
+        self._seeds = np.random.default_rng()  # of each step's draws
+        self._finite: Tensor | None = None  # whether all losses of the epoch were
+        self.loss = torch.zeros(())  # of the last step
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Learner:
         """A copy of the weights for the average; images are shared."""
-        twin = _Learner(deepcopy(self.model, memo), self._objective, self._config, *self._data)
+        twin = _Learner(deepcopy(self.model, memo), self._objective, self._config, self._machine, *self._data)
         twin.train(self.training)
         return twin
 
     @cached_property
     def _seen(self) -> DRMM:
         """The model as the objective sees it."""
-        return cast("DRMM", _Compiled(self.model)) if self._config.compile else self.model
+        return cast("DRMM", _Compiled(self.model)) if self._machine.compile else self.model
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep for how long all sessions have learned."""
+        checkpoint["seconds"] = self._seconds + time.perf_counter() - self._start
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._seconds = float(checkpoint.get("seconds", 0.0))
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """This epoch's batches."""
         now = self.trainer
-        mine = _batches(*self._data, self._config, now.current_epoch, now.global_rank, now.world_size)
-        return DataLoader(mine, batch_size=None)
+        share = self._machine.share(self._config)
+        mine = _batches(*self._data, share, now.current_epoch, now.global_rank, now.world_size)
+        return _loader(mine, batch_size=None)
 
     def on_train_epoch_start(self) -> None:
-        """Make everything that draws a function of the seed and the epoch, so that a resumed run repeats it."""
-        torch.manual_seed(self._config.seed * 1_000_003 + self.trainer.current_epoch)
+        """Make what a process draws a function of seed, epoch and rank: a resumed run repeats it."""
+        now = self.trainer
+        self._seeds = np.random.default_rng([self._config.seed, now.current_epoch, now.global_rank])
+        self._finite = None
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """Every term of the objective, logged by its name."""
         x, y = batch
-        progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
-        terms = self._objective.at(progress)(self._seen, x, y)
-        if not torch.isfinite(terms["loss"]):
-            raise InputError("the loss is not finite: lower the learning rate, or check the images")
+        watched = self._config.patience is not None
+        # At the very start of a warm-up some terms are left out, which the watched loss needs.
+        progress = max(int(watched), self.trainer.global_step) / self.trainer.estimated_stepping_batches
+        with seeded(int(self._seeds.integers(2**63))):
+            terms = self._objective(self._seen, x, y, progress)
+        loss = terms["loss"].detach()
+        self._finite = loss.isfinite() if self._finite is None else self._finite & loss.isfinite()
+        if (index + 1) % _STEPS_UNSEEN == 0:
+            self._check(self._finite)
         logged = {f"train/{name}": term.detach() for name, term in terms.items()}
         self.log_dict(logged, on_epoch=True, on_step=False, sync_dist=True)
-        self.log("loss", terms["loss"].detach(), prog_bar=True, logger=False)
+        self.loss = loss  # not logged for the bar: Lightning would read it at every step
+        if watched:
+            final = self._final_loss(terms)
+            self.log(_WATCHED, final, on_epoch=True, on_step=False, logger=False, sync_dist=True)
         return terms["loss"]
+
+    def _final_loss(self, terms: Mapping[str, Tensor]) -> Tensor:
+        final = self._objective.weights(1.0)
+        parts = [final[name] * term.detach() for name, term in terms.items() if name != "loss"]
+        return torch.stack(parts).sum()
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse to go on from losses or weights that are not finite; callbacks save and stop after this."""
+        weights = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()
+        self._check(weights if self._finite is None else weights & self._finite)
+
+    def _check(self, finite: Tensor) -> None:
+        """On all processes alike: one that goes on alone would wait for the others."""
+        if not self.trainer.strategy.reduce_boolean_decision(bool(finite), all=True):
+            raise InputError("the loss is not finite: lower the learning rate, or check the images")
 
     def on_validation_epoch_start(self) -> None:
         """Measure the statistics of the averaged weights, which are in place now."""
@@ -221,6 +295,11 @@ class _Learner(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _loader(data: Dataset[Any], batch_size: int | None) -> DataLoader[Any]:
+    """A loader that takes nothing from torch's own stream of randomness."""
+    return DataLoader(data, batch_size=batch_size, generator=torch.Generator())
 
 
 def _batches(x: Tensor, y: Tensor, config: Training, epoch: int, rank: int, world_size: int) -> Batches:
@@ -271,9 +350,9 @@ class _CompiledLevels:
 
 
 @contextmanager
-def _compiling(config: Training) -> Iterator[None]:
+def _compiling(machine: Machine) -> Iterator[None]:
     """Leave room for the graphs of all levels, and say in one line what the compiler cannot do."""
-    if not config.compile:
+    if not machine.compile:
         yield
         return
     from torch._dynamo import config as dynamo  # noqa: PLC0415
@@ -284,7 +363,9 @@ def _compiling(config: Training) -> Iterator[None]:
             yield
     except TorchDynamoException as error:
         reason = shorten(str(error), 200) or type(error).__name__
-        raise InputError(f"torch.compile cannot compile this model ({reason}): leave --compile away") from error
+        raise InputError(
+            f"torch.compile cannot compile this model ({reason}): set machine.compile to false"
+        ) from error
 
 
 class Steps(Callback):
@@ -331,37 +412,86 @@ def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
         What `torch.optim.swa_utils.AveragedModel` takes as `multi_avg_fn`.
     """
 
-    @torch.no_grad()
     def update(average: Any, current: Any, n_averaged: Any) -> None:
-        n = int(n_averaged)
-        share = 1 - min(decay, (1 + n) / (10 + n))
-        for mine, theirs in zip(average, current, strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(theirs, share)
-            else:
-                mine.copy_(theirs)
+        _average(average, current, int(n_averaged), decay)
 
     return update
 
 
+@torch.no_grad()
+def _average(average: Iterable[Tensor], current: Iterable[Tensor], n: int, decay: float) -> None:
+    """Move the average of n towards what is current, in place."""
+    share = 1 - min(decay, (1 + n) / (10 + n)) if n else 1.0
+    for mine, theirs in zip(average, current, strict=True):
+        if mine.is_floating_point():
+            mine.lerp_(theirs, share)
+        else:
+            mine.copy_(theirs)
+
+
+class _Average(WeightAveraging):
+    """Lightning's average of the weights, by the steps that the host has counted: the device is not asked."""
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self._decay = decay
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Take the weights of this step in."""
+        average = cast("AveragedModel", self._average_model)
+        mine, theirs = (chain(net.parameters(), net.buffers()) for net in (average.module, pl_module))
+        _average(mine, theirs, trainer.global_step - 1, self._decay)
+        average.n_averaged += 1
+        self._latest_update_step = trainer.global_step
+
+
+class _Bar(RichProgressBar):
+    """A progress bar that reads the loss once a second: every reading waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[str, Any] = {}
+        self._due = 0.0
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """What stands beside the bar."""
+        if not trainer.training or time.monotonic() >= self._due:
+            loss = {"loss": f"{float(cast('_Learner', pl_module).loss):.3f}"}
+            self._shown, self._due = {**super().get_metrics(trainer, pl_module), **loss}, time.monotonic() + 1
+        return self._shown
+
+
 def _trainer(
-    config: Training, folder: Path | None, watching: Sequence[Callback], *, progress: bool, validated: bool
+    config: Training,
+    machine: Machine,
+    folder: Path | None,
+    watching: Sequence[Callback],
+    *,
+    progress: bool,
+    validated: bool,
 ) -> pl.Trainer:
     callbacks = list(watching)
     if progress:
-        callbacks.append(RichProgressBar())
+        callbacks.append(_Bar())
     if folder is not None:
         keep_last = {"filename": "last", "save_on_train_epoch_end": True, "enable_version_counter": False}
         callbacks.append(ModelCheckpoint(folder / "checkpoints", **keep_last))  # type: ignore[arg-type]
     if config.patience is not None:
-        monitor = "val/error" if validated else "train/loss"
+        monitor = "val/error" if validated else _WATCHED
         callbacks.append(EarlyStopping(monitor, patience=config.patience, check_on_train_epoch_end=True))
     try:
         return pl.Trainer(
             max_epochs=config.epochs,
-            accelerator=config.accelerator,
-            devices=config.devices,
-            precision=config.precision,  # type: ignore[arg-type]
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            precision=machine.precision,  # type: ignore[arg-type]
             callbacks=callbacks,
             logger=_loggers(folder),
             plugins=[_AtomicCheckpoints()],

@@ -14,7 +14,7 @@ from drmm.lifting.shadows import is_torch_layer
 from drmm.lifting.tracing import LiftError, trace
 from drmm.lifting.translation import TakeWhole, Translation
 from drmm.model.deep import DRMM, evaluation
-from drmm.rendering import Choice, Graph, Linear, Rendering, Sequential, Switches
+from drmm.rendering import AffineRendering, Choice, Graph, Linear, Sequential, Switches
 
 __all__ = ["lift"]
 
@@ -55,17 +55,19 @@ def lift(net: nn.Module, *, image_shape: tuple[int, int, int] | None = None, str
             break
     levels = levels_of(translation)
     if difference is not None:
-        levels = OrderedDict([("evaluation_only", EvaluationOnly(difference)), *levels.items()])
+        levels = OrderedDict([("evaluation_only", _EvaluationOnly(difference)), *levels.items()])
     top = next(reversed(levels.values()))
     if isinstance(top, Linear):
         levels.popitem()
     body = Sequential(levels)
     templates = top if isinstance(top, Linear) else _choice(body, net, translation.classes, image_shape)
     model = DRMM(body, templates, image_shape=image_shape)
+    for name in ("class_prior", "noise", "amplitude"):  # of the net's own precision, like what it draws
+        model.register_buffer(name, model.get_buffer(name).to(_example(net)))
     containers: list[nn.Module] = [
         model,
         body,
-        *(level for level in body if isinstance(level, Graph | EvaluationOnly)),
+        *(level for level in body if isinstance(level, Graph | _EvaluationOnly)),
     ]
     containers += [part for level in body if isinstance(level, Graph) for part in level.children()]
     for container in containers:
@@ -76,12 +78,14 @@ def lift(net: nn.Module, *, image_shape: tuple[int, int, int] | None = None, str
 
 
 @final
-class EvaluationOnly(Rendering):
+class _EvaluationOnly(AffineRendering):
     """Nothing happens in evaluation; in training it refuses, because the net is another graph there.
 
     Args:
         difference: in what the graphs differ.
     """
+
+    increasing = True
 
     def __init__(self, difference: str) -> None:
         super().__init__()
@@ -122,10 +126,15 @@ def _choice(
     body: Sequential, net: nn.Module, classes: int | None, image_shape: tuple[int, int, int] | None
 ) -> Choice:
     """The templates of a net whose logits are features."""
-    like = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
+    like = _example(net)
     if image_shape is not None:
         with torch.no_grad(), evaluation(body):
             classes = int(body(like.new_zeros(1, *image_shape)).shape[-1])
     if classes is None:
         raise LiftError("cannot tell how many classes the net has: lift it with image_shape=(C, H, W)")
     return Choice(classes).to(like)
+
+
+def _example(net: nn.Module) -> Tensor:
+    """A tensor of the net's precision and device."""
+    return next((p.detach() for p in net.parameters() if p.is_floating_point()), torch.zeros(()))

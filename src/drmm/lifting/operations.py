@@ -164,8 +164,9 @@ def _function(node: fx.Node, name: str) -> Callable[..., Any]:
     target: Any = node.target
     if target.__name__ == name:
         return target  # type: ignore[no-any-return]
-    found: Callable[..., Any] = next(getattr(home, name) for home in (operator, torch, F) if hasattr(home, name))
-    return found
+    home = next(module for module in (operator, torch, F) if hasattr(module, name))
+    function: Callable[..., Any] = getattr(home, name)
+    return function
 
 
 def _without_inplace(call: Arguments) -> Arguments:

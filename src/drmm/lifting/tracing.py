@@ -167,13 +167,13 @@ def _difference(one: fx.Graph, other: fx.Graph, net: nn.Module) -> str | None:
         if _fingerprint(a) != _fingerprint(b):
             return name_of(a, net)
         if _is_dropout(a):
-            a.meta["drops"] = bool(call_arguments(b).get("training", True))
+            a.meta["drops"] = bool(_call_arguments(b).get("training", True))
     outputs = [str(graph.output_node().args) for graph in (one, other)]
     return None if len(mine) == len(theirs) and outputs[0] == outputs[1] else "its output"
 
 
 def _fingerprint(node: fx.Node) -> tuple[str, ...]:
-    arguments = call_arguments(node)
+    arguments = _call_arguments(node)
     if _is_dropout(node):
         arguments.pop("training", None)
     return node.op, str(node.target), str(arguments)
@@ -183,7 +183,7 @@ def _is_dropout(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in {F.dropout, F.dropout2d, torch.dropout}
 
 
-def call_arguments(node: fx.Node) -> dict[str, Any]:
+def _call_arguments(node: fx.Node) -> dict[str, Any]:
     """Arguments of a function call by name, as far as its signature is known; the others by position."""
     if node.op == "call_function":
         try:
@@ -242,4 +242,6 @@ def _is_in_place(node: fx.Node, net: nn.Module) -> bool:
         return False
     name = kind_of(node, net)
     written = node.target in {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
-    return written or (name.endswith("_") and not name.endswith("__")) or bool(call_arguments(node).get("inplace"))
+    return (
+        written or (name.endswith("_") and not name.endswith("__")) or bool(_call_arguments(node).get("inplace"))
+    )

@@ -13,29 +13,9 @@ from drmm.lifting.arguments import Arguments, Batch, Call, Hole, Setting
 from drmm.lifting.operations import LOOKS_AT_SIZE, TUPLES, rendering_of, whole_module
 from drmm.lifting.shadows import holder, shadow
 from drmm.lifting.tracing import LiftError, kind_of, name_of, path_of
-from drmm.rendering import (
-    BatchNorm1d,
-    BatchNorm2d,
-    Clip,
-    Concat,
-    Conv2d,
-    Dropout,
-    Dropout2d,
-    Identity,
-    Join,
-    LeakyReLU,
-    Linear,
-    MaxPool2d,
-    ReLU,
-    Rendering,
-    Sum,
-)
+from drmm.rendering import Dropout, Dropout2d, Identity, Join, Rendering, Sequential
 
 __all__ = ["Item", "TakeWhole", "Translation", "unused"]
-
-
-# Their outputs share no memory with their inputs.
-_NEW_MEMORY = (BatchNorm1d, BatchNorm2d, Concat, Conv2d, Linear, MaxPool2d, Sum)
 
 
 class TakeWhole(Exception):  # noqa: N818
@@ -242,11 +222,13 @@ class Translation:
             uses.setdefault(self.name(item.node), []).append(item)
         theirs = set(map(id, self._net.modules()))
         for name, operation in self.operations.items():
-            if isinstance(operation, ReLU | LeakyReLU | Clip | Sum) and id(operation) not in theirs:
-                operation.inplace = all(self._is_spare(item.inputs[0]) for item in uses[name])
+            if operation.may_overwrite and id(operation) not in theirs:
+                spare = all(self._is_spare(item.inputs[0]) for item in uses[name])
+                operation.inplace = spare  # type: ignore[assignment]
 
     def _is_spare(self, node: fx.Node) -> bool:
-        return len(node.users) == 1 and isinstance(self.operations.get(self.name(node)), _NEW_MEMORY)
+        operation = self.operations.get(self.name(node))
+        return len(node.users) == 1 and operation is not None and operation.fresh
 
     def name(self, node: fx.Node) -> str:
         """A layer's path, so that a layer that is used twice is one operation; else the node's name."""
@@ -326,6 +308,6 @@ def _is_max_with_place(node: fx.Node) -> bool:
 
 def unused(name: str, taken: Container[str]) -> str:
     """A name for a module: no method's, and no other module's."""
-    while name in taken or hasattr(nn.Sequential, name) or hasattr(nn.ModuleDict, name):
+    while name in taken or hasattr(Sequential, name) or hasattr(nn.ModuleDict, name):
         name += "_"
     return name

@@ -16,7 +16,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from drmm.errors import InputError
 from drmm.model.deep import DRMM
-from drmm.rendering import BatchNorm1d, BatchNorm2d, Conv2d, Level, Linear, Sequential
+from drmm.rendering import Norm
+from drmm.rendering.kinds import Dictionary
+from drmm.rendering.passes import layers_of
 
 __all__ = [
     "NonNegative",
@@ -85,7 +87,7 @@ def start_sparse(model: Model) -> Model:
     Returns:
         The same model.
     """
-    dictionaries = [m for m in [*_atoms(model.levels), model.templates] if isinstance(m, Conv2d | Linear)]
+    dictionaries = _dictionaries(model)
     first = dictionaries[0].weight
     half = len(first) // 2
     first[half : 2 * half] = -first[:half]
@@ -136,7 +138,7 @@ def weight_normalise(model: Model) -> Model:
     Raises:
         InputError: if a weight has a parametrisation already, or a template is 0 and has no direction.
     """
-    dictionaries = [m for m in [*_atoms(model.levels), model.templates] if isinstance(m, Conv2d | Linear)]
+    dictionaries = _dictionaries(model)
     _check_free(dictionaries)
     for module in dictionaries:
         if bool((module.weight.flatten(1).abs().amax(1) == 0).any()):
@@ -156,20 +158,15 @@ def _upper(model: DRMM) -> list[nn.Module]:
     """Every module whose weight must not be negative."""
     modules: list[nn.Module] = []
     dictionaries = 0
-    for module in [*_atoms(model.levels), model.templates]:
-        dictionaries += isinstance(module, Conv2d | Linear)
+    for module in [*layers_of(model.levels), model.templates]:
+        dictionaries += module.gamma is not None
         # The norm that follows the pixel dictionary scales it: its sign is free.
-        if dictionaries > 1 and isinstance(module, Conv2d | Linear | BatchNorm1d | BatchNorm2d):
+        if dictionaries > 1 and (module.gamma is not None or isinstance(module, Norm)):
             modules.append(module)
     return modules
 
 
-def _atoms(levels: Sequential) -> list[nn.Module]:
-    """The renderings one by one, pixels first, with a level's dictionary and norm in its place."""
-    atoms: list[nn.Module] = []
-    for rendering in levels.atoms:
-        if isinstance(rendering, Level):
-            atoms.extend(m for m in (rendering.dictionary, rendering.norm) if m is not None)
-        else:
-            atoms.append(rendering)
-    return atoms
+def _dictionaries(model: DRMM) -> list[Dictionary]:
+    """Those of the levels, pixels first, and the class templates."""
+    dictionaries = [module.gamma for module in [*layers_of(model.levels), model.templates]]
+    return [dictionary for dictionary in dictionaries if dictionary is not None]

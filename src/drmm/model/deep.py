@@ -7,8 +7,8 @@ I ~ N(μ_cg, σ² 1).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from drmm.errors import InputError
+from drmm.model.certificate import Certificate
 from drmm.model.inpainting import complete, observed_pixels
+from drmm.model.modes import evaluation
 from drmm.model.priors import Prior, SwitchPrior
-from drmm.rendering import BatchNorm1d, BatchNorm2d, Choice, Linear, Sequential, Switches
+from drmm.model.randomness import categorical, normal, seeded
+from drmm.rendering import Choice, Dropout, Dropout2d, Linear, Norm, Sequential, Switches
 from drmm.rendering.bounds import NoBoundError, bound
 from drmm.rendering.local import is_approximate
 
@@ -33,7 +36,7 @@ class Latents:
         label: ĉ, (N,), an index of the class.
         score: the max-sum objective ⟨μ_ĉĝ, I⟩ plus the bias paths and the class bias, (N,).
         logits: the score of every class with the same switches, (N, C).
-        upper_bound: no configuration of the label (of any label, where none was given) scores higher, (N,).
+        certificate: what `upper_bound` reads.
         amplitude: the least-squares factor of the rendering, α ≥ 0, (N,): I ≈ α μ_ĉĝ.
         switches: ĝ.
         observed: which pixels were seen, bool (N, C, H, W); None if `infer` was not told.
@@ -43,11 +46,23 @@ class Latents:
     label: Tensor
     score: Tensor
     logits: Tensor
-    upper_bound: Tensor
+    certificate: Certificate
     amplitude: Tensor
     switches: Switches
     observed: Tensor | None = None
     completed: Tensor | None = None
+
+    @property
+    def upper_bound(self) -> Tensor:
+        """No configuration of the label (of any label, where none was given) scores higher, (N,).
+
+        Computed when it is first read, for the weights and the images of the inference; infinite where there is no
+        bound.
+
+        Raises:
+            InputError: if the weights or the images have changed before that.
+        """
+        return self.certificate.read()
 
     @property
     def gap(self) -> Tensor:
@@ -68,7 +83,7 @@ class Latents:
         """Latents that no max-sum pass has found: drawn, or read back."""
         unknown = torch.full_like(amplitude, math.nan)
         logits = unknown[:, None].expand(-1, n_classes)
-        return cls(label, unknown, logits, unknown, amplitude, switches)
+        return cls(label, unknown, logits, Certificate(unknown), amplitude, switches)
 
     def select(self, index: Tensor | slice) -> Latents:
         """The latents of some images."""
@@ -76,7 +91,7 @@ class Latents:
             self.label[index],
             self.score[index],
             self.logits[index],
-            self.upper_bound[index],
+            self.certificate.select(index),
             self.amplitude[index],
             self.switches.select(index),
             None if self.observed is None else self.observed[index],
@@ -155,6 +170,8 @@ class DRMM(nn.Module):
         label: Tensor | int | None = None,
         generator: torch.Generator | None = None,
         observed: Tensor | None = None,
+        *,
+        certify: bool = False,
     ) -> Latents:
         """Joint MAP of class and switches by max-sum, with the backtrace.
 
@@ -171,6 +188,7 @@ class DRMM(nn.Module):
             generator: source of randomness for renderings that draw (dropout in training mode).
             observed: True where a pixel was seen, bool (N, C, H, W) with any of the four 1, or (H, W); None if all
                 were. Other pixels may have any value, NaN too.
+            certify: compute `upper_bound` at once, and not when it is first read: for weights that will change.
 
         Raises:
             InputError: if the labels or the mask do not fit.
@@ -180,12 +198,17 @@ class DRMM(nn.Module):
         with _randomness(generator):
             chosen, logits, switches = self.max_sum(image, label)
         rendering = self.levels.render(self.templates.weight[chosen], switches)
-        ceiling = self.upper_bound(image)
+        if self._varies():
+            certificate = Certificate.unknown(logits[:, 0].detach())
+        else:
+            certificate = Certificate.of(self, image, None if label is None else chosen)
+        if certify:
+            certificate.read()
         return Latents(
             label=chosen,
             score=logits.gather(1, chosen[:, None]).squeeze(1),
             logits=logits,
-            upper_bound=ceiling.amax(1) if label is None else ceiling.gather(1, chosen[:, None]).squeeze(1),
+            certificate=certificate,
             amplitude=fit_amplitude(image, rendering, seen),
             switches=switches,
             observed=seen,
@@ -217,11 +240,11 @@ class DRMM(nn.Module):
     def upper_bound(self, x: Tensor) -> Tensor:
         """The two-message bound on each class's joint MAP score, (N, C), true for any signs.
 
-        Where scales depend on the batch (in training mode, or in a norm without running statistics), or a
-        rendering has no registered bound, there is no certificate: the bound is infinite.
+        Where scales depend on the batch (a norm in training mode, or without running statistics), units are
+        dropped at random, or a rendering has no registered bound, there is no certificate: the bound is infinite.
         """
         nothing_known = x.new_full((len(x), self.n_classes), math.inf)
-        if any(_depends_on_batch(module) for module in self.levels.modules()):
+        if self._varies():
             return nothing_known
         try:
             return bound(self.templates, *bound(self.levels, x, x))[1]
@@ -301,10 +324,7 @@ class DRMM(nn.Module):
         Raises:
             InputError: if the model does not know its image shape.
         """
-        if label is None:
-            chosen = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
-        else:
-            chosen = self.check_label(label, n)
+        chosen = categorical(self.class_prior, n, generator) if label is None else self.check_label(label, n)
         switches = (self._prior() if prior is None else prior).sample(chosen, self.blank_switches(), generator)
         return Latents.without_score(chosen, self.amplitude.expand(n), switches, self.n_classes)
 
@@ -329,8 +349,7 @@ class DRMM(nn.Module):
             InputError: if the model does not know its image shape.
         """
         mean = self.picture(self.sample_latents(n, label, generator, prior))
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        return mean + self.noise.sqrt() * noise
+        return mean + self.noise.sqrt() * normal(mean.shape, mean, generator)
 
     @torch.no_grad()
     def track(self, x: Tensor, rendering: Tensor, switches: Switches) -> None:
@@ -344,8 +363,8 @@ class DRMM(nn.Module):
         share = self._prior().update(switches)
         amplitude = fit_amplitude(x, rendering)
         residual = (x - per_image(amplitude) * rendering).square().mean()
-        self.noise.lerp_(residual, share)
-        self.amplitude.lerp_(amplitude.mean(), share)
+        self.noise.lerp_(residual, share.to(self.noise.dtype))
+        self.amplitude.lerp_(amplitude.mean(), share.to(self.amplitude.dtype))
 
     @torch.no_grad()
     def settle(self, batches: Iterable[Tensor]) -> None:
@@ -405,14 +424,22 @@ class DRMM(nn.Module):
         rendering = self.levels.render(self.templates.weight[chosen], switches)
         return per_image(fit_amplitude(x, rendering, observed)) * rendering
 
+    def _varies(self) -> bool:
+        return any(_varies(module) for module in self.levels.modules())
+
     def _prior(self) -> SwitchPrior:
         if self.prior is None:
             raise InputError("the model does not know its image shape: pass image_shape=(C, H, W)")
         return self.prior
 
 
-def _depends_on_batch(module: nn.Module) -> bool:
-    return module.training or (isinstance(module, BatchNorm1d | BatchNorm2d) and module.running_var is None)
+def _varies(module: nn.Module) -> bool:
+    """Whether what a module does depends on the batch or on chance; a stranger's may, in training mode."""
+    if isinstance(module, Norm):
+        return module.uses_batch
+    if isinstance(module, Dropout | Dropout2d):
+        return module.training and module.p > 0
+    return module.training and type(module).__module__.partition(".")[0] not in {"drmm", "torch"}
 
 
 def per_image(values: Tensor) -> Tensor:
@@ -434,25 +461,8 @@ def fit_amplitude(x: Tensor, rendering: Tensor, observed: Tensor | None = None) 
     return torch.where(energy > 0, match / energy.clamp(min=torch.finfo(x.dtype).tiny), 0.0).clamp(min=0)
 
 
-@contextmanager
-def evaluation(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode for a while; every submodule's own mode is restored."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, mode in modes:
-            child.training = mode
-
-
-@contextmanager
-def _randomness(generator: torch.Generator | None) -> Iterator[None]:
+def _randomness(generator: torch.Generator | None) -> AbstractContextManager[None]:
     """Let everything that draws inside take its randomness from `generator`."""
     if generator is None:
-        yield
-        return
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+        return nullcontext()
+    return seeded(int(torch.randint(2**62, (), generator=generator, device=generator.device)))

@@ -127,5 +127,5 @@ def _guess(x: Tensor, observed: Tensor, draw: Callable[[Tensor, Tensor], Tensor]
 
 
 def _gaussian(size: int, scale: float, like: Tensor) -> Tensor:
-    place = torch.arange(size, dtype=like.dtype, device=like.device)
-    return (-0.5 * ((place[:, None] - place) / scale).square()).exp()
+    coordinate = torch.arange(size, dtype=like.dtype, device=like.device)
+    return (-0.5 * ((coordinate[:, None] - coordinate) / scale).square()).exp()

@@ -1,9 +1,9 @@
-"""Switches borrowed coarse-to-fine from training images, piece by piece: samples that hang together.
+"""A patch prior: switches drawn coarse-to-fine from patches of training images, so that samples hang together.
 
-The slides admit that switches drawn independently make poor samples. Here every place of every level takes all its
-switches from one training image of the class: one of those whose switches, around that place, are most like what
-has been drawn already, on the level above and beside it. Each place asks anew, so a sample is put together from
-pieces of many images.
+The slides admit that switches drawn independently make poor samples. Here every position of every level takes all
+its switches from one training image of the class: one of those whose switches, in the patch around that position,
+are most like what has been drawn already, on the level above and beside it. Each position asks anew, so a sample
+is put together from patches of many images.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ from torch.nn import functional as F
 from drmm.errors import InputError
 from drmm.model.deep import DRMM, evaluation
 from drmm.model.priors import Prior, SwitchPrior
+from drmm.model.randomness import categorical, uniform
 from drmm.rendering import Switches
 
-__all__ = ["BorrowedPrior", "borrow"]
+__all__ = ["PatchPrior", "borrow"]
 
 _CHUNK = 50  # images drawn or judged at once
 _BATCH = 200  # images per bottom-up pass
 
-_Cell = dict[str, Tensor]  # the choices of all units at one place, (N, C) each, by name
+_Cell = dict[str, Tensor]  # the choices of all units at one position, (N, C) each, by name
 _Choose = Callable[[int, int, Tensor], _Cell]
 
 
 @final
-class BorrowedPrior(Prior):
-    """p(g | c) = Π over levels and places of p(g_x | what is drawn around x), as training images have it.
+class PatchPrior(Prior):
+    """p(g | c) = Π over levels and positions of p(g_x | patch around x), as training images have it.
 
-    Levels go from the top down, the places of a level row by row. Around a place x are the 3 × 3 places of the
-    level above that lie over it, and of its own level those next to it that are drawn already. A training image of
-    the class is as far away as units there differ: in being on, in position where both are on, or in sign. The
-    images that are nearest, and all that are as near as the last of them, are equally probable donors of g_x. With
-    probability ε a switch is not borrowed but drawn by itself, from its frequencies in the class:
+    Levels go from the top down, the positions x of a level row by row. The patch around x is the 3 × 3 positions
+    of the level above that lie over it, and of its own level those next to it that are drawn already. A training
+    image of the class is as far away as units of the patch differ: in a, in t where both are on, or in s. g_x is
+    copied from one of the nearest neighbours, or of all that are as near as the last of them, each as probable as
+    any other. With probability ε a switch is not copied but drawn by itself, from its frequencies in the class:
 
-        p(g_x | around) = mean over donors n of Π over switches u of (1 - ε) [g_u = g_u(n)] + ε p(g_u | c).
+        p(g_x | patch) = mean over neighbours n of Π over switches u of (1 - ε) [g_u = g_u(n)] + ε p(g_u | c).
 
     So p is a distribution, and ε = 1 is the independent prior of each class. One neighbour copies whole images, as
-    many as there are images makes the places independent of each other. Shannon's n-grams are the same idea for
+    many as there are images makes the positions independent of each other. Shannon's n-grams are the same idea for
     text, and Efros and Leung's synthesis for textures.
 
     Args:
         switches: of the training images; their frozen scales do not matter.
         label: their classes, (N,).
-        neighbours: how many images are near: few copy, many mix.
+        neighbours: how many training images are near: few copy, many mix.
         backoff: ε, in [0, 1].
 
     Raises:
@@ -64,7 +65,7 @@ class BorrowedPrior(Prior):
         self._banks = {c: _Bank.of(switches.select(label == c)) for c in label.unique().tolist()}
         self._tune(neighbours, backoff)
 
-    def tuned(self, *, neighbours: int | None = None, backoff: float | None = None) -> BorrowedPrior:
+    def tuned(self, *, neighbours: int | None = None, backoff: float | None = None) -> PatchPrior:
         """The same training images with other settings; None keeps one.
 
         Raises:
@@ -87,7 +88,7 @@ class BorrowedPrior(Prior):
         """Draw the switches of an image of each class (N,); see `Prior.sample`.
 
         Raises:
-            InputError: if no image of a class is there to borrow from.
+            InputError: if there is no training image of a class.
         """
         drawn = [
             {name: choice.new_empty(len(label), *choice.shape[1:]) for name, choice in leaf.choices()}
@@ -110,7 +111,7 @@ class BorrowedPrior(Prior):
         """Log p(g | c) of each image, (N,), in nats; as low as numbers allow for what ε = 0 makes impossible.
 
         Raises:
-            InputError: if there are no labels, or no image of a class to borrow from.
+            InputError: if there are no labels, or no training image of a class.
         """
         if label is None:
             raise InputError("borrowed switches depend on the class: pass labels")
@@ -120,7 +121,7 @@ class BorrowedPrior(Prior):
         return total
 
     def _by_class(self, label: Tensor) -> Iterator[tuple[_Bank, Tensor]]:
-        """The training images of each class, and the places of some of that class in `label`."""
+        """The training images of each class, and the indices of some of that class in `label`."""
         for c in label.unique().tolist():
             if c not in self._banks:
                 raise InputError(f"no training image of class {c} to borrow switches from: pass some")
@@ -128,24 +129,22 @@ class BorrowedPrior(Prior):
                 yield self._banks[c], index
 
     def _draw(self, bank: _Bank, n: int, generator: torch.Generator | None) -> list[_Cell]:
-        """Choices (n, C, places) of each level, pixels first."""
+        """Choices (n, C, positions) of each level, pixels first."""
         drawn = [
             {name: choice.new_empty(n, *choice.shape[1:]) for name, choice in grid.choices.items()}
             for grid in bank.grids
         ]
 
-        def choose(level: int, place: int, near: Tensor) -> _Cell:
-            count = near.cumsum(1)
-            uniform = torch.rand(n, 1, generator=generator, device=near.device, dtype=torch.float64)
-            donor = (count <= uniform * count[:, -1:]).sum(1)
-            cell = {name: choice[donor] for name, choice in bank.grids[level].cell(place).items()}
+        def choose(level: int, index: int, near: Tensor) -> _Cell:
+            neighbour = categorical(near, 1, generator).squeeze(1)
+            cell = {name: choice[neighbour] for name, choice in bank.grids[level].cell(index).items()}
             if self.backoff > 0:
                 for name, choice in cell.items():
-                    odds = bank.frequency(level, name, place)
-                    own = torch.rand(choice.shape, generator=generator, device=choice.device) < self.backoff
-                    cell[name] = torch.where(own, _draw_units(odds, n, generator).to(choice.dtype), choice)
+                    odds = bank.frequency(level, name, index)
+                    own = uniform(choice.shape, odds, generator) < self.backoff
+                    cell[name] = torch.where(own, categorical(odds.T, n, generator).T.to(choice.dtype), choice)
             for name, choice in cell.items():
-                drawn[level][name][:, :, place] = choice
+                drawn[level][name][:, :, index] = choice
             return cell
 
         self._descend(bank, n, choose)
@@ -155,16 +154,16 @@ class BorrowedPrior(Prior):
         n = len(next(iter(grids[0].choices.values())))
         total = torch.zeros(n, device=bank.device)
 
-        def choose(level: int, place: int, near: Tensor) -> _Cell:
-            cell, donors = grids[level].cell(place), bank.grids[level].cell(place)
+        def choose(level: int, index: int, near: Tensor) -> _Cell:
+            cell, training = grids[level].cell(index), bank.grids[level].cell(index)
             log_p = torch.where(near, 0.0, -torch.inf)
             for name, choice in cell.items():
-                frequency = _value(bank.frequency(level, name, place), choice)
-                borrowed = (1 - self.backoff + self.backoff * frequency).log()
+                frequency = _value(bank.frequency(level, name, index), choice)
+                copied = (1 - self.backoff + self.backoff * frequency).log()
                 tiny = torch.finfo(frequency.dtype).tiny
                 redrawn = (self.backoff * frequency).clamp(min=tiny).log()
-                same = choice[:, None] == donors[name]
-                log_p = log_p + torch.where(same, borrowed[:, None], redrawn[:, None]).sum(2)
+                same = choice[:, None] == training[name]
+                log_p = log_p + torch.where(same, copied[:, None], redrawn[:, None]).sum(2)
             total.add_(log_p.logsumexp(1) - near.sum(1).log())
             return cell
 
@@ -172,7 +171,7 @@ class BorrowedPrior(Prior):
         return total
 
     def _descend(self, bank: _Bank, n: int, choose: _Choose) -> None:
-        """Let `choose` say what stands at each place, from the top down: given level, place and donors (n, N)."""
+        """Let `choose` fill each position, top down: given level, index and which images are near (n, N)."""
         apart: Tensor | None = None
         for level in reversed(range(len(bank.grids))):
             grid = bank.grids[level]
@@ -185,43 +184,43 @@ class BorrowedPrior(Prior):
                     around = around + apart[i, j - 1]
                 if above is not None:
                     around = around + above[i, j]
-                place = i * width + j
-                cell = choose(level, place, _nearest(around, self.neighbours))
-                apart[i, j] = torch.cdist(_state(cell), _state(grid.cell(place)), p=0)
+                index = i * width + j
+                cell = choose(level, index, _nearest(around, self.neighbours))
+                apart[i, j] = torch.cdist(_state(cell), _state(grid.cell(index)), p=0)
 
 
 def borrow(
     model: DRMM, x: Tensor, label: Tensor | None = None, *, neighbours: int = 5, backoff: float = 0.0
-) -> BorrowedPrior:
-    """The prior that borrows the switches which a model infers for images.
+) -> PatchPrior:
+    """The patch prior of the switches that a model infers for training images.
 
     Args:
         model: whose levels infer them, in evaluation mode.
         x: images (N, C, H, W).
         label: their classes (N,), -1 where not known: then ĉ, the model's own guess.
-        neighbours: as for `BorrowedPrior`.
+        neighbours: as for `PatchPrior`.
         backoff: likewise.
     """
     parts: list[Switches] = []
-    found: list[Tensor] = []
+    guesses: list[Tensor] = []
     with torch.no_grad(), evaluation(model):
         for batch in x.split(_BATCH):
             guess, _, switches = model.max_sum(batch, None)
             parts.append(switches)
-            found.append(guess)
-    classes = torch.cat(found)
+            guesses.append(guess)
+    classes = torch.cat(guesses)
     if label is not None:
         classes = torch.where(label >= 0, label, classes)
-    return BorrowedPrior(_joined(parts), classes, neighbours=neighbours, backoff=backoff)
+    return PatchPrior(_joined(parts), classes, neighbours=neighbours, backoff=backoff)
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """The choices of one level, its places in a row.
+    """The choices of one level, its positions in a row.
 
     Attributes:
-        choices: by name, (N, C, places).
-        size: (H, W) of the places; a level without places has one.
+        choices: by name, (N, C, positions).
+        size: (H, W) of the positions; a level without positions has one.
     """
 
     choices: _Cell
@@ -234,8 +233,8 @@ class _Grid:
         size = (shape[2], shape[3]) if len(shape) == 4 else (1, 1)
         return cls({name: choice.reshape(*choice.shape[:2], -1) for name, choice in choices.items()}, size)
 
-    def cell(self, place: int) -> _Cell:
-        return {name: choice[:, :, place] for name, choice in self.choices.items()}
+    def cell(self, index: int) -> _Cell:
+        return {name: choice[:, :, index] for name, choice in self.choices.items()}
 
 
 @dataclass(frozen=True)
@@ -263,12 +262,12 @@ class _Bank:
     def device(self) -> torch.device:
         return next(iter(self.grids[0].choices.values())).device
 
-    def frequency(self, level: int, name: str, place: int) -> Tensor:
-        """Probability of each value of the units at a place, (values, C)."""
+    def frequency(self, level: int, name: str, index: int) -> Tensor:
+        """Probability of each value of the units at a position, (values, C)."""
         p = self.frequencies.floored(level, name)
         if name != "t":
             p = torch.stack([1 - p, p])
-        return p.reshape(*p.shape[:2], -1)[..., place]
+        return p.reshape(*p.shape[:2], -1)[..., index]
 
 
 def _joined(parts: list[Switches]) -> Switches:
@@ -287,7 +286,7 @@ def _joined(parts: list[Switches]) -> Switches:
 
 
 def _over(apart: Tensor, size: tuple[int, int]) -> Tensor:
-    """Differences (H', W', n, N) of the level above, in the 3 × 3 places over each place: (H, W, n, N)."""
+    """Differences (H', W', n, N) of the level above, in the 3 × 3 positions over each position: (H, W, n, N)."""
     sums = F.avg_pool2d(apart.permute(2, 3, 0, 1), 3, stride=1, padding=1, divisor_override=1)
     return F.interpolate(sums, size, mode="nearest").permute(2, 3, 0, 1).contiguous()
 
@@ -308,8 +307,3 @@ def _nearest(distance: Tensor, k: int) -> Tensor:
 def _value(probability: Tensor, choice: Tensor) -> Tensor:
     """The probability of each choice (n, C) by the table (values, C)."""
     return probability.expand(len(choice), *probability.shape).gather(1, choice.long()[:, None]).squeeze(1)
-
-
-def _draw_units(probability: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    """A value for each unit of n images, (n, C), by the table (values, C)."""
-    return torch.multinomial(probability.T, n, replacement=True, generator=generator).T

@@ -112,7 +112,7 @@ def conv_large(
     ]
     levels = _levels(image_shape[0], sizes, shapes)
     templates = Linear(sizes[-1], n_classes)
-    if templates.in_features == n_classes:
+    if len(sizes) == len(shapes) and sizes[-1] == n_classes:
         nn.init.eye_(templates.weight)
     return _finish("conv_large", levels, templates, image_shape, constraint, smallest=12)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from drmm.model.randomness import uniform
 from drmm.rendering import Switches
 
 __all__ = ["Prior", "SwitchPrior"]
@@ -77,15 +78,15 @@ class SwitchPrior(nn.Module, Prior):
         return self.probability(leaf, name).clamp(_FLOOR, 1 - _FLOOR)
 
     @torch.no_grad()
-    def update(self, switches: Switches) -> float:
+    def update(self, switches: Switches) -> Tensor:
         """Move the running averages towards the frequencies in a batch.
 
         Returns:
-            The weight that the batch got.
+            The weight that the batch got, float64, (): on the device, for which no training step has to wait.
         """
         batches = cast("Tensor", self.batches)
         batches += 1
-        share = max(self.momentum, 1 / int(batches))
+        share = batches.double().reciprocal().clamp(min=self.momentum)
         for i, leaf in enumerate(switches.leaves()):
             for name, choice in leaf.choices():
                 probability = self.probability(i, name)
@@ -94,7 +95,7 @@ class SwitchPrior(nn.Module, Prior):
                     frequency = _frequency(choice == positions.reshape(-1, *[1] * choice.ndim))
                 else:
                     frequency = _frequency(choice[None])[0]
-                probability.lerp_(frequency.to(probability.dtype), share)
+                probability.lerp_(frequency.to(probability.dtype), share.to(probability.dtype))
         return share
 
     def forget(self) -> None:
@@ -154,11 +155,11 @@ def _frequency(choice: Tensor) -> Tensor:
 
 def _draw(probability: Tensor, n: int, generator: torch.Generator | None, *, categorical: bool) -> Tensor:
     unit = probability.shape[1:] if categorical else probability.shape
-    uniform = torch.rand(n, *unit, generator=generator, device=probability.device, dtype=probability.dtype)
+    draws = uniform((n, *unit), probability, generator)
     if not categorical:
-        return uniform < probability
+        return draws < probability
     steps = probability.cumsum(0)
     drawn = torch.zeros(n, *unit, dtype=torch.long, device=probability.device)
     for step in steps[:-1]:  # inverse of the distribution function; the last position takes what is left
-        drawn += uniform >= step
+        drawn += draws >= step
     return drawn

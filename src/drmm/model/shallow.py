@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drmm.errors import InputError
+from drmm.model.randomness import categorical, normal, uniform
 from drmm.rendering import Conv2d, MaxPool2d
 from drmm.rendering.convolution import correlate, draw
 from drmm.rendering.pooling import best_position
@@ -216,14 +217,13 @@ class RMM(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, ShallowLatents]:
         """Ancestral samples: pictures (n, C_in, H, W) and the latents that drew them."""
-        label = torch.multinomial(self.class_prior, n, replacement=True, generator=generator)
-        position = torch.multinomial(self.position_prior, n, replacement=True, generator=generator)
-        a = torch.bernoulli(self.switch_prior[label], generator=generator).bool()
-        z = torch.randn(n, self.elements, generator=generator, dtype=self.noise.dtype)
+        label = categorical(self.class_prior, n, generator)
+        position = categorical(self.position_prior, n, generator)
+        a = uniform((n, self.elements), self.noise, generator) < self.switch_prior[label]
+        z = normal((n, self.elements), self.noise, generator)
         latents = ShallowLatents(label, position, a, self.mean_loading[label] + z)
         mean = self.render(latents)
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
-        return mean + self.noise.sqrt() * noise, latents
+        return mean + self.noise.sqrt() * normal(mean.shape, mean, generator), latents
 
     # --- the Gaussian posterior ------------------------------------------------------------------------------
 
@@ -250,8 +250,8 @@ class RMM(nn.Module):
     def explain(self, x: Tensor) -> ShallowLatents:
         """The most probable ĉ, t̂, â of the Gaussian posterior, jointly, and the loadings expected given these."""
         quadratic = self._quadratic()
-        place, mask = _divmod(self.evaluate(x, quadratic).flatten(1).argmax(1), len(self.masks))
-        label, t = _divmod(place, len(self.shifts))
+        label_and_shift, mask = _divmod(self.evaluate(x, quadratic).flatten(1).argmax(1), len(self.masks))
+        label, t = _divmod(label_and_shift, len(self.shifts))
         a, prior = self.masks[mask], self.mean_loading[label]
         v = self._correlations(x, quadratic)[torch.arange(len(x), device=x.device), label, :, t]
         precision, _ = _precision(a, self.gram()[label, t].to(v.dtype))
@@ -316,8 +316,8 @@ class RMM(nn.Module):
 
     def _configurations(self, x: Tensor) -> Tensor:
         """As `evaluate`, (N, C, T, 2^K)."""
-        found: Tensor = self.evaluate(x, self._quadratic()).unflatten(1, (self.n_classes, -1))
-        return found
+        joint: Tensor = self.evaluate(x, self._quadratic()).unflatten(1, (self.n_classes, -1))
+        return joint
 
     def _quadratic(self) -> Quadratic:
         return Quadratic(*(part.to(self.noise.dtype) for part in self.quadratic(self.gram())))

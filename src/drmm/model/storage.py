@@ -2,51 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from drmm._version import __version__
-from drmm.errors import RunError
+from drmm import __version__
+from drmm.errors import InputError, RunError
 from drmm.files import read_json, read_tensors, tensor_bytes, write_bytes, write_json
 from drmm.model.deep import DRMM
-from drmm.model.presets import Constraint, Shape, build
+from drmm.model.presets import Constraint, Shape, build, resolve
+from drmm.model.randomness import seeded
+from drmm.records import DERIVED, Record, from_table
 
-__all__ = ["Recipe", "load_model", "load_weights", "misfit", "model_bytes", "save_model"]
+__all__ = ["MODEL_FILES", "Recipe", "load_model", "misfit", "model_bytes", "save_model"]
 
-_CONFIG, _WEIGHTS = "model.json", "model.safetensors"
+_CONFIG, _WEIGHTS = MODEL_FILES = ("model.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a model was built, and what its inputs and outputs mean.
+class Recipe(Record):
+    """How a model is built, and what its inputs and outputs mean.
 
     Attributes:
-        preset: name of the architecture.
+        preset: name of the architecture: "conv_small" (images from 8×8), "conv_large" (from 12×12, slow on a CPU)
+            or "dense"; "auto" takes conv_small for images of 8×8 or more, and dense otherwise.
         image_shape: (C, H, W).
         classes: names of the classes, in the order of the logits.
-        constraint: "soft", "hard" or "weight_norm".
-        width: of the preset; None is its own default.
-        depth: likewise.
+        constraint: "soft" (a penalty on negative templates), "hard" (none exist: inference is provably exact) or
+            "weight_norm" (soft, with templates as amplitude times direction).
+        width: templates of the first level; none is the preset's own.
+        depth: levels, from the pixels up; none is the preset's own.
         channels: templates of each level, pixels first, where they are not the preset's own: in a pruned model.
     """
 
-    preset: str
-    image_shape: Shape
-    classes: tuple[str, ...]
+    preset: str = "auto"
+    image_shape: Shape = field(default=(0, 0, 0), metadata=DERIVED)
+    classes: tuple[str, ...] = field(default=(), metadata=DERIVED)
     constraint: Constraint = "soft"
     width: int | None = None
     depth: int | None = None
-    channels: tuple[int, ...] | None = None
+    channels: tuple[int, ...] | None = field(default=None, metadata=DERIVED)
+
+    def fitted(self, image_shape: Shape, classes: Sequence[str]) -> Recipe:
+        """The recipe for images of a shape and for classes; "auto" becomes a preset.
+
+        Raises:
+            InputError: if the preset is unknown.
+        """
+        preset = resolve(self.preset, image_shape)
+        return replace(self, preset=preset, image_shape=image_shape, classes=tuple(classes))
 
     def build(self, seed: int | None = None) -> DRMM:
         """A model with fresh weights, drawn from the seed or else from torch's own randomness."""
         if seed is not None:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
+            with seeded(seed):
                 return self.build()
         return build(
             self.preset,
@@ -84,23 +95,16 @@ def load_model(folder: str | Path) -> tuple[DRMM, Recipe]:
     folder = Path(folder)
     config = read_json(folder / _CONFIG)
     try:
-        recipe = Recipe(
-            preset=config["preset"],
-            image_shape=tuple(config["image_shape"]),
-            classes=tuple(config["classes"]),
-            constraint=config["constraint"],
-            width=config["width"],
-            depth=config.get("depth"),  # models written before there was a choice have none
-            channels=None if config.get("channels") is None else tuple(config["channels"]),  # likewise
-        )
+        known = {one.name for one in fields(Recipe)}
+        recipe = from_table(Recipe, {name: value for name, value in config.items() if name in known})
         model = recipe.build()
-    except (KeyError, TypeError, ValueError) as error:
+    except (InputError, TypeError, ValueError) as error:
         raise RunError(f"{folder / _CONFIG} does not describe a model ({error}): train it again") from error
-    load_weights(model, read_tensors(folder / _WEIGHTS), folder / _WEIGHTS)
+    _load_weights(model, read_tensors(folder / _WEIGHTS), folder / _WEIGHTS)
     return model.eval(), recipe
 
 
-def load_weights(model: DRMM, weights: Mapping[str, Tensor], source: Path) -> None:
+def _load_weights(model: DRMM, weights: Mapping[str, Tensor], source: Path) -> None:
     """Copy weights into a model.
 
     Raises:

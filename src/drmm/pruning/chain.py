@@ -11,55 +11,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from drmm.errors import InputError
 from drmm.model.constraints import NonNegative, is_nonnegative
-from drmm.model.deep import DRMM
-from drmm.rendering import (
-    Abs,
-    AdaptiveAvgPool2d,
-    AdaptiveMaxPool2d,
-    AvgPool2d,
-    BatchNorm1d,
-    BatchNorm2d,
-    Clip,
-    Conv2d,
-    Dropout,
-    Dropout2d,
-    Flatten,
-    Identity,
-    LeakyReLU,
-    Level,
-    Linear,
-    MaxPool2d,
-    PReLU,
-    ReLU,
-    Rendering,
-    Sequential,
-    Switches,
-)
-from drmm.rendering.convolution import padding_of
+from drmm.model.deep import DRMM, evaluation
+from drmm.rendering import BatchNorm2d, Channels, Conv2d, Gate, Level, Linear, Pool, Rendering, Sequential
+from drmm.rendering.kinds import Dictionary
+from drmm.rendering.passes import ForwardPass, backward_pass, forward_pass
 
-__all__ = ["NORMS", "POOLS", "Chain", "Moments", "Seen", "Stage", "correlate", "cut", "patches"]
+__all__ = ["Chain", "Moments", "Seen", "Stage", "cut"]
 
-_GATES = (ReLU, LeakyReLU, PReLU, Clip)
-POOLS = (MaxPool2d, AdaptiveMaxPool2d)
-NORMS = (BatchNorm1d, BatchNorm2d)
-_CHANNELWISE = (
-    *(*_GATES, *POOLS, *NORMS),
-    *(Abs, AdaptiveAvgPool2d, AvgPool2d, Dropout, Dropout2d, Flatten, Identity),
-)
 _RIDGE = 1e-3  # of the regression, as a share of the mean variance
 _STEPS = 200  # of the non-negative regression
-
-Dictionary = Conv2d | Linear
 
 
 @dataclass(frozen=True)
@@ -71,14 +40,14 @@ class Stage:
         start: place of the dictionary's rendering in the chain.
         top: place up to which its switches are: `features[top]` are its units.
         end: place of the next dictionary; the chain's length below the class templates.
-        gated: whether it has a switch a.
+        gates: what says whether a unit is on.
     """
 
     dictionary: Dictionary
     start: int
     top: int
     end: int
-    gated: bool
+    gates: tuple[Gate, ...]
 
     @property
     def channels(self) -> int:
@@ -86,24 +55,23 @@ class Stage:
         return len(self.dictionary.weight)
 
 
-@dataclass(frozen=True)
-class Seen:
+@dataclass(frozen=True, slots=True)
+class Seen(ForwardPass):
     """One batch on its way up and down again; `features[i]` goes into the chain's i-th rendering.
 
     Attributes:
-        features: bottom-up, from the images to what the class templates see.
-        switches: of each rendering.
         templates: top-down from the best class, as `features`.
     """
 
-    features: list[Tensor]
-    switches: list[Switches]
     templates: list[Tensor]
 
     def on(self, stage: Stage) -> Tensor:
         """1 where a unit of the stage is on and 0 elsewhere; units without a switch are always on."""
         y = self.features[stage.top]
-        return (y > 0).to(y) if stage.gated else torch.ones_like(y)
+        mask = torch.ones_like(y)
+        for gate in stage.gates:
+            mask = mask * gate.on(y)
+        return mask
 
 
 @dataclass(frozen=True)
@@ -134,16 +102,15 @@ class Chain:
         self.atoms = model.levels.atoms
         for atom in self.atoms:
             _check(atom)
-        starts = [i for i, atom in enumerate(self.atoms) if isinstance(atom, Level | Conv2d | Linear)]
+        starts = [i for i, atom in enumerate(self.atoms) if atom.gamma is not None]
         if not starts:
             raise InputError("there is nothing to prune: no neurons between the pixels and the class templates")
         ends = [*starts[1:], len(self.atoms)]
         self.stages = tuple(self._stage(start, end) for start, end in zip(starts, ends, strict=True))
-        templates: nn.Module = model.templates
-        if not isinstance(templates, Linear) and not self.fixed(len(starts) - 1):
+        if model.templates.gamma is None and not self.fixed(len(starts) - 1):
             raise InputError("the net's logits are not one dictionary's outputs: end it with a linear layer")
 
-    def above(self, number: int) -> nn.Module:
+    def above(self, number: int) -> Rendering:
         """The dictionary that sees the outputs of a stage, or the class templates."""
         last = number + 1 == len(self.stages)
         return self.model.templates if last else self.stages[number + 1].dictionary
@@ -158,100 +125,56 @@ class Chain:
         Raises:
             InputError: if the images (N, C, H, W) do not fit the model.
         """
-        features, switches = [x], []
-        for atom in self.atoms:
-            _check_input(atom, features[-1])
-            y, choice = atom.infer(features[-1])
-            features.append(y)
-            switches.append(choice)
-        _check_input(self.model.templates, features[-1])
-        label = self.model.templates(features[-1]).argmax(1)
-        templates = [self.model.templates.weight[label]]
-        for atom, choice in zip(reversed(self.atoms), reversed(switches), strict=True):
-            templates.append(atom.render(templates[-1], choice))
-        return Seen(features, switches, templates[::-1])
+        try:
+            up = forward_pass(self.atoms, x)
+            label = self.model.templates(up.features[-1]).argmax(1)
+        except (RuntimeError, ValueError) as error:  # torch's own, about shapes
+            raise InputError(f"images do not fit: {tuple(x.shape)} meets {self.atoms[0]} ({error})") from error
+        z = self.model.templates.weight[label]
+        return Seen(up.features, up.switches, backward_pass(self.atoms, z, up.switches))
 
     def _stage(self, start: int, end: int) -> Stage:
-        atom, after = self.atoms[start], self.atoms[start + 1 : end]
-        choosing = [i for i, other in enumerate(after, start + 2) if isinstance(other, (*_GATES, *POOLS))]
-        gated = isinstance(atom, Level) or any(isinstance(other, _GATES) for other in after)
-        dictionary = atom.dictionary if isinstance(atom, Level) else cast("Dictionary", atom)
-        return Stage(dictionary, start, max([start + 1, *choosing]), end, gated)
+        rendering, after = self.atoms[start], list(enumerate(self.atoms[start + 1 : end], start + 2))
+        layers = [layer for atom in self.atoms[start:end] for layer in atom.unfused().atoms]
+        gates = tuple(layer for layer in layers if isinstance(layer, Gate) and layer.switches_off)
+        choosing = [
+            i for i, atom in after if isinstance(atom, Pool) or (isinstance(atom, Gate) and atom.switches_off)
+        ]
+        return Stage(cast("Dictionary", rendering.gamma), start, max([start + 1, *choosing]), end, gates)
 
 
 def _check(atom: Rendering) -> None:
-    parts = (atom,) if not isinstance(atom, Level) else (atom.dictionary, atom.norm, atom.pool)
-    for part in parts:
-        if isinstance(part, Conv2d) and part.groups != 1:
-            raise InputError("convolutions with groups cannot be pruned: their neurons come in bundles")
-        if part is not None and not isinstance(part, (Conv2d, Linear, *_CHANNELWISE)):
-            raise InputError(
-                f"a model with {type(part).__name__} cannot be pruned: use a chain of levels, convolutions, "
-                "linear layers, norms, gates and pools, such as a preset"
-            )
-
-
-def _check_input(module: nn.Module, x: Tensor) -> None:
-    dictionary = module.dictionary if isinstance(module, Level) else module
-    if isinstance(dictionary, Conv2d) and (x.ndim != 4 or x.shape[1] != dictionary.in_channels):
-        raise InputError(f"images do not fit: {tuple(x.shape)} meets {dictionary}")
-    if isinstance(dictionary, Linear) and (x.ndim != 2 or x.shape[1] != dictionary.in_features):
-        raise InputError(f"images do not fit: {tuple(x.shape)} meets {dictionary}")
-
-
-def correlate(x: Tensor, weight: Tensor, dictionary: Dictionary) -> Tensor:
-    """A dictionary's map with another weight, and without its bias: (N, ...) to (N, C, ...)."""
-    if isinstance(dictionary, Conv2d):
-        geometry: Any = (dictionary.stride, dictionary.padding, dictionary.dilation)
-        return F.conv2d(x, weight, None, *geometry)
-    return F.linear(x, weight)
-
-
-def patches(x: Tensor, dictionary: nn.Module) -> Tensor:
-    """What the entries of a dictionary's templates meet, one row for each image and place: (N · places, D)."""
-    if not isinstance(dictionary, Conv2d):
-        return x.flatten(1)
-    options: dict[str, Any] = {"dilation": dictionary.dilation, "stride": dictionary.stride}
-    found: Tensor = F.unfold(x, dictionary.kernel_size, padding=padding_of(dictionary), **options)
-    return found.mT.flatten(0, 1)
-
-
-@dataclass(frozen=True)
-class _Some:
-    """Some of the channels: sorted indices, and how many there were."""
-
-    index: Tensor
-    total: int
-
-    def among(self, size: int) -> Tensor:
-        """Their places where every channel has size / total entries: features, or entries of a template."""
-        each = size // self.total
-        return (self.index[:, None] * each + torch.arange(each, device=self.index.device)).flatten()
+    if getattr(atom.gamma, "groups", 1) != 1:
+        raise InputError("convolutions with groups cannot be pruned: their neurons come in bundles")
+    if atom.gamma is None:
+        atom.narrowed(Channels(torch.arange(1), 1))  # all of them: refuses what knows no channels
 
 
 @torch.no_grad()
-def cut(chain: Chain, kept: Sequence[Tensor], moments: Sequence[Moments | None]) -> DRMM:
+def cut(chain: Chain, kept: Sequence[Tensor], moments: Sequence[Moments | None], seen: Seen) -> DRMM:
     """A model without the other neurons, in evaluation mode; it shares nothing with the chain's own.
 
     Args:
         chain: the model, which is left as it is.
         kept: sorted indices of channels, for each stage.
         moments: of what the dictionary above each stage meets; None lets it take over nothing.
+        seen: a few images, on which what follows a dictionary must work channel by channel.
 
     Raises:
-        InputError: if a weight has a parametrisation that nobody knows here.
+        InputError: if it does not, or a weight has a parametrisation that nobody knows here.
     """
     model, number = chain.model, 0
-    below: _Some | None = None
+    below: Channels | None = None
     atoms: list[Rendering] = []
     with torch.random.fork_rng(devices=[]):  # fresh layers draw weights, which are overwritten
-        for atom in chain.atoms:
-            if isinstance(atom, Level | Conv2d | Linear):
-                out = _Some(kept[number], chain.stages[number].channels)
+        for atom, x, y in zip(chain.atoms, seen.features, seen.features[1:], strict=False):
+            if atom.gamma is not None:
+                out = Channels(kept[number], chain.stages[number].channels)
                 atoms.append(_cut_level(atom, below, out, None if number == 0 else moments[number - 1]))
                 below, number = out, number + 1
             else:
                 atoms.append(_cut_channels(atom, below))
+                _check_channelwise(atom, atoms[-1], below, x, y)
         templates = copy.deepcopy(model.templates)
         if isinstance(templates, Linear):
             templates = cast("Linear", _cut_dictionary(templates, below, None, moments[-1])[0])
@@ -259,10 +182,10 @@ def cut(chain: Chain, kept: Sequence[Tensor], moments: Sequence[Moments | None])
         smaller = DRMM(Sequential(*atoms), templates, image_shape=model.image_shape, class_prior=prior)
     smaller.noise.copy_(model.noise)
     smaller.amplitude.copy_(model.amplitude)
-    return smaller.to(model.templates.weight.device).eval()
+    return smaller.to(model.templates.weight).eval()
 
 
-def _cut_level(atom: Rendering, below: _Some | None, out: _Some, moments: Moments | None) -> Rendering:
+def _cut_level(atom: Rendering, below: Channels | None, out: Channels, moments: Moments | None) -> Rendering:
     if not isinstance(atom, Level):
         return _cut_dictionary(cast("Dictionary", atom), below, out, moments)[0]
     norm = None if atom.norm is None else cast("BatchNorm2d", _cut_channels(atom.norm, out))
@@ -275,8 +198,8 @@ def _cut_level(atom: Rendering, below: _Some | None, out: _Some, moments: Moment
 
 def _cut_dictionary(
     dictionary: Dictionary,
-    below: _Some | None,
-    out: _Some | None,
+    below: Channels | None,
+    out: Channels | None,
     moments: Moments | None,
     *,
     normed: bool = False,
@@ -294,20 +217,11 @@ def _cut_dictionary(
             spare = constant
         else:
             bias = constant if bias is None else bias + constant
-    options: dict[str, Any] = {"bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
-    smaller: Dictionary
-    if isinstance(dictionary, Conv2d):
-        geometry: Any = (dictionary.kernel_size, dictionary.stride, dictionary.padding, dictionary.dilation)
-        smaller = Conv2d(weight.shape[1], weight.shape[0], *geometry, **options)
-    else:
-        smaller = Linear(weight.shape[1], weight.shape[0], **options)
-    smaller.weight.copy_(weight)
-    if bias is not None:
-        cast("Tensor", smaller.bias).copy_(bias)
+    smaller = dictionary.with_weight(weight, bias)
     return cast("Dictionary", _constrain_alike(smaller, dictionary)), spare
 
 
-def _absorb(weight: Tensor, below: _Some, moments: Moments, *, nonnegative: bool) -> tuple[Tensor, Tensor]:
+def _absorb(weight: Tensor, below: Channels, moments: Moments, *, nonnegative: bool) -> tuple[Tensor, Tensor]:
     """Templates (C, D) without the entries that nothing reaches any more, and what goes into the bias, (C,)."""
     keep = below.among(weight.shape[1])
     gone = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device).index_fill(0, keep, value=False)
@@ -340,28 +254,34 @@ def _nonnegative(among: Tensor, target: Tensor, start: Tensor) -> Tensor:
     return change
 
 
-def _cut_channels(atom: Rendering, kept: _Some | None) -> Rendering:
+def _cut_channels(atom: Rendering, kept: Channels | None) -> Rendering:
     """What works channel by channel, with the channels that are kept."""
-    if kept is None or not isinstance(atom, (*NORMS, PReLU)) or getattr(atom, "num_parameters", 2) == 1:
+    if kept is None:
         return copy.deepcopy(atom)
-    if isinstance(atom, PReLU):
-        gate = PReLU(len(kept.index)).to(atom.weight)
-        gate.weight.copy_(atom.weight[kept.index])
-        return gate
-    index = kept.among(atom.num_features)
-    kind = BatchNorm1d if isinstance(atom, BatchNorm1d) else BatchNorm2d  # not its type, which may be parametrised
-    smaller = kind(len(index), atom.eps, atom.momentum, atom.affine, atom.track_running_stats)
-    for name in ("running_mean", "running_var", "weight", "bias"):
-        if (values := getattr(atom, name)) is not None:
-            getattr(smaller, name).data = values.detach()[index].clone()
-    if atom.num_batches_tracked is not None:
-        cast("Tensor", smaller.num_batches_tracked).copy_(atom.num_batches_tracked)
-    return cast("Rendering", _constrain_alike(smaller, atom))
+    return cast("Rendering", _constrain_alike(atom.narrowed(kept), atom))
+
+
+def _check_channelwise(atom: Rendering, smaller: Rendering, kept: Channels | None, x: Tensor, y: Tensor) -> None:
+    """Refuse what mixes channels: some channels of x (N, ...) must become what they became among all, in y."""
+    if kept is None or getattr(atom, "drawn", False):
+        return
+    divides = x.shape[1] % kept.total == 0 and y.shape[1] % kept.total == 0
+    if divides:
+        with evaluation(smaller):
+            answer = smaller(x[:, kept.among(x.shape[1])].clone())
+        expected = y[:, kept.among(y.shape[1])]
+        rounding = 1e-4 * (1 + float(y.abs().max()))
+        if answer.shape == expected.shape and bool(((answer - expected).abs() <= rounding).all()):
+            return
+    raise InputError(
+        f"a model with {atom.name} cannot be pruned: it does not work channel by channel, or its narrowed does "
+        "not keep what it does to the others"
+    )
 
 
 def _constrain_alike(module: nn.Module, like: nn.Module) -> nn.Module:
     """Parametrise a module's weight as another one's is."""
-    if not parametrize.is_parametrized(like, "weight"):
+    if not parametrize.is_parametrized(like, "weight") or parametrize.is_parametrized(module, "weight"):
         return module
     if is_nonnegative(like):
         parametrize.register_parametrization(module, "weight", NonNegative())

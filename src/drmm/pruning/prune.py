@@ -29,8 +29,8 @@ from drmm.errors import InputError
 from drmm.learning.batches import unlabelled
 from drmm.model.constraints import set_weight
 from drmm.model.deep import DRMM, evaluation
-from drmm.pruning.chain import NORMS, POOLS, Chain, Moments, Seen, Stage, correlate, cut, patches
-from drmm.rendering import Level
+from drmm.pruning.chain import Chain, Moments, Seen, Stage, cut
+from drmm.rendering import Norm, Rendering
 
 __all__ = [
     "Criterion",
@@ -155,7 +155,9 @@ class Pruner:
         score = self._score(criterion)
         counts = _counts(self._chain, score, keep, scope)
         kept = tuple(_best(*choice, criterion) for choice in zip(self._chain.stages, score, counts, strict=True))
-        smaller = cut(self._chain, kept, self._moments if absorb else [None] * len(kept))
+        with torch.no_grad(), evaluation(self._chain.model):
+            seen = self._chain.observe(next(_batches(self._chain.model, self._images, self._seed))[:2])
+        smaller = cut(self._chain, kept, self._moments if absorb else [None] * len(kept), seen)
         _settle(smaller, self._images, self._seed, recalibrate=recalibrate)
         return Pruned(smaller, kept, self.on, score)
 
@@ -273,16 +275,16 @@ def _observe(chain: Chain, images: Tensor, seed: int) -> tuple[Tensors, Tensors,
             seen, count = chain.observe(x), count + len(x)
             for i, stage in enumerate(chain.stages):
                 flow = _by_channel(seen.features[stage.top] * seen.templates[stage.top])
-                found = [_by_channel(seen.on(stage)).mean(2).sum(0), flow.sum(2).abs().sum(0)]
-                found += _sums(seen.features[stage.end], chain.above(i), generator)
-                sums[i] = [a + b for a, b in zip(sums[i], found, strict=True)] if sums[i] else found
+                batch_sums = [_by_channel(seen.on(stage)).mean(2).sum(0), flow.sum(2).abs().sum(0)]
+                batch_sums += _sums(seen.features[stage.end], chain.above(i), generator)
+                sums[i] = [a + b for a, b in zip(sums[i], batch_sums, strict=True)] if sums[i] else batch_sums
     on, contribution = (tuple(total[i] / count for total in sums) for i in (0, 1))
     return on, contribution, tuple(_moments(*total[2:]) for total in sums)
 
 
-def _sums(x: Tensor, above: nn.Module, generator: torch.Generator) -> list[Tensor]:
+def _sums(x: Tensor, above: Rendering, generator: torch.Generator) -> list[Tensor]:
     """Number, sum and, unless they are too many, products of the patches that a dictionary meets in a batch."""
-    rows = patches(x, above)
+    rows = x.flatten(1) if above.gamma is None else above.gamma.patches(x)
     if len(rows) > _PATCHES:
         rows = rows[torch.randperm(len(rows), generator=generator)[:_PATCHES].to(rows.device)]
     rows = rows.double()  # features vary little about a large mean
@@ -304,20 +306,17 @@ def _coincidences(chain: Chain, seen: Seen, below: Stage, above: Stage) -> Tenso
     """How often both ends of a synapse were on, summed over images, as a share of the places above."""
     lower = seen.on(below)
     for atom in chain.atoms[below.top : below.end]:
-        lower = lower if isinstance(atom, NORMS) else atom(lower)
+        lower = lower if isinstance(atom, Norm) else atom(lower)
     units = upper = seen.on(above)
-    for i in range(above.top - 1, above.start - 1, -1):
-        atom, choice = chain.atoms[i], seen.switches[i]
-        if isinstance(atom, Level):
-            upper = atom.place(upper, choice)
-        elif isinstance(atom, POOLS):
-            upper = atom.render(upper, choice)
+    for i in range(above.top - 1, above.start, -1):
+        upper = chain.atoms[i].count(upper, seen.switches[i], every=False)
+    upper = chain.atoms[above.start].place(upper, seen.switches[above.start])
     # The transpose of correlating is what adds up, for each entry of the weight, the places where both are on.
     with torch.enable_grad():
         weight = torch.zeros_like(above.dictionary.weight, requires_grad=True)
-        drawn = correlate(lower, weight, above.dictionary)
-        (found,) = torch.autograd.grad(drawn, weight, (upper > 0).to(drawn))
-    return found / (units[0].numel() / units.shape[1])
+        drawn = above.dictionary.correlate(lower, weight)
+        (coincidences,) = torch.autograd.grad(drawn, weight, (upper > 0).to(drawn))
+    return coincidences / (units[0].numel() / units.shape[1])
 
 
 # --- which to keep ---

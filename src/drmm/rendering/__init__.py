@@ -1,11 +1,12 @@
 """The rendering algebra: every level of the picture owns `infer` and `render`, transposes of each other."""
 
 from drmm.rendering.affine import AdaptiveAvgPool2d, AvgPool2d, Choice, Conv2d, Flatten, Identity, Linear
-from drmm.rendering.base import Rendering, Switches, Window
+from drmm.rendering.base import Channels, Rendering, Switches, Window
 from drmm.rendering.compose import Sequential
 from drmm.rendering.gates import Abs, Clip, Dropout, Dropout2d, LeakyReLU, PReLU, ReLU
 from drmm.rendering.graph import Aside, Graph, Step
 from drmm.rendering.joins import Concat, Join, Maximum, Sum
+from drmm.rendering.kinds import AffineRendering, Gate, Norm, Pool
 from drmm.rendering.level import Level
 from drmm.rendering.local import Affine, AffineJoin, LocalJoin, LocalLinear
 from drmm.rendering.norm import BatchNorm1d, BatchNorm2d
@@ -17,10 +18,12 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "Affine",
     "AffineJoin",
+    "AffineRendering",
     "Aside",
     "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Channels",
     "Choice",
     "Clip",
     "Concat",
@@ -28,6 +31,7 @@ __all__ = [
     "Dropout",
     "Dropout2d",
     "Flatten",
+    "Gate",
     "Graph",
     "Identity",
     "Join",
@@ -39,7 +43,9 @@ __all__ = [
     "LocalLinear",
     "MaxPool2d",
     "Maximum",
+    "Norm",
     "PReLU",
+    "Pool",
     "ReLU",
     "Rendering",
     "Sequential",

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Callable
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from drmm.errors import InputError
-from drmm.rendering.base import Rendering, Switches
-from drmm.rendering.convolution import draw
+from drmm.rendering.base import Switches
+from drmm.rendering.convolution import draw, padding_of
+from drmm.rendering.kinds import AffineRendering, Dictionary
+from drmm.rendering.pooling import parts, window_of, windows
 
 __all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "Choice", "Conv2d", "Flatten", "Identity", "Linear"]
 
+Kind = TypeVar("Kind", bound=Dictionary)
+
 
 @final
-class Conv2d(nn.Conv2d, Rendering):
+class Conv2d(nn.Conv2d, Dictionary):
     """A dictionary Γ shared by all places; takes the arguments of `torch.nn.Conv2d` (zero padding only)."""
+
+    fresh = True
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """Correlate with the dictionary: (N, C_in, H, W) to (N, C_out, H', W')."""
@@ -26,10 +34,30 @@ class Conv2d(nn.Conv2d, Rendering):
         """Draw every unit's template at its place."""
         return draw(z, self.weight, self, switches.shape)
 
+    def correlate(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H', W')."""
+        geometry: Any = (self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(x, weight, None, *geometry)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N · places, C_in · kH · kW)."""
+        options: dict[str, Any] = {"dilation": self.dilation, "stride": self.stride}
+        patches: Tensor = F.unfold(x, self.kernel_size, padding=padding_of(self), **options)
+        return patches.mT.flatten(0, 1)
+
+    @torch.no_grad()
+    def with_weight(self, weight: Tensor, bias: Tensor | None) -> Conv2d:
+        """A convolution of the same geometry."""
+        geometry: Any = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+        options: dict[str, Any] = {"bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
+        return _filled(Conv2d(weight.shape[1] * self.groups, weight.shape[0], *geometry, **options), weight, bias)
+
 
 @final
-class Linear(nn.Linear, Rendering):
+class Linear(nn.Linear, Dictionary):
     """A dictionary without shared places; takes the arguments of `torch.nn.Linear`."""
+
+    fresh = True
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """Correlate with the dictionary: (N, ..., D_in) to (N, ..., D_out)."""
@@ -40,10 +68,26 @@ class Linear(nn.Linear, Rendering):
         del switches
         return z @ self.weight
 
+    def correlate(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(N, ..., D_in) to (N, ..., D_out)."""
+        return F.linear(x, weight)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(N, D_in) as it is."""
+        return x.flatten(1)
+
+    @torch.no_grad()
+    def with_weight(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        """A linear layer."""
+        options: dict[str, Any] = {"bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
+        return _filled(Linear(weight.shape[1], weight.shape[0], **options), weight, bias)
+
 
 @final
-class Flatten(nn.Flatten, Rendering):
+class Flatten(nn.Flatten, AffineRendering):
     """Forget the places; takes the arguments of `torch.nn.Flatten`, and keeps the batch dimension."""
+
+    increasing = True
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """(N, ...) to (N, D)."""
@@ -55,8 +99,10 @@ class Flatten(nn.Flatten, Rendering):
 
 
 @final
-class Identity(nn.Identity, Rendering):
+class Identity(nn.Identity, AffineRendering):
     """Nothing happens, in both directions."""
+
+    increasing = True
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """X as it is."""
@@ -69,7 +115,7 @@ class Identity(nn.Identity, Rendering):
 
 
 @final
-class Choice(Rendering):
+class Choice(AffineRendering):
     """Class templates of a net whose logits are features already: class c is logit c, and draws through the net.
 
     Stands where a `Linear` stands otherwise, with the unit vectors as its weight and no parameters.
@@ -78,6 +124,7 @@ class Choice(Rendering):
         classes: how many logits there are.
     """
 
+    increasing = True
     out_features: int
     weight: Tensor
 
@@ -106,8 +153,10 @@ class Choice(Rendering):
 
 
 @final
-class AvgPool2d(nn.AvgPool2d, Rendering):
+class AvgPool2d(nn.AvgPool2d, AffineRendering):
     """Average over windows: going down, a unit is spread evenly over its window."""
+
+    increasing = True
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """(N, C, H, W) to (N, C, H', W')."""
@@ -117,10 +166,19 @@ class AvgPool2d(nn.AvgPool2d, Rendering):
         """Spread each unit over its window, divided by the window's area."""
         return _transpose(self, z, switches)
 
+    def reweighted(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sum over each window, times what has become of the window's share."""
+        ones = torch.ones_like(x[:1])
+        places = windows(ones, window_of(self), self.forward(ones).shape[-2:], 0.0).sum(-1)
+        share = torch.where(places > 0, self.forward(ones) / places, 0.0)
+        return windows(x, window_of(self), share.shape[-2:], 0.0).sum(-1) * change(share)
+
 
 @final
-class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d, Rendering):
+class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d, AffineRendering):
     """Average over as many windows as the output size asks for; (1, 1) is the convnet's global mean."""
+
+    increasing = True
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """(N, C, H, W) to (N, C, *output_size)."""
@@ -133,6 +191,13 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d, Rendering):
             return (z / (height * width)).expand(-1, -1, height, width)
         return _transpose(self, z, switches)
 
+    def reweighted(self, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sum over each part, times what has become of the part's share."""
+        size = self.forward(x[:1]).shape[-2:]
+        rows, columns = (parts(n, into).to(x) for n, into in zip(x.shape[-2:], size, strict=True))
+        total: Tensor = rows @ x @ columns.T
+        return total * change(1 / (rows.sum(1)[:, None] * columns.sum(1)))
+
 
 def _transpose(average: nn.Module, z: Tensor, switches: Switches) -> Tensor:
     """Transpose of a linear module by its vector-Jacobian product, which is differentiable in z."""
@@ -140,3 +205,10 @@ def _transpose(average: nn.Module, z: Tensor, switches: Switches) -> Tensor:
     pull_back = torch.func.vjp(average, blank)[1]
     (canvas,) = pull_back(z)
     return canvas  # type: ignore[no-any-return]
+
+
+def _filled(dictionary: Kind, weight: Tensor, bias: Tensor | None) -> Kind:
+    dictionary.weight.copy_(weight)
+    if bias is not None and dictionary.bias is not None:
+        dictionary.bias.copy_(bias)
+    return dictionary

@@ -5,12 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Rendering", "Switches", "Window", "chosen", "masked"]
+from drmm.errors import InputError
+
+if TYPE_CHECKING:
+    from drmm.rendering.kinds import Dictionary
+
+__all__ = ["Channels", "NoBoundError", "Rendering", "Switches", "Window", "chosen", "masked"]
 
 
 _BATCHED = ("a", "t", "s", "kept", "point")  # the tensors of `Switches` that have a batch dimension
@@ -114,13 +119,43 @@ class Switches:
                 yield name, value
 
 
+class NoBoundError(TypeError):
+    """A rendering whose smallest and largest values nobody has written down."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Some of the channels.
+
+    Attributes:
+        index: which ones, sorted, (K,).
+        total: how many there were.
+    """
+
+    index: Tensor
+    total: int
+
+    def among(self, size: int) -> Tensor:
+        """Their places where every channel has size / total entries: flat features, or entries of a template."""
+        each = size // self.total
+        return (self.index[:, None] * each + torch.arange(each, device=self.index.device)).flatten()
+
+
 class Rendering(nn.Module, ABC):
     """One level of the picture: bottom-up inference and top-down rendering share one linear map.
 
     For frozen switches g, `infer` is the affine map x ↦ A_g x + b_g and `render` is the transpose A_gᵀ
-    (Law 0, the dot-product test). Subclasses are final. Writing one takes these two methods; combining
-    them takes none (`Sequential`). See `docs/new_rendering.md`.
+    (Law 0, the dot-product test). Subclasses are final, and of one of the kinds in `drmm.rendering.kinds`, which
+    answer what bounds, path counts, the traceback and pruning ask. A rendering of no kind infers, renders and
+    learns; those refuse it by name. See `docs/new_rendering.md`.
+
+    Attributes:
+        fresh: whether the features that `infer` returns never share memory with its input.
+        may_overwrite: whether it has an attribute `inplace` that lets `infer` overwrite its input.
     """
+
+    fresh = False
+    may_overwrite = False
 
     @abstractmethod
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
@@ -145,6 +180,139 @@ class Rendering(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """The convnet's view: the features alone."""
         return self.infer(x)[0]
+
+    # --- what others ask; the kinds answer ---
+
+    @property
+    def atoms(self) -> tuple[Rendering, ...]:
+        """The renderings that it is made of one after the other, pixels first: itself, unless it is a sequence."""
+        return (self,)
+
+    def atom_switches(self, switches: Switches) -> tuple[Switches, ...]:
+        """The switches of each of the atoms."""
+        return (switches,)
+
+    def unfused(self) -> Rendering:
+        """A slow twin of the same modules one by one: itself, unless it is a fused level."""
+        return self
+
+    @property
+    def gamma(self) -> Dictionary | None:
+        """Its dictionary Γ: itself, or a fused level's; None if it has none."""
+        return None
+
+    def place(self, z: Tensor, switches: Switches) -> Tensor:
+        """Of a rendering with a dictionary: what comes down to the dictionary's output."""
+        del switches
+        return z
+
+    def drawing(self, switches: Switches) -> Tensor:
+        """Of a rendering with a dictionary: the weight that `render` draws with.
+
+        Raises:
+            InputError: if it has none.
+        """
+        del switches
+        raise InputError(f"{self.name} has no dictionary to draw with")
+
+    def running_gain(self) -> Tensor | None:
+        """By what running statistics scale each template of its dictionary, (C,); None without a norm."""
+        return None
+
+    def given(self, *settings: object) -> Rendering:
+        """This rendering with what it depends on besides its input filled in; see `Step.settings`.
+
+        Raises:
+            InputError: if it depends on nothing else.
+        """
+        if settings:
+            raise InputError(f"{self.name} takes one input and no settings")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of each output, over all inputs in [lower, upper] and all switches.
+
+        Args:
+            lower: (N, ...); the same object as `upper` where the input is known.
+            upper: same shape.
+
+        Raises:
+            NoBoundError: if nobody knows them.
+        """
+        del lower, upper
+        raise NoBoundError(
+            f"no bound for {self.name}: derive it from a kind (docs/new_rendering.md), or give it bounds"
+        )
+
+    def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
+        """How many paths come down to each unit of the input, from how many come to each unit of the output.
+
+        A path through a rendering is an entry of its matrix A_g that is not 0.
+
+        Args:
+            paths: of each unit of the output, (N, ...), float64.
+            switches: ĝ.
+            every: count along all switches, whatever they are.
+
+        Raises:
+            InputError: if nobody can count them.
+        """
+        del paths, switches, every
+        raise InputError(
+            f"{self.name} has no paths to count: derive it from a kind (docs/new_rendering.md), or give it count"
+        )
+
+    def reinfer(self, x: Tensor, switches: Switches, z: Tensor) -> tuple[Tensor, Switches]:
+        """Infer again, knowing what comes from above: of all switches, those that maximise ⟨z, y⟩.
+
+        A rendering that has no such choice infers as always. Where z is 0, every choice scores the same, and the
+        convnet's is kept.
+
+        Args:
+            x: its input now, (N, ...).
+            switches: ĝ as it was, which says how z came down inside of a composite.
+            z: the template that comes down to its output, same shape as y.
+
+        Returns:
+            y and the new switches, as `infer` does.
+        """
+        del switches, z
+        return self.infer(x)
+
+    def guided(self, z: Tensor, switches: Switches) -> Tensor:
+        """Send z down as guided backprop does: positive parts only wherever a unit can be off."""
+        return self.render(z, switches)
+
+    @property
+    def shuts(self) -> bool:
+        """Whether a choice of its can keep an input from reaching any output."""
+        return False
+
+    def shut(self, y: Tensor, switches: Switches) -> Tensor:
+        """Which inputs the switches keep from reaching y, bool of the input's shape."""
+        return self.render(torch.ones_like(y), switches) == 0
+
+    def open_units(self, y: Tensor, switches: Switches) -> Tensor:
+        """The features y, 0 where a unit is a constant that the picture does not change: paths end there."""
+        del switches
+        return y
+
+    def narrowed(self, kept: Channels) -> Rendering:
+        """A copy that works on some of the channels; for renderings that work channel by channel.
+
+        Raises:
+            InputError: if it does not, or nobody knows.
+        """
+        del kept
+        raise InputError(
+            f"a model with {self.name} cannot be pruned: use a chain of levels, convolutions, linear layers, "
+            "norms, gates and pools, such as a preset, or give it narrowed"
+        )
 
 
 def chosen(choice: Tensor | None, name: str) -> Tensor:

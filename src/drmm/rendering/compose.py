@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import cast, final
 
 from torch import Tensor, nn
@@ -36,10 +37,12 @@ class Sequential(nn.Sequential, Rendering):
     @property
     def atoms(self) -> tuple[Rendering, ...]:
         """The levels, pixels first, nested sequences taken apart."""
-        found: list[Rendering] = []
-        for level in self.renderings:
-            found.extend(level.atoms if isinstance(level, Sequential) else (level,))
-        return tuple(found)
+        return tuple(atom for level in self.renderings for atom in level.atoms)
+
+    def atom_switches(self, switches: Switches) -> tuple[Switches, ...]:
+        """The switches of each of the atoms."""
+        pairs = zip(self.renderings, switches.parts, strict=True)
+        return tuple(atom for level, part in pairs for atom in level.atom_switches(part))
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """(N, ...) through every level, bottom-up."""
@@ -59,6 +62,38 @@ class Sequential(nn.Sequential, Rendering):
         for level, part in zip(reversed(self.renderings), reversed(switches.parts), strict=True):
             templates.append(level.render(templates[-1], part))
         return templates[::-1]
+
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Level by level, bottom-up."""
+        for level in self.renderings:
+            lower, upper = level.bounds(lower, upper)
+        return lower, upper
+
+    def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
+        """Level by level, top-down."""
+        for level, part in zip(reversed(self.renderings), reversed(switches.parts), strict=True):
+            paths = level.count(paths, part, every=every)
+        return paths
+
+    def reinfer(self, x: Tensor, switches: Switches, z: Tensor) -> tuple[Tensor, Switches]:
+        """Level by level, bottom-up, each with the template that comes down to it."""
+        templates = self.render_levels(z, switches)[1:]
+        parts = []
+        for level, part, template in zip(self.renderings, switches.parts, templates, strict=True):
+            x, new = level.reinfer(x, part, template)
+            parts.append(new)
+        return x, replace(switches, parts=tuple(parts))
+
+    def guided(self, z: Tensor, switches: Switches) -> Tensor:
+        """Level by level, top-down."""
+        for level, part in zip(reversed(self.renderings), reversed(switches.parts), strict=True):
+            z = level.guided(z, part)
+        return z
+
+    @property
+    def shuts(self) -> bool:
+        """Whether one of its levels does."""
+        return any(level.shuts for level in self.renderings)
 
     def forward(self, x: Tensor) -> Tensor:
         """The convnet's view: the top features alone, without keeping switches."""

@@ -174,7 +174,7 @@ def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, conv: nn.Conv2
     exchange = weight.shape[1] >= 8 and min(other) >= 0 and sum(other) < sum(padding)
     if exchange:
         x, gradient, weight, padding = gradient, x, weight.transpose(0, 1), (other[0], other[1])
-    found: Tensor = torch.ops.aten.convolution_backward(
+    weight_gradient: Tensor = torch.ops.aten.convolution_backward(
         gradient,
         x,
         weight,
@@ -187,7 +187,7 @@ def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, conv: nn.Conv2
         groups=1,
         output_mask=[False, True, False],
     )[1]
-    return found.transpose(0, 1).flip(2, 3) if exchange else found
+    return weight_gradient.transpose(0, 1).flip(2, 3) if exchange else weight_gradient
 
 
 def _pair(value: tuple[int, ...]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, final
 
 from torch import Tensor, nn
@@ -129,6 +129,68 @@ class Graph(Rendering):
         """The template that comes down to each value, by its number: 0 is the picture, `output` is z."""
         return self._descend(z, switches, _render, keep=True)
 
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Step by step, bottom-up."""
+
+        def visit(
+            operation: Rendering | Join, inputs: Sequence[tuple[Tensor, Tensor]], settings: Sequence[object]
+        ) -> tuple[Tensor, Tensor]:
+            operation = operation.given(*settings)
+            if isinstance(operation, Join):
+                lowers, uppers = zip(*inputs, strict=True)
+                return operation.bounds(lowers, uppers)
+            return operation.bounds(*inputs[0])
+
+        return self.walk((lower, upper), visit, lambda value: value[0])
+
+    def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
+        """Step by step, top-down."""
+
+        def visit(
+            operation: Rendering | Join, z: Tensor, part: Switches, settings: Sequence[Any]
+        ) -> tuple[Tensor, ...]:
+            return _canvases(operation.given(*settings).count(z, part, every=every))
+
+        return self.descend(paths, switches, visit)
+
+    def reinfer(self, x: Tensor, switches: Switches, z: Tensor) -> tuple[Tensor, Switches]:
+        """Step by step, bottom-up; a step that draws nothing infers as always."""
+        # The template of a value passes through what lies above it alone, and that is updated later.
+        templates = self.render_values(z, switches)
+        parts: list[Switches] = []
+
+        def visit(operation: Rendering | Join, xs: Sequence[Tensor], settings: Sequence[Any]) -> Tensor:
+            number = len(parts)
+            template, part = templates.get(self.steps[number][0]), switches.parts[number]
+            operation = operation.given(*settings)
+            if template is None:
+                y, new = operation.infer(*xs)
+            elif isinstance(operation, Join):
+                y, new = operation.reinfer(xs, part, template)
+            else:
+                y, new = operation.reinfer(xs[0], part, template)
+            parts.append(new)
+            return y
+
+        y = self.walk(x, visit, lambda value: value)
+        return y, replace(switches, parts=(*parts, *switches.parts[len(parts) :]))
+
+    def guided(self, z: Tensor, switches: Switches) -> Tensor:
+        """Step by step, top-down."""
+
+        def visit(
+            operation: Rendering | Join, above: Tensor, part: Switches, settings: Sequence[Any]
+        ) -> tuple[Tensor, ...]:
+            operation = operation.given(*settings)
+            return _canvases((operation.render if isinstance(operation, Join) else operation.guided)(above, part))
+
+        return self.descend(z, switches, visit)
+
+    @property
+    def shuts(self) -> bool:
+        """Whether one of its renderings does."""
+        return any(getattr(operation, "shuts", False) for operation in self.operations.values())
+
     def descend(self, z: Tensor, switches: Switches, visit: Descent) -> Tensor:
         """Go through the graph top-down; what comes to a value from several sides adds up.
 
@@ -170,8 +232,11 @@ class Graph(Rendering):
 def _render(
     operation: Rendering | Join, z: Tensor, switches: Switches, settings: Sequence[Any]
 ) -> tuple[Tensor, ...]:
-    canvases = operation.render(z, switches, *settings)
-    return (canvases,) if isinstance(canvases, Tensor) else canvases
+    return _canvases(operation.render(z, switches, *settings))
+
+
+def _canvases(drawn: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (drawn,) if isinstance(drawn, Tensor) else drawn
 
 
 def _looked_at(node: Step | Aside) -> tuple[int, ...]:

@@ -10,7 +10,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from drmm.rendering.base import Switches, chosen, masked
+from drmm.errors import InputError
+from drmm.rendering.base import NoBoundError, Switches, chosen, masked
+from drmm.rendering.kinds import extremes
 
 __all__ = ["Concat", "Join", "Maximum", "Sum", "shapes_of"]
 
@@ -18,8 +20,15 @@ __all__ = ["Concat", "Join", "Maximum", "Sum", "shapes_of"]
 class Join(nn.Module, ABC):
     """Several branches into one: Law 0 holds for all of them together, ⟨Σ_i A_i x_i, z⟩ = Σ_i ⟨x_i, A_iᵀ z⟩.
 
-    Subclasses are final; a `Graph` puts them between renderings.
+    Subclasses are final; a `Graph` puts them between renderings. It is the fifth kind, see `drmm.rendering.kinds`.
+
+    Attributes:
+        fresh: whether the features that `infer` returns never share memory with its inputs.
+        may_overwrite: whether it has an attribute `inplace` that lets `infer` overwrite the first one.
     """
+
+    fresh = False
+    may_overwrite = False
 
     @abstractmethod
     def infer(self, *xs: Tensor) -> tuple[Tensor, Switches]:
@@ -32,6 +41,46 @@ class Join(nn.Module, ABC):
     def forward(self, *xs: Tensor) -> Tensor:
         """The features alone."""
         return self.infer(*xs)[0]
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
+    def given(self, *settings: object) -> Join:
+        """This join with what it depends on besides its inputs filled in; see `Step.settings`.
+
+        Raises:
+            InputError: if it depends on nothing else.
+        """
+        if settings:
+            raise InputError(f"{self.name} takes no settings")
+        return self
+
+    def bounds(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of each output, over all inputs in [lower, upper] and all switches.
+
+        Branches share switches further down; a bound that lets each choose for itself still holds.
+
+        Raises:
+            NoBoundError: if nobody knows them.
+        """
+        del lowers, uppers
+        raise NoBoundError(f"no bound for {self.name}: give it bounds (docs/new_rendering.md)")
+
+    def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
+        """How many paths go down each branch, in the order of `infer`; arguments as for `Rendering.count`.
+
+        Raises:
+            InputError: if nobody can count them.
+        """
+        del paths, switches, every
+        raise InputError(f"{self.name} has no paths that can be counted: it mixes several features; give it count")
+
+    def reinfer(self, xs: Sequence[Tensor], switches: Switches, z: Tensor) -> tuple[Tensor, Switches]:
+        """Infer again, knowing what comes from above: as `Rendering.reinfer`."""
+        del switches, z
+        return self.infer(*xs)
 
 
 def shapes_of(xs: Sequence[Tensor]) -> Switches:
@@ -48,6 +97,9 @@ class Sum(Join):
         weights: one factor a branch; -1 subtracts.
         inplace: overwrite the first branch, where no gradient is wanted.
     """
+
+    fresh = True
+    may_overwrite = True
 
     def __init__(self, weights: Sequence[float] = (1, 1), *, inplace: bool = False) -> None:
         super().__init__()
@@ -70,6 +122,18 @@ class Sum(Join):
             for weight, part in zip(self.weights, switches.parts, strict=True)
         )
 
+    def bounds(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The sum of the bounds; a branch that is subtracted counts the other way round."""
+        ends = zip(lowers, uppers, self.weights, strict=True)
+        turned = [(above, below) if weight < 0 else (below, above) for below, above, weight in ends]
+        lowers, uppers = zip(*turned, strict=True)
+        return self.forward(*lowers), self.forward(*uppers)
+
+    def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
+        """All paths to each branch whose weight is not 0."""
+        del every
+        return Sum([float(weight != 0) for weight in self.weights]).render(paths, switches)
+
 
 @final
 class Concat(Join):
@@ -78,6 +142,8 @@ class Concat(Join):
     Args:
         dim: the dimension that grows; not the batch's.
     """
+
+    fresh = True
 
     def __init__(self, dim: int = 1) -> None:
         super().__init__()
@@ -92,6 +158,15 @@ class Concat(Join):
         axis = self.dim - 1 if self.dim > 0 else self.dim
         parts: tuple[Tensor, ...] = z.split([part.shape[axis] for part in switches.parts], self.dim)
         return parts
+
+    def bounds(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Those of the branches, one beside the other."""
+        return self.forward(*lowers), self.forward(*uppers)
+
+    def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
+        """Each branch gets its own."""
+        del every
+        return self.render(paths, switches)
 
 
 @final
@@ -117,6 +192,21 @@ class Maximum(Join):
         a = chosen(switches.a, "a")
         first, second = (part.shape for part in switches.parts)
         return _unbroadcast(masked(z, a), first), _unbroadcast(masked(z, ~a), second)
+
+    def bounds(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The extremes of both."""
+        return extremes([*lowers, *uppers])
+
+    def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
+        """Down the branch that was chosen, or down both."""
+        return Sum().render(paths, switches) if every else self.render(paths, switches)
+
+    def reinfer(self, xs: Sequence[Tensor], switches: Switches, z: Tensor) -> tuple[Tensor, Switches]:
+        """The branch that is best for z."""
+        first, second = xs
+        switches = self.infer(first, second)[1]
+        a = torch.where(z < 0, first <= second, torch.where(z > 0, first >= second, chosen(switches.a, "a")))
+        return torch.where(a, first, second), replace(switches, a=a)
 
 
 def _unbroadcast(z: Tensor, shape: tuple[int, ...]) -> Tensor:

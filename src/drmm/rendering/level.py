@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -13,6 +14,7 @@ from drmm.rendering.base import Rendering, Switches, masked
 from drmm.rendering.compose import Sequential
 from drmm.rendering.convolution import as_channels_last, correlate, draw, feature_size
 from drmm.rendering.gates import ReLU
+from drmm.rendering.kinds import interval, present
 from drmm.rendering.norm import BatchNorm2d, running_scale, uses_batch
 from drmm.rendering.pooling import MaxPool2d, add_at, best_place, best_position, draw_at, position_of, window_of
 
@@ -86,6 +88,48 @@ class Level(Rendering):
         quick = self.norm is not None and uses_batch(self.norm)
         return draw(self.place(z, switches), self.drawing(switches), self.dictionary, switches.shape, quick=quick)
 
+    @property
+    def gamma(self) -> Conv2d:
+        """Its dictionary."""
+        return self.dictionary
+
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the folded dictionary and of the pool, and 0: what is off."""
+
+        def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return correlate(x, weight, bias, self.dictionary)
+
+        lower, upper = interval(convolve, *self.folded(), lower, upper)
+        if self.pool is not None:
+            lower, upper = self.pool.bounds(lower, upper)
+        return lower.clamp(max=0), upper.clamp(min=0)
+
+    def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
+        """As its slow twin."""
+        dictionary = self.dictionary
+        if not every:
+            paths = self.place(paths, switches)
+        elif self.pool is not None:
+            units = (dictionary.out_channels, *feature_size(dictionary, (switches.shape[1], switches.shape[2])))
+            paths = self.pool.count(paths, replace(switches, shape=units), every=True)
+        return draw(paths, present(self.drawing(switches)).to(paths), dictionary, switches.shape)
+
+    def reinfer(self, x: Tensor, switches: Switches, z: Tensor) -> tuple[Tensor, Switches]:
+        """By the sign of z."""
+        del switches
+        return self.infer(x, torch.where(z < 0, -1.0, 1.0).to(x.dtype))
+
+    def guided(self, z: Tensor, switches: Switches) -> Tensor:
+        """Positive parts only, where they come to the gate."""
+        # Windows that overlap add up before they come to the gate, which the fused level has above its pool.
+        placed = self.place(z, switches).clamp(min=0)
+        return draw(placed, self.drawing(switches), self.dictionary, switches.shape)
+
+    @property
+    def shuts(self) -> bool:
+        """It does: by its gate."""
+        return True
+
     def place(self, z: Tensor, switches: Switches) -> Tensor:
         """M_a and T_t alone: what comes down to the dictionary, (N, C_out, H', W') to the dictionary's size."""
         if switches.a is None:
@@ -103,12 +147,16 @@ class Level(Rendering):
             return weight
         return _per_template(self.norm.weight * switches.gain) * weight
 
+    def running_gain(self) -> Tensor | None:
+        """γ/σ of each template, (C,)."""
+        return None if self.norm is None else self.norm.weight * running_scale(self.norm)
+
     def _batch_infer(self, x: Tensor, norm: BatchNorm2d) -> tuple[Tensor, Switches]:
-        y, place, scale = self._batch_features(x, norm)
+        y, index, scale = self._batch_features(x, norm)
         t = None
-        if place is not None and self.pool is not None:
+        if index is not None and self.pool is not None:
             width = feature_size(self.dictionary, (x.shape[2], x.shape[3]))[1]
-            t = position_of(place, window_of(self.pool), width)
+            t = position_of(index, window_of(self.pool), width)
         # Nothing is below 0, and converting is four times as fast as comparing.
         return y, self._switches(x, y.detach().bool(), t, scale)
 
@@ -132,8 +180,8 @@ class Level(Rendering):
         gamma = norm.weight * polarity
         if self.pool is None:
             return _NormReLU.apply(u, gamma, norm.bias, mean, scale), None, scale
-        p, place = best_place(u.detach(), self.pool)
-        return _PooledNormReLU.apply(u, p, place, gamma, norm.bias, mean, scale), place, scale
+        p, index = best_place(u.detach(), self.pool)
+        return _PooledNormReLU.apply(u, p, index, gamma, norm.bias, mean, scale), index, scale
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """The dictionary with the norm's running statistics folded in, and its bias; differentiable."""
@@ -177,25 +225,25 @@ class _PooledNormReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, u: Tensor, p: Tensor, place: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, scale: Tensor
+        ctx: Any, u: Tensor, p: Tensor, index: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, scale: Tensor
     ) -> Tensor:
-        """γ ≥ 0 (C,); u (N, C, H, W); p and its place in u (N, C, H', W')."""
+        """γ ≥ 0 (C,); u (N, C, H, W); p and its index in u (N, C, H', W')."""
         y = _normed(p, gamma, beta, mean, scale).relu_()
-        ctx.save_for_backward(u, p, place, y, gamma, mean, scale)
+        ctx.save_for_backward(u, p, index, y, gamma, mean, scale)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Only chosen units pass a gradient; the batch's mean and variance spread it to all of u."""
-        u, p, place, y, gamma, mean, scale = ctx.saved_tensors
+        u, p, index, y, gamma, mean, scale = ctx.saved_tensors
         g = _gated(gradient, y)
         _, d_gamma, d_beta = _norm_backward(g, p, gamma, mean, scale, [False, True, True])
         gain, units = gamma * scale, u.numel() // u.shape[1]
         slope = -gain * scale * d_gamma / units
         offset = -gain * d_beta / units - slope * mean
         spread = torch.addcmul(_per_channel(offset), u, _per_channel(slope))
-        return add_at(spread, place, g.mul_(_per_channel(gain))), None, None, d_gamma, d_beta, None, None
+        return add_at(spread, index, g.mul_(_per_channel(gain))), None, None, d_gamma, d_beta, None, None
 
 
 def _normed(u: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -212,10 +260,10 @@ def _norm_backward(
     gradient: Tensor, u: Tensor, gamma: Tensor, mean: Tensor, scale: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of γ (u - mean)/σ + β with respect to u, γ and β, mean and 1/σ being those of u."""
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
         gradient, u, gamma, None, None, mean, scale, train=True, eps=0.0, output_mask=wanted
     )
-    return found
+    return gradients
 
 
 @torch.no_grad()

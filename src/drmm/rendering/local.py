@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 
 from drmm.errors import InputError
 from drmm.rendering.base import Rendering, Switches, chosen
 from drmm.rendering.joins import Join, shapes_of
+from drmm.rendering.kinds import AffineRendering, pull_back
 
 __all__ = ["Affine", "AffineJoin", "LocalJoin", "LocalLinear", "is_approximate"]
 
@@ -23,7 +23,7 @@ Function = Callable[..., Tensor]
 
 
 @final
-class Affine(Rendering):
+class Affine(AffineRendering):
     """A function that is affine in its first argument: a reshape, slice, mean or resizing, any convolution.
 
     Args:
@@ -58,6 +58,15 @@ class Affine(Rendering):
         blank = z.new_zeros(()).expand(z.shape[0], *switches.shape)
         return pull_back(lambda x: self.function(x, *settings), (blank,), z)[0]
 
+    def given(self, *settings: object) -> Affine:
+        """The function of its first argument alone."""
+        return Affine(lambda x: self.function(x, *settings), increasing=self.increasing) if settings else self
+
+    @property
+    def name(self) -> str:
+        """With the function's name."""
+        return f"Affine({_name(self.function)})"
+
 
 @final
 class LocalLinear(Rendering):
@@ -87,6 +96,15 @@ class LocalLinear(Rendering):
         point = chosen(switches.point, "point")
         return pull_back(lambda x: self.function(x, *settings), (point,), z)[0]
 
+    def given(self, *settings: object) -> LocalLinear:
+        """The function of its first argument alone."""
+        return LocalLinear(lambda x: self.function(x, *settings)) if settings else self
+
+    def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
+        """None: its entries are those of one picture."""
+        del paths, switches, every
+        raise InputError(f"{_name(self.function)} has no paths to count: it is drawn by a local linear map")
+
 
 @final
 class AffineJoin(Join):
@@ -109,6 +127,15 @@ class AffineJoin(Join):
     def forward(self, *xs: Any) -> Tensor:
         """The features alone."""
         return self.function(*xs)
+
+    def given(self, *settings: object) -> AffineJoin:
+        """The function of the features alone."""
+        return AffineJoin(lambda *xs: self.function(*xs, *settings), self.inputs) if settings else self
+
+    @property
+    def name(self) -> str:
+        """With the function's name."""
+        return f"AffineJoin({_name(self.function)})"
 
     def render(self, z: Tensor, switches: Switches, *settings: object) -> tuple[Tensor, ...]:
         """The transpose for each input."""
@@ -140,6 +167,15 @@ class LocalJoin(Join):
         """The features alone."""
         return self.function(*xs)
 
+    def given(self, *settings: object) -> LocalJoin:
+        """The function of the features alone."""
+        return LocalJoin(lambda *xs: self.function(*xs, *settings), self.inputs) if settings else self
+
+    @property
+    def name(self) -> str:
+        """With the function's name."""
+        return f"LocalJoin({_name(self.function)})"
+
     def render(self, z: Tensor, switches: Switches, *settings: object) -> tuple[Tensor, ...]:
         """The transpose of the derivative with respect to each input."""
         points = tuple(chosen(part.point, "point") for part in switches.parts)
@@ -154,10 +190,8 @@ def _per_image(y: Tensor, x: Tensor) -> Tensor:
     return y
 
 
-def pull_back(function: Function, points: tuple[Tensor, ...], z: Tensor) -> tuple[Tensor, ...]:
-    """Jᵀz for each argument of a function, J being its derivative at the points; differentiable in z."""
-    canvases: tuple[Tensor, ...] = torch.func.vjp(function, *points)[1](z)
-    return canvases
+def _name(function: object) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def is_approximate(module: nn.Module) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
 
-from drmm.rendering.base import Rendering, Switches
+from drmm.rendering.base import Channels, Switches
+from drmm.rendering.kinds import Norm
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "frozen_scale", "running_scale", "uses_batch"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "running_scale", "uses_batch"]
 
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
@@ -26,7 +27,7 @@ def running_scale(norm: _Norm) -> Tensor:
     return torch.rsqrt(norm.running_var + norm.eps)
 
 
-def frozen_scale(norm: _Norm, x: Tensor) -> Tensor:
+def _frozen_scale(norm: _Norm, x: Tensor) -> Tensor:
     """1/σ of each channel as this pass normalises with it, (C,), detached.
 
     The statistics belong to the E-step: like the switches, they are frozen in the G-step.
@@ -39,7 +40,7 @@ def frozen_scale(norm: _Norm, x: Tensor) -> Tensor:
 
 
 def _infer(norm: _Norm, x: Tensor) -> Switches:
-    gain = frozen_scale(norm, x)
+    gain = _frozen_scale(norm, x)
     return Switches(tuple(x.shape[1:]), gain=gain.reshape(-1, *[1] * (x.ndim - 2)))
 
 
@@ -50,8 +51,49 @@ def _render(norm: _Norm, z: Tensor, switches: Switches) -> Tensor:
     return z * gain if norm.weight is None else z * (norm.weight.reshape(gain.shape) * gain)
 
 
+class _BatchNorm(Norm):
+    """What both have in common; they are layers of torch as well."""
+
+    fresh = True
+
+    @property
+    def uses_batch(self) -> bool:
+        """In training, or where it keeps no running statistics."""
+        return uses_batch(self)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> None:
+        """The mean and the variance of each channel."""
+        norm = cast("_Norm", self)
+        if norm.running_mean is not None and norm.running_var is not None:
+            channels = x.transpose(0, 1).flatten(1)
+            norm.running_mean.copy_(channels.mean(1))
+            norm.running_var.copy_(channels.var(1, correction=0))
+
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Its values at both ends, in order."""
+        one = self.forward(lower)
+        other = one if lower is upper else self.forward(upper)
+        return (one, one) if one is other else (torch.minimum(one, other), torch.maximum(one, other))
+
+    @torch.no_grad()
+    def narrowed(self, kept: Channels) -> Norm:
+        """With the statistics of some channels."""
+        norm = cast("_Norm", self)
+        index = kept.among(norm.num_features)
+        # Not its type, which may be parametrised.
+        kind = BatchNorm1d if isinstance(self, BatchNorm1d) else BatchNorm2d
+        smaller = kind(len(index), norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        for name in ("running_mean", "running_var", "weight", "bias"):
+            if (values := getattr(norm, name)) is not None:
+                getattr(smaller, name).data = values.detach()[index].clone()
+        if norm.num_batches_tracked is not None:
+            cast("Tensor", smaller.num_batches_tracked).copy_(norm.num_batches_tracked)
+        return smaller
+
+
 @final
-class BatchNorm2d(nn.BatchNorm2d, Rendering):
+class BatchNorm2d(nn.BatchNorm2d, _BatchNorm):
     """Whiten the channels of (N, C, H, W); takes the arguments of `torch.nn.BatchNorm2d`."""
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
@@ -65,7 +107,7 @@ class BatchNorm2d(nn.BatchNorm2d, Rendering):
 
 
 @final
-class BatchNorm1d(nn.BatchNorm1d, Rendering):
+class BatchNorm1d(nn.BatchNorm1d, _BatchNorm):
     """Whiten the features of (N, C) or (N, C, L); takes the arguments of `torch.nn.BatchNorm1d`."""
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drmm.rendering.base import Rendering, Switches, Window, chosen
+from drmm.rendering.base import Switches, Window, chosen
+from drmm.rendering.kinds import Pool
 
 __all__ = [
     "AdaptiveMaxPool2d",
@@ -20,8 +22,10 @@ __all__ = [
     "best_place",
     "best_position",
     "draw_at",
+    "parts",
     "position_of",
     "window_of",
+    "windows",
 ]
 
 
@@ -29,6 +33,26 @@ def window_of(pool: nn.MaxPool2d | nn.AvgPool2d) -> Window:
     """The pooling window's geometry, every field as (height, width); averages have no dilation."""
     dilation = pool.dilation if isinstance(pool, nn.MaxPool2d) else 1
     return Window(_pair(pool.kernel_size), _pair(pool.stride), _pair(pool.padding), _pair(dilation))
+
+
+def windows(x: Tensor, window: Window, size: Sequence[int], fill: float) -> Tensor:
+    """What each unit sees, (N, C, H, W) to (N, C, H', W', positions).
+
+    Args:
+        x: the features below.
+        window: the geometry.
+        size: (H', W').
+        fill: what stands outside of the picture.
+    """
+    (top, left), reach = window.padding, _reach(window, torch.Size(size))
+    beyond = (max(0, reach[0] - x.shape[-2] - top), max(0, reach[1] - x.shape[-1] - left))
+    x = F.pad(x, (left, beyond[1], top, beyond[0]), value=fill)
+    rows, columns = (
+        torch.arange(size[i], device=x.device)[:, None] * window.stride[i]
+        + torch.arange(window.kernel[i], device=x.device) * window.dilation[i]
+        for i in (0, 1)
+    )
+    return x[..., rows[:, None, :, None], columns[None, :, None, :]].flatten(-2)
 
 
 def best_position(x: Tensor, pool: nn.MaxPool2d) -> tuple[Tensor, Tensor]:
@@ -43,34 +67,34 @@ def best_position(x: Tensor, pool: nn.MaxPool2d) -> tuple[Tensor, Tensor]:
     Returns:
         The maxima (N, C, H', W') and t of the same shape.
     """
-    y, place = best_place(x, pool)
-    return y, position_of(place, window_of(pool), x.shape[-1])
+    y, index = best_place(x, pool)
+    return y, position_of(index, window_of(pool), x.shape[-1])
 
 
 def best_place(x: Tensor, pool: nn.MaxPool2d) -> tuple[Tensor, Tensor]:
     """As `best_position`, but where in the picture it is, int64: the row-major index of the pixel."""
-    y, place = F.max_pool2d(
+    y, index = F.max_pool2d(
         x, pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode, return_indices=True
     )
-    return y, place
+    return y, index
 
 
-def position_of(place: Tensor, window: Window, width: int) -> Tensor:
-    """T of each unit from its place in the picture.
+def position_of(index: Tensor, window: Window, width: int) -> Tensor:
+    """T of each unit from its index in the picture.
 
     Args:
-        place: row-major index in a picture of this width, (N, C, H', W'), inside the unit's window.
+        index: row-major index in a picture of this width, (N, C, H', W'), inside the unit's window.
         window: the geometry.
         width: of the picture.
     """
     wide = max(width, _span(window)[1])
     if wide > width:  # a window wider than the picture: give every position an index of its own
-        place = place + torch.div(place, width, rounding_mode="floor") * (wide - width)
-    rows, columns = _corners(window, place.shape[-2:], place.device)
+        index = index + torch.div(index, width, rounding_mode="floor") * (wide - width)
+    rows, columns = _corners(window, index.shape[-2:], index.device)
     corner = (rows - window.padding[0]) * wide + columns - window.padding[1]
     # How far it is from the corner fits into a byte or two, and integers wrap: so do their differences.
     narrow = _narrow((_span(window)[0] - 1) * wide + _span(window)[1])
-    offset = place.to(narrow) - corner.to(narrow)
+    offset = index.to(narrow) - corner.to(narrow)
     down = window.dilation[0] * wide
     row = _quotient(offset, down, window.kernel[0])
     column = _quotient(offset - row * down, window.dilation[1], window.kernel[1])
@@ -87,18 +111,18 @@ def place_of(t: Tensor, window: Window, wide: int) -> Tensor:
     return rows * wide + columns + (row * (window.dilation[0] * wide) + column * window.dilation[1])
 
 
-def add_at(canvas: Tensor, place: Tensor, z: Tensor) -> Tensor:
+def add_at(canvas: Tensor, index: Tensor, z: Tensor) -> Tensor:
     """Add each unit to the canvas, in place, where `best_place` found it.
 
     Args:
         canvas: (N, C, H, W).
-        place: row-major index on the canvas, (N, C, H', W').
+        index: row-major index on the canvas, (N, C, H', W').
         z: same shape.
     """
     if _is_channels_last(canvas):
-        _rows(canvas).scatter_add_(1, _rows(place), _rows(z))
+        _rows(canvas).scatter_add_(1, _rows(index), _rows(z))
     else:
-        canvas.view(*canvas.shape[:2], -1).scatter_add_(-1, place.flatten(-2), z.flatten(-2))
+        canvas.view(*canvas.shape[:2], -1).scatter_add_(-1, index.flatten(-2), z.flatten(-2))
     return canvas
 
 
@@ -123,9 +147,28 @@ def draw_at(z: Tensor, t: Tensor, window: Window, size: tuple[int, int]) -> Tens
     return canvas if (tall, wide) == size else canvas[..., top : top + size[0], left : left + size[1]]
 
 
+class _Max(Pool):
+    """A pool that takes the largest, and does so fast: the smallest is the largest of the negative."""
+
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest of all candidates."""
+        return -self(-lower), self(upper)
+
+    def reinfer(self, x: Tensor, switches: Switches, z: Tensor) -> tuple[Tensor, Switches]:
+        """The largest where z is not negative, the smallest where it is."""
+        del switches
+        (highest, where_highest), (lowest, where_lowest) = self.infer(x), self.infer(-x)
+        t, below = chosen(where_highest.t, "t"), z < 0
+        # Positions have no dimensions of size 1 that `Largest` keeps in the features.
+        t = torch.where(below.reshape(t.shape), chosen(where_lowest.t, "t"), t)
+        return torch.where(below, -lowest, highest), replace(where_highest, t=t)
+
+
 @final
-class MaxPool2d(nn.MaxPool2d, Rendering):
+class MaxPool2d(nn.MaxPool2d, _Max):
     """The max over positions t; takes the arguments of `torch.nn.MaxPool2d` except `return_indices`."""
+
+    fresh = True
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """(N, C, H, W) to (N, C, H', W')."""
@@ -136,9 +179,13 @@ class MaxPool2d(nn.MaxPool2d, Rendering):
         """Put each unit at its position."""
         return _draw_chosen(z, switches)
 
+    def candidates(self, x: Tensor) -> Tensor:
+        """Every position of each window."""
+        return windows(x, window_of(self), self.forward(x[:1]).shape[-2:], -math.inf)
+
 
 @final
-class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d, Rendering):
+class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d, _Max):
     """The max over as many windows as the output size asks for; takes the arguments of the torch layer.
 
     Windows differ in size, so t counts places in the whole picture: a byte for each unit up to 256 of them.
@@ -147,17 +194,24 @@ class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d, Rendering):
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """(N, C, H, W) to (N, C, *output_size)."""
         size: Any = self.output_size
-        y, place = F.adaptive_max_pool2d(x, size, return_indices=True)
+        y, index = F.adaptive_max_pool2d(x, size, return_indices=True)
         window = Window((x.shape[-2], x.shape[-1]), (0, 0), (0, 0), (1, 1))
-        return y, Switches(tuple(x.shape[1:]), t=place.to(_smallest(window.positions)), window=window)
+        return y, Switches(tuple(x.shape[1:]), t=index.to(_smallest(window.positions)), window=window)
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Put each unit at its position."""
         return _draw_chosen(z, switches)
 
+    def candidates(self, x: Tensor) -> Tensor:
+        """Every place of the picture, -inf outside of each unit's part."""
+        sizes = self.forward(x[:1]).shape[-2:]
+        rows, columns = (parts(n, into) for n, into in zip(x.shape[-2:], sizes, strict=True))
+        inside = (rows[:, None, :, None] & columns[None, :, None, :]).to(x.device)
+        return torch.where(inside, x[:, :, None, None], -math.inf).flatten(-2)
+
 
 @final
-class Largest(Rendering):
+class Largest(_Max):
     """The max over whole dimensions, as `torch.amax`: where in them, or which of the channels (maxout).
 
     Args:
@@ -172,25 +226,40 @@ class Largest(Rendering):
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """(N, ...) to (N, ...) with fewer dimensions, or with dimensions of size 1."""
-        last = x.movedim(self.dims, tuple(range(-len(self.dims), 0))).flatten(-len(self.dims))
-        y, place = last.max(-1)
+        last = self._last(x)
+        y, index = last.max(-1)
         window = Window((1, last.shape[-1]), (0, 0), (0, 0), (1, 1))
-        t = place.to(_smallest(window.positions))
+        t = index.to(_smallest(window.positions))
         return self._shaped(y, x.ndim), Switches(tuple(x.shape[1:]), t=t, window=window)
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Put each unit at its position."""
-        place = chosen(switches.t, "t").long().unsqueeze(-1)
+        position = chosen(switches.t, "t").long().unsqueeze(-1)
         sizes = [switches.shape[dim - 1 if dim > 0 else dim] for dim in self.dims]
-        flat = z.new_zeros(*place.shape[:-1], math.prod(sizes))
-        canvas: Tensor = flat.scatter(-1, place, z.reshape(place.shape)).unflatten(-1, sizes)
+        flat = z.new_zeros(*position.shape[:-1], math.prod(sizes))
+        canvas: Tensor = flat.scatter(-1, position, z.reshape(position.shape)).unflatten(-1, sizes)
         return canvas.movedim(tuple(range(-len(sizes), 0)), self.dims)
+
+    def candidates(self, x: Tensor) -> Tensor:
+        """Every place in the dimensions."""
+        last = self._last(x)
+        return last.reshape(*self._shaped(last[..., 0], x.ndim).shape, last.shape[-1])
+
+    def _last(self, x: Tensor) -> Tensor:
+        """The dimensions as one, which is the last."""
+        return x.movedim(self.dims, tuple(range(-len(self.dims), 0))).flatten(-len(self.dims))
 
     def _shaped(self, y: Tensor, ndim: int) -> Tensor:
         if self.keepdim:
             for dim in sorted(dim % ndim for dim in self.dims):
                 y = y.unsqueeze(dim)
         return y
+
+
+def parts(n: int, into: int) -> Tensor:
+    """Which of n places belong to which part of an adaptive pool, bool (into, n)."""
+    index, part = torch.arange(n), torch.arange(into)[:, None]
+    return (index >= part * n // into) & (index < -(-(part + 1) * n // into))
 
 
 def _draw_chosen(z: Tensor, switches: Switches) -> Tensor:
@@ -247,22 +316,22 @@ def _quotient(values: Tensor, divisor: int, count: int) -> Tensor:
     return quotient
 
 
-def _scatter(z: Tensor, place: Tensor, size: tuple[int, int], *, disjoint: bool) -> Tensor:
+def _scatter(z: Tensor, index: Tensor, size: tuple[int, int], *, disjoint: bool) -> Tensor:
     """Add z to a blank canvas at flat places, in the memory layout that z has.
 
     Args:
         z: (N, C, H', W').
-        place: row-major index on the canvas, same shape.
+        index: row-major index on the canvas, same shape.
         size: (H, W) of the canvas.
         disjoint: no place occurs twice on a canvas, so that writing, which is faster, does for adding.
     """
     height, width = size
     put = Tensor.scatter_ if disjoint else Tensor.scatter_add_
-    if _is_channels_last(place):
+    if _is_channels_last(index):
         n, channels = z.shape[:2]
-        rows: Tensor = put(z.new_zeros(n, height * width, channels), 1, _rows(place), _rows(z))
+        rows: Tensor = put(z.new_zeros(n, height * width, channels), 1, _rows(index), _rows(z))
         return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
-    flat: Tensor = put(z.new_zeros(*z.shape[:-2], height * width), -1, place.flatten(-2), z.flatten(-2))
+    flat: Tensor = put(z.new_zeros(*z.shape[:-2], height * width), -1, index.flatten(-2), z.flatten(-2))
     return flat.view(*flat.shape[:-1], height, width)
 
 

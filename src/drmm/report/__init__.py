@@ -1,4 +1,4 @@
-"""`drmm report`: all that can be said about a trained model, as one HTML file for people."""
+"""`drmm report`: one HTML file about a trained model, for people."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from drmm._version import __version__
-from drmm.errors import InputError
+from drmm import __version__
+from drmm.data import Dataset
+from drmm.display.text import one_line
+from drmm.errors import InputError, RunError
 from drmm.files import write_bytes
-from drmm.report.blocks import Section, shorten
-from drmm.report.context import Material, decimal
+from drmm.report.blocks import Section
+from drmm.report.context import Context, decimal
 from drmm.report.evaluation import evaluate
 from drmm.report.page import render_page
-from drmm.report.sections.explanations import Explained, drawn, explain, levels, paths, samples, templates
-from drmm.report.sections.reliability import calibrated, certificates, confused, hard
-from drmm.report.sections.training import comparison, curves, headline, labels, provenance
-from drmm.runs.folder import read_source
+from drmm.report.sections.explanations import (
+    Explanations,
+    explain,
+    explanations,
+    levels,
+    paths,
+    samples,
+    templates,
+)
+from drmm.report.sections.reliability import calibration_error, certificates, confusions, hardest
+from drmm.report.sections.training import comparison, curves, labels, provenance, summary
+from drmm.runs.run import Run
 
 __all__ = ["write_report"]
 
@@ -37,77 +47,95 @@ def write_report(run: Path, out: Path, *, data_dir: Path | None = None, images: 
 
     Raises:
         InputError: if no image is to be looked at.
-        RunError: if there is no model, a file is damaged, or the report cannot be written.
+        RunError: if there is no model, a file is damaged, the images have changed, or nothing can be written.
     """
     if images < 1:
         raise InputError(f"a report needs images to look at: pass 1 or more, got {images}")
-    source = read_source(run, data_dir)
-    seen = None if source.data is None else evaluate(source.model, source.data, images, seed)
-    material = Material(source, seen, seed)
-    explained = explain(material)
-    sections = [section for section in _sections(material, explained) if section is not None]
-    name = shorten(run.resolve().name) + (f" / {shorten(source.name)}" if source.name else "")
-    text = render_page(name, sections, material.sheets.all, _details(material, explained), __version__)
+    source = Run.open(run)
+    model = source.model
+    data, why_no_data = _data(source, data_dir)
+    evaluation = None if data is None else evaluate(model, data, images, seed)
+    context = Context(source, data, why_no_data, evaluation, seed)
+    explained = explain(context)
+    sections = [section for section in _sections(context, explained) if section is not None]
+    name = one_line(run.resolve().name) + (f" / {one_line(source.name)}" if source.name else "")
+    text = render_page(name, sections, context.sprites.all, _details(context, explained), __version__)
     content = text.encode("utf-8", "replace")
     write_bytes(out, content)
     return len(content)
 
 
-def _sections(material: Material, explained: Explained | None) -> list[Section | None]:
+def _data(source: Run, data_dir: Path | None) -> tuple[Dataset | None, str]:
+    """The images, or why there are none; nothing is downloaded."""
+    try:
+        data = source.find_data(data_dir, download=False)
+    except (InputError, RunError) as error:
+        return None, f"The images are not here ({error})."
+    source.check_data(data)
+    return data, ""
+
+
+def _sections(context: Context, explained: Explanations | None) -> list[Section | None]:
     """In the order of the page."""
     return [
-        headline(material),
-        comparison(material),
-        drawn(material, explained),
-        confused(material),
-        hard(material),
-        templates(material),
-        samples(material),
-        levels(material),
-        paths(material),
-        calibrated(material),
-        certificates(material),
-        curves(material),
-        labels(material),
-        provenance(material),
+        summary(context),
+        comparison(context),
+        explanations(context, explained),
+        confusions(context),
+        hardest(context),
+        templates(context),
+        samples(context),
+        levels(context),
+        paths(context),
+        calibration_error(context),
+        certificates(context),
+        curves(context),
+        labels(context),
+        provenance(context),
     ]
 
 
-def _details(material: Material, explained: Explained | None) -> dict[str, Any]:
+def _details(context: Context, explained: Explanations | None) -> dict[str, Any]:
     """What the script shows when an image or a cell of the confusion matrix is opened."""
-    seen, sheet = material.seen, material.image_sheet
-    if seen is None or sheet is None:
+    evaluation, sheet = context.evaluation, context.image_sheet
+    if evaluation is None or sheet is None:
         return {"images": []}
-    places = {} if explained is None else {row: i for i, row in enumerate(explained.rows.tolist())}
-    order = seen.probability.argsort(1)[:, ::-1][:, :3]
+    explained_at = {} if explained is None else {row: i for i, row in enumerate(explained.rows.tolist())}
+    order = evaluation.probability.argsort(1)[:, ::-1][:, :3]
     return {
-        "part": seen.part,
-        "clusters": material.source.clusters,
-        "true": material.true_names,
-        "found": material.found_names,
+        "part": evaluation.part,
+        "clusters": context.source.clusters,
+        "true": context.class_names,
+        "predicted": context.predicted_names,
         "sheets": {
             name: {"name": one.name, "grid": one.grid, "shown": one.shown}
-            for name, one in _detail_sheets(material, explained).items()
+            for name, one in _detail_sheets(context, explained).items()
         },
         "images": [
             {
-                "index": int(seen.index[row]),
-                "truth": int(seen.truth[row]),
-                "found": int(seen.found[row]),
-                "best": [[int(c), round(float(seen.probability[row, c]), 4)] for c in order[row]],
-                "gap": decimal(float(seen.gap[row])) if np.isfinite(seen.gap[row]) else None,
-                "certified": bool(seen.certified[row]),
-                "explained": round(float(seen.explained[row]), 3),
-                "place": places.get(row),
-                "rival": int(explained.rival[places[row]]) if explained is not None and row in places else None,
+                "index": int(evaluation.index[row]),
+                "truth": int(evaluation.truth[row]),
+                "predicted": int(evaluation.predicted[row]),
+                "best": [[int(c), round(float(evaluation.probability[row, c]), 4)] for c in order[row]],
+                "gap": decimal(float(evaluation.gap[row])) if np.isfinite(evaluation.gap[row]) else None,
+                "certified": bool(evaluation.certified[row]),
+                "explained": round(float(evaluation.explained[row]), 3),
+                "sprite": explained_at.get(row),
+                "rival": None
+                if explained is None or row not in explained_at
+                else int(explained.rival[explained_at[row]]),
             }
-            for row in material.opened.tolist()
+            for row in context.opened.tolist()
         ],
     }
 
 
-def _detail_sheets(material: Material, explained: Explained | None) -> dict[str, Any]:
-    found = {"image": material.image_sheet}
+def _detail_sheets(context: Context, explained: Explanations | None) -> dict[str, Any]:
+    sheets = {"image": context.image_sheet}
     if explained is not None:
-        found |= {"drawn": explained.drawn, "evidence": explained.evidence, "rather": explained.rather}
-    return {name: sheet for name, sheet in found.items() if sheet is not None}
+        sheets |= {
+            "reconstruction": explained.reconstructions,
+            "evidence": explained.evidence,
+            "contrast": explained.contrast,
+        }
+    return {name: sheet for name, sheet in sheets.items() if sheet is not None}

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from markupsafe import Markup
 
-from drmm.report.sprites import Sheet
+from drmm.report.sprites import SpriteSheet
 
 __all__ = [
     "Block",
@@ -24,19 +24,9 @@ __all__ = [
     "Section",
     "Strip",
     "Table",
-    "shorten",
 ]
 
 Tone = Literal["", "right", "wrong"]
-
-_LONGEST = 60  # characters of a name that are shown
-
-
-def shorten(text: str, longest: int = _LONGEST) -> str:
-    """Text from elsewhere as it may be shown: on one line, without control characters, not too long."""
-    told = text.encode("utf-8", "replace").decode("utf-8")
-    told = " ".join("".join(c if c.isprintable() else " " for c in told).split())
-    return told if len(told) <= longest else told[: longest - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +72,19 @@ class Charts:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture of a sheet.
+    """One picture of a sprite sheet.
 
     Attributes:
         sheet: where it is.
-        place: its number there.
+        index: its number there.
         alt: what it shows, for those who do not see it.
         caption: below it.
         tone: colours the caption.
         details: its number among the evaluated images that can be opened; None if it is none of them.
     """
 
-    sheet: Sheet
-    place: int
+    sheet: SpriteSheet
+    index: int
     alt: str
     caption: str = ""
     tone: Tone = ""
@@ -142,6 +132,7 @@ class Table:
         rows: cells.
         label: what the table is.
         names: how many columns hold words.
+        heading: whether the label stands above it; else only screen readers see it.
     """
 
     kind: ClassVar[str] = "table"
@@ -149,6 +140,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     label: str
     names: int = 1
+    heading: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +153,12 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of a confusion matrix that is worth a look: its place, the names of both classes, and its images."""
+    """A frequent confusion: its row and column, the names of both classes, and how many images."""
 
     row: int
     column: int
     true: str
-    found: str
+    predicted: str
     count: int
 
 
@@ -176,10 +168,10 @@ class Matrix:
 
     Attributes:
         rows: names of the true classes.
-        columns: names of what was found.
+        columns: names of the predicted classes or clusters.
         counts: images, a row a class.
         diagonal: whether row i and column i are the same class.
-        mistakes: the cells that hold most of them, most first.
+        confusions: the most frequent ones, most frequent first.
         drawing: a chart in place of the table, where there are too many classes for one.
     """
 
@@ -188,7 +180,7 @@ class Matrix:
     columns: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
     diagonal: bool
-    mistakes: tuple[Cell, ...]
+    confusions: tuple[Cell, ...]
     drawing: Chart | None
 
     def shade(self, row: int, column: int) -> float:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
-from drmm.report.blocks import shorten
+from drmm.display.text import one_line
 
-__all__ = ["bars", "heat", "histogram", "levels_by_power", "lines", "power", "reliability"]
+__all__ = ["bars", "heat", "histogram", "levels_by_power", "lines", "power", "reliability_diagram"]
 
 _WIDTH, _HEIGHT = 360, 220
 _NAME = 22  # characters of a name beside a bar
@@ -74,33 +74,32 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label
             parts.append(
                 f'<circle class="dot c{i}" cx="{across}" cy="{down}" r="3"><title>{point}</title></circle>'
             )
-    told = "; ".join(f"{name} from {y[0]:.3g} to {y[-1]:.3g}" for name, (_, y) in series.items())
-    return _svg(parts, f"{y_label} by {x_label}: {told}")
+    ends = "; ".join(f"{name} from {y[0]:.3g} to {y[-1]:.3g}" for name, (_, y) in series.items())
+    return _svg(parts, f"{y_label} by {x_label}: {ends}")
 
 
-def reliability(confidence: Figures, share: Figures, counts: npt.NDArray[np.int64]) -> Markup:
-    """How often a model is right, by how sure it is: bins of equal width, with the diagonal of a perfect one.
+def reliability_diagram(confidence: Figures, accuracy: Figures, counts: npt.NDArray[np.int64]) -> Markup:
+    """Accuracy by confidence: bins of equal width, with the diagonal of perfect calibration.
 
     Args:
         confidence: mean of each bin, (B,).
-        share: how many of its images are right, (B,).
+        accuracy: share of its images that are classified correctly, (B,).
         counts: of images, (B,); empty bins are left out.
     """
     frame = _Frame((0, 1), (0, 1))
     ticks = (0, 0.25, 0.5, 0.75, 1)
-    parts = frame.axes("confidence", "share that is right", ticks, ticks)
+    parts = frame.axes("confidence", "accuracy", ticks, ticks)
     width = frame.across(1 / len(counts)) - frame.across(0) - 2
-    for i, (mean, right, n) in enumerate(zip(confidence, share, counts, strict=True)):
+    for i, (mean, correct, n) in enumerate(zip(confidence, accuracy, counts, strict=True)):
         if n:
-            told = f"{n} images, confidence {mean:.3f}, right {right:.3f}"
-            parts.append(_bar(frame.across(i / len(counts)) + 1, frame.down(right), width, frame.down(0), told))
-            at, other = frame.down(mean), frame.down(right)
-            middle = frame.across(i / len(counts)) + 1 + width / 2
-            parts.append(f'<path class="gap" d="M{middle:.1f} {at}V{other}"/>')
+            left, top = frame.across(i / len(counts)) + 1, frame.down(correct)
+            tooltip = f"{n} images, confidence {mean:.3f}, accuracy {correct:.3f}"
+            parts.append(_bar(left, top, width, frame.down(0), tooltip))
+            parts.append(f'<path class="gap" d="M{left + width / 2:.1f} {frame.down(mean)}V{top}"/>')
     parts.append(f'<path class="ideal" d="M{frame.across(0)} {frame.down(0)}L{frame.across(1)} {frame.down(1)}"/>')
-    full = [(m, r) for m, r, n in zip(confidence, share, counts, strict=True) if n]
-    told = ", ".join(f"{right:.2f} at {mean:.2f}" for mean, right in full)
-    return _svg(parts, f"Share that is right by confidence: {told}")
+    full = [(m, a) for m, a, n in zip(confidence, accuracy, counts, strict=True) if n]
+    values = ", ".join(f"{correct:.2f} at {mean:.2f}" for mean, correct in full)
+    return _svg(parts, f"Accuracy by confidence: {values}")
 
 
 def histogram(values: Figures, x_label: str, *, span: tuple[float, float] | None = None, bins: int = 20) -> Markup:
@@ -113,13 +112,13 @@ def histogram(values: Figures, x_label: str, *, span: tuple[float, float] | None
     for n, (low, high) in zip(counts, pairwise(edges), strict=True):
         if n:
             left, right = frame.across(low), frame.across(high)
-            told = f"{low:.4g} to {high:.4g}: {n} images"
-            parts.append(_bar(left + 0.5, frame.down(n), right - left - 1, frame.down(0), told))
-    told = f"from {values.min():.3g} to {values.max():.3g}, median {np.median(values):.3g}"
-    return _svg(parts, f"Histogram of {x_label}: {told}")
+            tooltip = f"{low:.4g} to {high:.4g}: {n} images"
+            parts.append(_bar(left + 0.5, frame.down(n), right - left - 1, frame.down(0), tooltip))
+    summary = f"from {values.min():.3g} to {values.max():.3g}, median {np.median(values):.3g}"
+    return _svg(parts, f"Histogram of {x_label}: {summary}")
 
 
-def bars(values: Mapping[str, float], told: Mapping[str, str], label: str) -> Markup:
+def bars(values: Mapping[str, float], shown: Mapping[str, str], label: str) -> Markup:
     """A horizontal bar for each name, with its value written beside it."""
     largest = max([abs(value) for value in values.values()] or [0]) or 1.0
     left = 14 + round(6.2 * min(_NAME, max(map(len, values), default=0)))
@@ -127,11 +126,11 @@ def bars(values: Mapping[str, float], told: Mapping[str, str], label: str) -> Ma
     parts = []
     for i, (name, value) in enumerate(values.items()):
         top = i * step + 4
-        parts.append(_text(left - 8, top + 12, shorten(name, _NAME), "end", title=name))
+        parts.append(_text(left - 8, top + 12, one_line(name, _NAME), "end", title=name))
         width = max(1.0, abs(value) / largest * (_WIDTH - left - right))
-        parts.append(_bar(left, top, width, top + step - 6, f"{name}: {told[name]}"))
-        parts.append(_text(left + width + 6, top + 12, told[name], "start", "value"))
-    names = ", ".join(f"{name} {told[name]}" for name in list(values)[:20])
+        parts.append(_bar(left, top, width, top + step - 6, f"{name}: {shown[name]}"))
+        parts.append(_text(left + width + 6, top + 12, shown[name], "start", "value"))
+    names = ", ".join(f"{name} {shown[name]}" for name in list(values)[:20])
     return _svg(parts, f"{label}: {names}", height=len(values) * step + 8)
 
 
@@ -142,11 +141,11 @@ def levels_by_power(rows: Mapping[str, tuple[float, float]], label: str) -> Mark
     parts = []
     for i, (name, (low, high)) in enumerate(rows.items()):
         top = i * step + 4
-        parts.append(_text(left - 8, top + 15, shorten(name, _NAME), "end", title=name))
+        parts.append(_text(left - 8, top + 15, one_line(name, _NAME), "end", title=name))
         for value, inset, kind in ((high, 0, "bar pale"), (low, 5, "bar")):
             width = max(1.0, value / largest * (_WIDTH - left - right))
-            told = f"{name}: 10^{value:.2f}"
-            parts.append(_bar(left, top + inset, width, top + step - 8 - inset, told, kind))
+            tooltip = f"{name}: 10^{value:.2f}"
+            parts.append(_bar(left, top + inset, width, top + step - 8 - inset, tooltip, kind))
         parts.append(
             _text(
                 left + max(1.0, high / largest * (_WIDTH - left - right)) + 6,
@@ -156,8 +155,8 @@ def levels_by_power(rows: Mapping[str, tuple[float, float]], label: str) -> Mark
                 "value",
             )
         )
-    told = ", ".join(f"{name} {power(low)} of {power(high)}" for name, (low, high) in rows.items())
-    return _svg(parts, f"{label}: {told}", height=len(rows) * step + 8)
+    values = ", ".join(f"{name} {power(low)} of {power(high)}" for name, (low, high) in rows.items())
+    return _svg(parts, f"{label}: {values}", height=len(rows) * step + 8)
 
 
 def heat(counts: npt.NDArray[np.int64], rows: Sequence[str], columns: Sequence[str]) -> Markup:
@@ -168,14 +167,14 @@ def heat(counts: npt.NDArray[np.int64], rows: Sequence[str], columns: Sequence[s
     for i, j in np.argwhere(counts).tolist():
         strength = round(float(counts[i, j] / totals[i]) ** 0.5, 3)
         kind = "bar" if rows[i] == columns[j] else "bar wrong"
-        cell = escape(f"{rows[i]} as {columns[j]}: {counts[i, j]}")
+        cell = escape(f"{rows[i]}, predicted {columns[j]}: {counts[i, j]}")
         parts.append(
             f'<rect class="{kind}" x="{j * side:.2f}" y="{i * side:.2f}" width="{side:.2f}" height="{side:.2f}" '
             f'fill-opacity="{strength}"><title>{cell}</title></rect>'
         )
     outline = f'<rect class="frame" width="{counts.shape[1] * side:.2f}" height="{counts.shape[0] * side:.2f}"/>'
-    told = f"Confusion matrix: {len(rows)} classes down, what was found across"
-    return _svg([outline, *parts], told, height=math.ceil(counts.shape[0] * side))
+    label = f"Confusion matrix: {len(rows)} true classes down, predicted classes across"
+    return _svg([outline, *parts], label, height=math.ceil(counts.shape[0] * side))
 
 
 def power(exponent: float) -> str:
@@ -193,15 +192,15 @@ def _svg(parts: Iterable[str], label: str, height: int = _HEIGHT) -> Markup:
 
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick", *, title: str = "") -> str:
-    told = f"<title>{escape(title)}</title>" if title else ""
+    tooltip = f"<title>{escape(title)}</title>" if title else ""
     head = f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
-    return f"{head}{escape(text)}{told}</text>"
+    return f"{head}{escape(text)}{tooltip}</text>"
 
 
-def _bar(x: float, top: float, width: float, bottom: float, told: str, kind: str = "bar") -> str:
+def _bar(x: float, top: float, width: float, bottom: float, tooltip: str, kind: str = "bar") -> str:
     return (
         f'<rect class="{kind}" x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}">'
-        f"<title>{escape(told)}</title></rect>"
+        f"<title>{escape(tooltip)}</title></rect>"
     )
 
 

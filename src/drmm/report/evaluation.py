@@ -1,4 +1,4 @@
-"""What a model makes of images that it did not learn from, one by one."""
+"""What a model predicts for images that it did not learn from, one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from drmm.learning.metrics import name_clusters
 from drmm.model.deep import DRMM
 from drmm.progress import track
 
-__all__ = ["Calibration", "Evaluation", "calibration", "clusters_named", "confusion", "evaluate", "worst"]
+__all__ = ["Calibration", "Evaluation", "calibration", "clusters_named", "confusion_matrix", "evaluate", "worst"]
 
 _CHUNK = 50
 _TINY = 1e-12  # a probability that is not 0
@@ -28,15 +28,15 @@ Figures = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Images and what was found in them; N of them, in the order of the data set.
+    """Images and what the model predicts for them; N of them, in the order of the data set.
 
     Attributes:
         part: of the data set that they are from.
         total: how many images that part has.
-        index: their places there, (N,).
+        index: their indices there, (N,).
         images: levels, uint8 (N, C, H, W).
         truth: index of the true class, -1 where it is unknown, (N,).
-        found: index of the best class of the model, (N,).
+        predicted: index of the best class of the model, (N,).
         probability: softmax of the logits, (N, C).
         score: of the best class, (N,).
         gap: upper bound less score, (N,); infinite where there is no bound.
@@ -49,7 +49,7 @@ class Evaluation:
     index: Indices
     images: Tensor
     truth: Indices
-    found: Indices
+    predicted: Indices
     probability: Figures
     score: Figures
     gap: Figures
@@ -69,8 +69,8 @@ class Evaluation:
     @property
     def loss(self) -> Figures:
         """-log of the true class's probability, in nats, (N,); -inf where it is unknown."""
-        right = self.probability[np.arange(len(self.truth)), self.truth.clip(0)]
-        return np.where(self.known, -np.log(right.clip(_TINY)), -np.inf)
+        true = self.probability[np.arange(len(self.truth)), self.truth.clip(0)]
+        return np.where(self.known, -np.log(true.clip(_TINY)), -np.inf)
 
     @property
     def margin(self) -> Figures:
@@ -94,8 +94,8 @@ def evaluate(model: DRMM, data: Dataset, most: int, seed: int = 0) -> Evaluation
     if len(x) > most:
         index = np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))
     images = torch.from_numpy(x[index])
-    parts = [_infer(model, pixels(part)) for part in track(images.split(_CHUNK), "looking at images")]
-    found, probability, score, gap, certified, explained = (
+    parts = [_infer(model, pixels(part)) for part in track(images.split(_CHUNK), "evaluating images")]
+    predicted, probability, score, gap, certified, explained = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
     return Evaluation(
@@ -104,7 +104,7 @@ def evaluate(model: DRMM, data: Dataset, most: int, seed: int = 0) -> Evaluation
         index=index,
         images=images,
         truth=y[index],
-        found=found,
+        predicted=predicted,
         probability=probability.astype(float),
         score=score.astype(float),
         gap=gap.astype(float),
@@ -129,50 +129,53 @@ def _infer(model: DRMM, x: Tensor) -> tuple[npt.NDArray[np.generic], ...]:
     return tuple(part.numpy() for part in parts)
 
 
-def confusion(seen: Evaluation, n_classes: int) -> Indices:
-    """Images by true class and what was found, (n_classes, C)."""
-    table = np.zeros((n_classes, seen.probability.shape[1]), np.int64)
-    np.add.at(table, (seen.truth[seen.known], seen.found[seen.known]), 1)
-    return table
+def confusion_matrix(evaluation: Evaluation, n_classes: int) -> Indices:
+    """Images by true class (rows) and predicted class or cluster (columns), (n_classes, C)."""
+    counts = np.zeros((n_classes, evaluation.probability.shape[1]), np.int64)
+    np.add.at(counts, (evaluation.truth[evaluation.known], evaluation.predicted[evaluation.known]), 1)
+    return counts
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Whether a model is as often right as it says.
+    """Confidence and accuracy in bins, as a reliability diagram shows them.
 
     Attributes:
         confidence: mean of each bin, (B,); 0 where it is empty.
-        share: how many of its images are right, (B,).
+        accuracy: share of its images that are classified correctly, (B,).
         counts: of images, (B,).
         error: expected calibration error: the bins' mean distance of the two, weighted by their images.
-        nll: mean of -log of the true class's probability, in nats.
+        nll: negative log-likelihood of the true class, in nats, mean.
     """
 
     confidence: Figures
-    share: Figures
+    accuracy: Figures
     counts: Indices
     error: float
     nll: float
 
 
-def calibration(seen: Evaluation, bins: int = 10) -> Calibration:
+def calibration(evaluation: Evaluation, bins: int = 10) -> Calibration:
     """Compare confidence and accuracy in bins of equal width (Guo et al., 2017)."""
-    known = seen.known
-    confidence, right = seen.confidence[known], (seen.found == seen.truth)[known].astype(float)
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    counts = np.bincount(place, minlength=bins)
+    known = evaluation.known
+    confidence, correct = (
+        evaluation.confidence[known],
+        (evaluation.predicted == evaluation.truth)[known].astype(float),
+    )
+    chosen = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(chosen, minlength=bins)
     full = counts.clip(1)
-    mean, share = (np.bincount(place, values, bins) / full for values in (confidence, right))
-    error = float((counts * np.abs(mean - share)).sum() / counts.sum())
-    return Calibration(mean, share, counts, error, float(seen.loss[known].mean()))
+    mean, accuracy = (np.bincount(chosen, values, bins) / full for values in (confidence, correct))
+    error = float((counts * np.abs(mean - accuracy)).sum() / counts.sum())
+    return Calibration(mean, accuracy, counts, error, float(evaluation.loss[known].mean()))
 
 
-def clusters_named(seen: Evaluation) -> dict[int, int]:
-    """The class of each cluster: what most of its images are."""
-    return name_clusters(seen.found, seen.truth)
+def clusters_named(evaluation: Evaluation) -> dict[int, int]:
+    """The majority class of each cluster."""
+    return name_clusters(evaluation.predicted, evaluation.truth)
 
 
 def worst(values: Figures, n: int, among: Sequence[int] | Indices) -> Indices:
-    """The places of the n largest values among some, largest first."""
-    places = np.asarray(among, np.int64)
-    return places[np.argsort(-values[places], kind="stable")[:n]]
+    """The indices of the n largest values among some, largest first."""
+    candidates = np.asarray(among, np.int64)
+    return candidates[np.argsort(-values[candidates], kind="stable")[:n]]

@@ -16,13 +16,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from drmm.report.blocks import Section
-from drmm.report.sprites import Sheet
+from drmm.report.sprites import SpriteSheet
 
 __all__ = ["render_page"]
 
 
 def render_page(
-    title: str, sections: Sequence[Section], sheets: Sequence[Sheet], details: Mapping[str, Any], version: str
+    title: str,
+    sections: Sequence[Section],
+    sheets: Sequence[SpriteSheet],
+    details: Mapping[str, Any],
+    version: str,
 ) -> str:
     """The whole file.
 

@@ -1,4 +1,4 @@
-"""Many small pictures in one PNG, as data for a page: one request and one header instead of thousands."""
+"""Sprites: many small pictures in one PNG, as data for a page, instead of thousands of files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["Sheet", "Sheets", "room"]
+__all__ = ["SpriteSheet", "Sprites", "room"]
 
 _SIDE = 64  # larger pictures are shrunk
 _SHOWN = 56  # pixels of a page that a picture takes, about
 _COLUMNS = 40
 _STEPS = 127  # of evidence, each for and against
-_FOR, _AGAINST = (226, 67, 61), (47, 111, 235)  # red and blue that can be told apart by nearly everybody
+_FOR, _AGAINST = (226, 67, 61), (47, 111, 235)  # red and blue that nearly everybody can distinguish
 
 _Levels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class SpriteSheet:
     """A PNG that holds pictures of one size, in rows.
 
     Attributes:
@@ -49,9 +49,9 @@ class Sheet:
         zoom = max(1, round(_SHOWN / max(self.size)))
         return self.size[0] * zoom, self.size[1] * zoom
 
-    def offset(self, place: int) -> tuple[float, float]:
+    def offset(self, index: int) -> tuple[float, float]:
         """Where a picture is, as percentages of CSS's background-position."""
-        at = (place % self.grid[0], place // self.grid[0])
+        at = (index % self.grid[0], index // self.grid[0])
         x, y = (100 * i / (n - 1) if n > 1 else 0.0 for i, n in zip(at, self.grid, strict=True))
         return round(x, 4), round(y, 4)
 
@@ -62,18 +62,18 @@ def room(shape: tuple[int, ...], n_bytes: int) -> int:
     return max(1, n_bytes // (min(shape[0], 3) * height * width))
 
 
-class Sheets:
-    """The sheets of one page, in the order in which they were added."""
+class Sprites:
+    """The sprite sheets of one page, in the order in which they were added."""
 
     def __init__(self) -> None:
-        self._sheets: list[Sheet] = []
+        self._sheets: list[SpriteSheet] = []
 
     @property
-    def all(self) -> tuple[Sheet, ...]:
+    def all(self) -> tuple[SpriteSheet, ...]:
         """All sheets so far."""
         return tuple(self._sheets)
 
-    def pictures(self, images: Tensor) -> Sheet:
+    def pictures(self, images: Tensor) -> SpriteSheet:
         """Grey or colour pictures: uint8, or float in [0, 1], (N, C, H, W); of other channels the first three."""
         levels = images if images.dtype == torch.uint8 else (255 * images.clamp(0, 1)).round().to(torch.uint8)
         shown = levels[:, :3] if levels.shape[1] >= 3 else levels[:, :1]
@@ -81,12 +81,12 @@ class Sheets:
         whole = _tiled(tiles)
         return self._add(Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole), tiles, {})
 
-    def stretched(self, images: Tensor) -> Sheet:
+    def stretched(self, images: Tensor) -> SpriteSheet:
         """As `pictures`, each as bright as it can be: (N, C, H, W) of any range, black where not positive."""
         largest = images.flatten(1).amax(1).clamp(min=torch.finfo(images.dtype).tiny)
         return self.pictures(images / largest[:, None, None, None])
 
-    def evidence(self, maps: Tensor) -> Sheet:
+    def evidence(self, maps: Tensor) -> SpriteSheet:
         """Maps (N, H, W), each by its own largest magnitude: red is for, blue against, 0 is transparent."""
         largest = maps.abs().flatten(1).amax(1).clamp(min=torch.finfo(maps.dtype).tiny)
         steps = (maps / largest[:, None, None] * _STEPS).round() + _STEPS
@@ -96,14 +96,14 @@ class Sheets:
         whole.putpalette([level for i in range(len(strength)) for level in (_AGAINST if i < _STEPS else _FOR)])
         return self._add(whole, tiles, {"transparency": bytes(round(255 * s**0.6) for s in strength)})
 
-    def _add(self, whole: Image.Image, tiles: list[_Levels], options: dict[str, Any]) -> Sheet:
+    def _add(self, whole: Image.Image, tiles: list[_Levels], options: dict[str, Any]) -> SpriteSheet:
         file = BytesIO()
         whole.save(file, "PNG", optimize=True, **options)
         uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
         columns = min(_COLUMNS, len(tiles))
         height, width = tiles[0].shape[:2]
         grid = (columns, math.ceil(len(tiles) / columns))
-        self._sheets.append(Sheet(f"s{len(self._sheets)}", uri, grid, (width, height), len(tiles)))
+        self._sheets.append(SpriteSheet(f"s{len(self._sheets)}", uri, grid, (width, height), len(tiles)))
         return self._sheets[-1]
 
 

@@ -1,221 +1,309 @@
-"""A run: data, label split, model, learning and results in one folder that explains itself.
+"""A run's folder: the only code that knows the names of its files.
 
-The folder holds `run.json` (everything that was asked for), `labels.csv` (which images had a label),
-`checkpoints/`, `logs/` (CSV and TensorBoard), `model.json` and `model.safetensors`, and at last `results.json`.
-Where a structure was selected there are also `selection/` (each candidate's scores) and `selection.csv`.
+`run.json` is the experiment (`drmm.runs.experiment`), `labels.csv` says which images had a label, `model.json` and
+`model.safetensors` are the model, `results.json` what came out. `logs/` and `checkpoints/` are of the training,
+`further/` of what a finished run learned later, `teacher/` of a teacher that it learned first, `selection/` and
+`selection.csv` of the choice of a structure. The folder of a pruned model has `pruning.json` in place of the first
+and last, and that of the demo one model in each of its subfolders.
 """
 
 from __future__ import annotations
 
-import os
+import csv
+import math
 import platform
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from drmm._version import __version__
-from drmm.data import Dataset, holdout, load, mask_labels, stratified_labels
-from drmm.data.labels import UNLABELLED, check_labels
+from drmm import __version__
+from drmm.data import Dataset, load
 from drmm.errors import InputError, RunError
 from drmm.files import check_new, read_json, write_csv, write_json
-from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits, taught_labels
-from drmm.learning.objective import Objective
-from drmm.learning.selection import Criterion, Grid, check_selection, select
-from drmm.learning.train import Training, train
+from drmm.learning.recipes import is_recipe
 from drmm.model.deep import DRMM
-from drmm.model.presets import Constraint, resolve
 from drmm.model.storage import Recipe, load_model, save_model
+from drmm.runs.earlier import experiment_tables
+from drmm.runs.experiment import Experiment
 
-__all__ = ["RunSpec", "fit_run", "versions"]
+__all__ = ["Curve", "Run", "number", "versions"]
 
+Curve = tuple[tuple[float, ...], tuple[float, ...]]
+"""What was logged: epochs (or iterations), and values."""
 
-@dataclass(frozen=True)
-class RunSpec:
-    """What to do.
-
-    Attributes:
-        data: name of a data set, or a folder of images.
-        labels_per_class: how many labels to keep; None keeps all there are, and 0 none: images fall into clusters.
-        validation: labelled training images held out to watch the error during training.
-        preset: "auto" or a preset's name.
-        constraint: "soft", "hard" or "weight_norm".
-        width: of the preset; None is its own default.
-        depth: likewise.
-        clusters: how many, where no image has a label; None is as many as there are classes.
-        size: (H, W) to resize a folder's images to.
-        teacher: folder of a trained model, whose labels the images without one get; None learns without.
-        objective: what to minimise.
-        training: how.
-        select: settings to choose between before the winner is trained; None trains what the spec says.
-        criterion: what chooses (`drmm.learning.selection`); None is its default.
-    """
-
-    data: str
-    labels_per_class: int | None = None
-    validation: int = 0
-    preset: str = "auto"
-    constraint: Constraint = "soft"
-    width: int | None = None
-    depth: int | None = None
-    clusters: int | None = None
-    size: tuple[int, int] | None = None
-    teacher: str | None = None
-    objective: Objective = field(default_factory=Objective)
-    training: Training = field(default_factory=Training)
-    select: Grid | None = None
-    criterion: Criterion | None = None
+_RUN, _RESULTS, _PRUNING, _LABELS = "run.json", "results.json", "pruning.json", "labels.csv"
+_MODEL, _SELECTION = "model.json", "selection.csv"
+_DEMO_MODEL = "soft"  # of the models of a demo, the one that a report is about
 
 
-def fit_run(
-    spec: RunSpec,
-    folder: Path,
-    *,
-    data_dir: Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    command: str = "",
-) -> dict[str, Any]:
-    """Train a model as the spec says, into a folder.
+class Run:
+    """A folder with a model and what is known about it.
 
     Args:
-        spec: what to do.
-        folder: a new folder, or with `resume` one of the same spec.
-        data_dir: where the data sets' files are.
-        resume: go on from the folder's last checkpoint.
-        progress: show a progress bar.
-        command: the exact command line, kept with the run.
+        folder: of `drmm fit`, `drmm prune` or `drmm demo`, or any with a model; use `create` or `open`.
+        experiment: what was asked for; None where the folder does not say.
 
-    Returns:
-        What `results.json` holds: errors in percent, seconds, versions. Empty in DDP's further processes.
-
-    Raises:
-        InputError: if the data cannot be used; nothing has been written then.
-        RunError: if the folder exists, does not fit, or cannot be written.
+    Attributes:
+        folder: as given.
+        experiment: likewise.
     """
-    # DDP starts the same command again for every further device; only the first process owns the folder.
-    leader = os.environ.get("LOCAL_RANK", "0") == "0"
-    if leader:
-        _check_folder(spec, folder, resume=resume)
-    data = load(spec.data, data_dir=data_dir, size=spec.size)
-    parts = _parts(data, spec)
-    recipe = _recipe(spec, data)
-    if spec.teacher is not None:
-        parts = replace(parts, labels=_from_teacher(Path(spec.teacher), recipe, parts))
-    candidates = _candidates(spec, recipe, parts)
-    if leader and not resume:
-        _write_plan(spec, data, parts, folder, command)
-    start = time.perf_counter()
-    with _cleared_after_mistakes(folder, keep=resume or not leader):
-        recipe, selection = _select(candidates, parts, spec, folder, progress=progress)
-        model = _learn(recipe, parts, spec, folder=folder, resume=resume, progress=progress)
-    if not leader:
-        return {}
-    save_model(model, recipe, folder)
-    results = {
-        "dataset": data.name,
-        "labels": len(parts.known),
-        "images": len(parts.images),
-        "seed": spec.training.seed,
-        "learning": spec.training.learning,
-        "constraint": spec.constraint,
-        "validation_error": None if parts.validation is None else error_percent(model, *parts.validation),
-        "test_error": None if _is_clustering(spec, data) else _test_error(model, data),
-        "cluster_accuracy": _cluster_accuracy(model, data) if _is_clustering(spec, data) else None,
-        "seconds": round(time.perf_counter() - start, 1),
-        "resumed": resume,
-        "command": command,
-        "versions": versions(),
-        "selection": selection,
-    }
-    write_json(folder / "results.json", results)
-    return results
 
+    def __init__(self, folder: Path, experiment: Experiment | None) -> None:
+        self.folder = folder
+        self.experiment = experiment
 
-def _write_plan(spec: RunSpec, data: Dataset, parts: _Parts, folder: Path, command: str) -> None:
-    write_json(folder / "run.json", {"command": command, "spec": asdict(spec), "versions": versions()})
-    split = [(int(i), data.classes[data.y_train[i]]) for i in parts.known]
-    write_csv(folder / "labels.csv", ["index", "label"], split)
+    @classmethod
+    def create(cls, folder: Path, experiment: Experiment) -> Run:
+        """A new run: its folder with `run.json`.
 
+        Raises:
+            RunError: if the folder holds something already, or cannot be written.
+        """
+        check_new(folder, "choose another --out, or go on with --resume")
+        run = cls(folder, experiment)
+        run.keep_experiment(experiment)
+        return run
 
-def _candidates(spec: RunSpec, recipe: Recipe, parts: _Parts) -> tuple[Recipe, ...]:
-    """What to choose from, or the one recipe there is; each can be built."""
-    if spec.select is None:
-        if spec.criterion is not None:
-            raise InputError("a criterion needs something to choose between: add --select, as in width=8,16")
-        recipe.build(seed=0)
-        return (recipe,)
-    if spec.training.devices > 1:
-        raise InputError("structures are selected on one device: leave --devices out, or select first")
-    for name in ("width", "depth", "preset"):
-        if getattr(spec.select, name) and getattr(spec, name) not in {None, "auto"}:
-            raise InputError(f"{name} is both given and selected: leave --{name} out")
-    candidates = spec.select.candidates(recipe)
-    check_selection(candidates, parts.labels, spec.criterion, spec.training.seed)
-    return candidates
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """A folder that is there.
 
+        Raises:
+            RunError: if it holds no run and no model, or a file is damaged.
+        """
+        folder = Path(folder)
+        plan = _json(folder / _RUN) or _json(folder / _PRUNING)
+        run = cls(folder, _experiment(folder, plan) if plan else None)
+        if not plan and not run.has_model:
+            raise RunError(f"{folder} holds no model: pass a folder of drmm fit, drmm prune or drmm demo")
+        return run
 
-def _select(
-    candidates: tuple[Recipe, ...], parts: _Parts, spec: RunSpec, folder: Path, *, progress: bool
-) -> tuple[Recipe, dict[str, Any] | None]:
-    """The recipe to train, and how it was chosen."""
-    if spec.select is None:
-        return candidates[0], None
-    selection = select(
-        candidates,
-        lambda recipe, x, y: _learn(recipe, replace(parts, images=x, labels=y), spec, progress=progress),
-        parts.images,
-        parts.labels,
-        criterion=spec.criterion,
-        seed=spec.training.seed,
-        folder=folder / "selection",
-        progress=progress,
-    )
-    rows = selection.rows()
-    write_csv(folder / "selection.csv", list(rows[0]), [list(row.values()) for row in rows])
-    return selection.winner, {"criterion": selection.criterion, "candidates": rows}
+    @classmethod
+    def to_resume(cls, folder: str | Path) -> Run:
+        """A run of `drmm fit` that is there, finished or not.
 
+        Raises:
+            RunError: if there is none, or a file is damaged.
+        """
+        run = cls.open(folder) if (Path(folder) / _RUN).is_file() else None
+        if run is None or run.experiment is None:
+            raise RunError(f"{folder} holds no run to resume: leave --resume out")
+        return run
 
-def _learn(
-    recipe: Recipe,
-    parts: _Parts,
-    spec: RunSpec,
-    *,
-    folder: Path | None = None,
-    resume: bool = False,
-    progress: bool,
-) -> DRMM:
-    return train(
-        recipe.build(spec.training.seed),
-        parts.images,
-        parts.labels,
-        objective=spec.objective,
-        config=spec.training,
-        validation=parts.validation,
-        folder=folder,
-        resume=resume,
-        progress=progress,
-    )
+    def keep_experiment(self, experiment: Experiment) -> None:
+        """Write `run.json`."""
+        self.experiment = experiment
+        write_json(self.folder / _RUN, experiment.tables())
 
+    # --- the model -----------------------------------------------------------------------------------------------
 
-@contextmanager
-def _cleared_after_mistakes(folder: Path, *, keep: bool) -> Iterator[None]:
-    """Where nothing could be learned, remove the folder unless it is to be kept."""
-    try:
-        yield
-    except InputError:
-        begun = ("checkpoints/*.ckpt", "em/*.safetensors", "selection/*.json")
-        if not keep and not any(any(folder.glob(pattern)) for pattern in begun):
-            shutil.rmtree(folder)  # a second try finds its place free
-        raise
+    @cached_property
+    def name(self) -> str:
+        """Of the model within a folder of several, as the demo's; empty otherwise."""
+        if (self.folder / _MODEL).exists():
+            return ""
+        for name in (_DEMO_MODEL, *self.rows):
+            within = Path(name).name == name  # names are from a file: none leads out of the folder
+            if within and name in self.rows and (self.folder / name / _MODEL).is_file():
+                return name
+        return ""
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model that can be loaded."""
+        return (self.folder / self.name / _MODEL).is_file()
+
+    @cached_property
+    def _loaded(self) -> tuple[DRMM, Recipe]:
+        if not self.has_model:
+            raise RunError(f"{self.folder} has not finished: go on with drmm fit --out {self.folder} --resume")
+        return load_model(self.folder / self.name)
+
+    @property
+    def model(self) -> DRMM:
+        """In evaluation mode.
+
+        Raises:
+            RunError: if there is none yet, or a file is damaged.
+        """
+        return self._loaded[0]
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the model is built, and what its inputs and outputs mean; errors as of `model`."""
+        return self._loaded[1]
+
+    def keep_model(self, model: DRMM, recipe: Recipe) -> None:
+        """Write the model."""
+        save_model(model, recipe, self.folder)
+        self.__dict__.pop("_loaded", None)
+
+    # --- what it learned from ------------------------------------------------------------------------------------
+
+    @property
+    def clusters(self) -> bool:
+        """Whether the model found clusters, which no class stands for."""
+        if self.experiment is None:
+            return False
+        data = self.experiment.data
+        return data.labels_per_class == 0 or data.clusters is not None
+
+    def data(self, data_dir: Path | None = None, *, download: bool = True) -> Dataset:
+        """The images of the run.
+
+        Args:
+            data_dir: where the data sets' files are.
+            download: whether to download files that are missing.
+
+        Raises:
+            RunError: if the folder does not say which, they are gone, or they have changed.
+        """
+        try:
+            data = self.find_data(data_dir, download=download)
+        except InputError as error:
+            raise RunError(
+                f"the images that {self.folder} learned from are gone ({error}): put them back"
+            ) from error
+        self.check_data(data)
+        return data
+
+    def find_data(self, data_dir: Path | None = None, *, download: bool = True) -> Dataset:
+        """The images where the run says that they are, which may have changed; arguments as of `data`.
+
+        Raises:
+            InputError: if there are none.
+            RunError: if the folder does not say where, or a file is missing or damaged.
+        """
+        if self.experiment is not None:
+            asked = self.experiment.data
+        elif isinstance(name := self.results.get("dataset"), str):
+            asked = Experiment().changed("data", source=name).data
+        else:
+            raise RunError(
+                f"{self.folder} does not say which images its model learned from: take a folder of drmm fit"
+            )
+        return load(asked.source, data_dir=data_dir, download=download, size=asked.size)
+
+    def check_data(self, data: Dataset) -> None:
+        """Refuse images that are not the run's.
+
+        Raises:
+            RunError: if they are others than those that the run learned from.
+        """
+        known = "" if self.experiment is None else self.experiment.data.digest
+        changed = bool(known) and known != data.digest
+        if changed or (self.has_model and self._misfits(data)):
+            raise RunError(
+                f"{data.name} holds other images or labels now than {self.folder} learned from: put the former "
+                "ones back, or train a new run"
+            )
+
+    def _misfits(self, data: Dataset) -> bool:
+        """Whether the model is one of other images or classes, where there is no digest to tell."""
+        classes = self.recipe.classes if self.clusters else tuple(data.classes)
+        return (self.recipe.image_shape, self.recipe.classes) != (data.x_train.shape[1:], classes)
+
+    @cached_property
+    def labels(self) -> tuple[tuple[int, str], ...] | None:
+        """Index among the training images, and class, of each label that was known; None where that is unknown."""
+        path = self.folder / _LABELS
+        if not path.exists():
+            return None
+        try:
+            return tuple((int(row["index"]), row["label"]) for row in _rows(path))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+
+    def keep_labels(self, data: Dataset, known: Iterable[int]) -> None:
+        """Write `labels.csv`: the images that had a label, by index and, where they were files, by name."""
+        rows = [(int(i), data.classes[data.y_train[i]], data.files[i] if data.files else "") for i in known]
+        write_csv(self.folder / _LABELS, ["index", "label", "file"], rows)
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def training_folder(self, epochs: int | None = None) -> Path:
+        """Where logs and checkpoints go: of the run, or of what it learns further, up to so many epochs."""
+        return self.folder if epochs is None else self.folder / "further" / str(epochs)
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Where the teacher's model is: a run's folder, or within this one if it is a recipe and learned first."""
+        teacher = None if self.experiment is None else self.experiment.teacher
+        if teacher is None or is_recipe(teacher.source):
+            return self.folder / "teacher"
+        return Path(teacher.source)
+
+    @property
+    def selection_folder(self) -> Path:
+        """Where the scores of candidates go."""
+        return self.folder / "selection"
+
+    def keep_selection(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write `selection.csv`."""
+        write_csv(self.folder / _SELECTION, list(rows[0]), [list(row.values()) for row in rows])
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has been learned yet."""
+        patterns = ("checkpoints/*.ckpt", "em/*.safetensors", "selection/*.json", "teacher/checkpoints/*.ckpt")
+        return any(any(self.folder.glob(pattern)) for pattern in patterns)
+
+    def seconds_so_far(self) -> float:
+        """That former sessions learned for."""
+        from drmm.learning.train import seconds_in  # noqa: PLC0415
+
+        folders = [self.folder, self.folder / "teacher", *sorted(self.folder.glob("further/*"))]
+        chosen = sum(number(_json(path), "seconds") or 0.0 for path in self.selection_folder.glob("*.json"))
+        return chosen + sum(seconds_in(folder) for folder in folders)
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """What was logged against epochs or iterations; what a killed run left unfinished is skipped."""
+        return _curves(self.folder / self.name / "logs")
+
+    # --- results -------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether there are results."""
+        return (self.folder / _RESULTS).is_file()
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """Figures that were written when it was done; empty before."""
+        return _json(self.folder / _RESULTS)
+
+    def keep_results(self, results: Mapping[str, Any]) -> None:
+        """Write `results.json`."""
+        write_json(self.folder / _RESULTS, results)
+        self.__dict__.pop("results", None)
+
+    def keep_pruning(self, results: Mapping[str, Any]) -> None:
+        """Write `pruning.json`."""
+        write_json(self.folder / _PRUNING, results)
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Rows of the demo's table, by folder; empty elsewhere."""
+        return {name: _mapping(row) for name, row in _mapping(self.results.get("models")).items()}
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        return self.results or _json(self.folder / _PRUNING) or _json(self.folder / _RUN)
+
+    @property
+    def command(self) -> str:
+        """That made the model; empty where that is unknown."""
+        return str(self._about.get("command") or "")
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of what made the model; empty where that is unknown."""
+        return {str(key): str(value) for key, value in _mapping(self._about.get("versions")).items()}
 
 
 def versions() -> dict[str, str]:
@@ -228,106 +316,57 @@ def versions() -> dict[str, str]:
     }
 
 
-def _from_teacher(folder: Path, recipe: Recipe, parts: _Parts) -> Tensor:
-    """What the images' labels are, with a trained model's where there is none."""
-    if len(parts.known) == len(parts.labels):
-        raise InputError("there is nothing to teach: every image has a label; leave --teacher out")
-    model, its = load_model(folder)
-    if (its.classes, its.image_shape) != (recipe.classes, recipe.image_shape):
-        raise InputError(f"the model in {folder} knows other classes or image sizes: take one of the same data")
-    return taught_labels(model, parts.images, parts.labels)
+def number(facts: Mapping[str, Any], key: str) -> float | None:
+    """A figure, if there is one under that name."""
+    value = facts.get(key)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known and value is not None else None
 
 
-def _test_error(model: DRMM, data: Dataset) -> float | None:
-    known = data.y_test >= 0
-    if not known.any():
+def _experiment(folder: Path, plan: Mapping[str, Any]) -> Experiment | None:
+    try:
+        tables = experiment_tables(plan)
+        return None if tables is None else Experiment.of_tables(tables)
+    except (InputError, AttributeError, TypeError, ValueError) as error:  # a damaged file holds anything
+        raise RunError(f"{folder} does not say what was run ({error}): train it again") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _curves(folder: Path) -> dict[str, Curve]:
+    """Columns of the logs by name."""
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for file, clock in (("metrics.csv", "epoch"), ("em.csv", "iteration")):
+        for row in _rows(folder / file):
+            x = _float(row.get(clock))
+            for name in row.keys() - {clock, "step", "seconds", None}:
+                y = _float(row[name])
+                if x is not None and y is not None:
+                    xs, ys = curves.setdefault(name, ([], []))
+                    xs.append(x + (clock == "epoch"))  # epochs are counted from 0
+                    ys.append(y)
+    return {name: (tuple(xs), tuple(ys)) for name, (xs, ys) in sorted(curves.items())}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+
+
+def _float(text: object) -> float | None:
+    try:
+        value = float(str(text))
+    except ValueError:
         return None
-    return error_percent(model, torch.from_numpy(data.x_test[known]), torch.from_numpy(data.y_test[known]))
-
-
-def _cluster_accuracy(model: DRMM, data: Dataset) -> float | None:
-    """On the test set, with clusters named by what most of their training images are; in percent."""
-    if not (data.y_test >= 0).any() or not (data.y_train >= 0).any():
-        return None
-    train, test = (
-        predict_logits(model, torch.from_numpy(x)).argmax(1).numpy() for x in (data.x_train, data.x_test)
-    )
-    return cluster_accuracy(test, data.y_test, name_clusters(train, data.y_train))
-
-
-def _check_folder(spec: RunSpec, folder: Path, *, resume: bool) -> None:
-    if not resume:
-        check_new(folder, "choose another --out, or go on with --resume")
-        return
-    if not (folder / "run.json").is_file():
-        raise RunError(f"{folder} holds no run to resume: leave --resume out")
-    # A run of an earlier version does not know settings that came later: it was as they are by default.
-    default = _flat({"objective": asdict(Objective()), "training": asdict(Training())})
-    before, now = default | _flat(read_json(folder / "run.json").get("spec", {})), _flat(asdict(spec))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if changed:
-        raise RunError(f"{folder} was started with another {changed[0]}: resume with the same options")
-
-
-def _flat(spec: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in spec.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What a run learns from.
-
-    Attributes:
-        images: levels, uint8 (N, C, H, W).
-        labels: class indices (N,), -1 where hidden.
-        known: places in the data set's training part of the images with a label.
-        validation: held-out images and labels.
-    """
-
-    images: Tensor
-    labels: Tensor
-    known: npt.NDArray[np.int64]
-    validation: tuple[Tensor, Tensor] | None
-
-
-def _parts(data: Dataset, spec: RunSpec) -> _Parts:
-    """Hold out the validation part, draw the labels to keep, hide the others."""
-    images, labels, seed = data.x_train, data.y_train, spec.training.seed
-    kept, validation = np.arange(len(labels)), None
-    if spec.validation:
-        held = holdout(labels, spec.validation, seed=seed)
-        validation = (torch.from_numpy(images[held]), torch.from_numpy(labels[held]))
-        kept = np.setdiff1d(kept, held)
-        images, labels = images[kept], labels[kept]
-    if spec.labels_per_class == 0:
-        labels = np.full_like(labels, UNLABELLED)
-    elif spec.labels_per_class is not None:
-        labels = mask_labels(labels, stratified_labels(labels, spec.labels_per_class, seed=seed))
-    clustering = _is_clustering(spec, data)
-    if spec.clusters is not None and not clustering:
-        raise InputError("clusters need images without labels: use labels_per_class 0, or leave clusters out")
-    if not clustering:
-        check_labels(labels, len(labels), classes=list(range(len(data.classes))))
-    return _Parts(torch.from_numpy(images), torch.from_numpy(labels), kept[labels >= 0], validation)
-
-
-def _is_clustering(spec: RunSpec, data: Dataset) -> bool:
-    return spec.labels_per_class == 0 or (spec.clusters is not None and bool((data.y_train == UNLABELLED).all()))
-
-
-def _recipe(spec: RunSpec, data: Dataset) -> Recipe:
-    channels, height, width = data.x_train.shape[1:]
-    shape = (channels, height, width)
-    classes = tuple(data.classes)
-    if _is_clustering(spec, data):
-        n_clusters = len(classes) if spec.clusters is None else spec.clusters
-        if n_clusters < 2:
-            raise InputError(f"images cannot fall into {n_clusters} clusters: say how many there are, 2 or more")
-        classes = tuple(f"cluster {i}" for i in range(n_clusters))
-    return Recipe(resolve(spec.preset, shape), shape, classes, spec.constraint, spec.width, spec.depth)
+    return value if math.isfinite(value) else None

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drmm._version import __version__
+from drmm import __version__
 from drmm.errors import RunError
 from drmm.explain import active_paths, guided_backprop
 from drmm.learning.allocator import tune_allocator
@@ -301,7 +301,7 @@ def _explanations(batch_size: int, repeats: int, width: int, seed: int) -> dict[
     rival = _Rival("plain", batch_size, width, seed)
     net, x = rival.network.eval(), rival.x
     lifted = lift(net)
-    found: dict[str, Any] = {"batch_size": batch_size}
+    figures: dict[str, Any] = {"batch_size": batch_size}
     for name, ours, peer in (
         ("active paths", active_paths, InputXGradient(net)),
         ("guided backprop", guided_backprop, GuidedBackprop(net)),
@@ -314,11 +314,11 @@ def _explanations(batch_size: int, repeats: int, width: int, seed: int) -> dict[
                 peer.attribute(asked, target=0)
 
         times = take_turns({"drmm": partial(ours, lifted, x, 0), "captum": attribute}, repeats, _PATIENCE)
-        found[name] = {
+        figures[name] = {
             "seconds": {who: statistics.median(each) for who, each in times.items()},
             "drmm_to_captum": ratio(times["drmm"], times["captum"]),
         }
-    return found
+    return figures
 
 
 def _convolution_share(rival: _Rival, steps: int = 4) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from drmm.errors import InputError
+from drmm.model.randomness import normal, uniform
 
 __all__ = ["blur", "fgsm", "gaussian_noise", "occlude", "pgd"]
 
@@ -26,14 +27,13 @@ def gaussian_noise(x: Tensor, sigma: float, generator: torch.Generator | None = 
     Args:
         x: images (N, C, H, W) in [0, 1].
         sigma: standard deviation before clipping, in units of the whole range.
-        generator: on the device of x; None uses torch's own.
+        generator: of any device; None uses torch's own.
 
     Raises:
         InputError: if x is no batch of images in [0, 1], or sigma is negative.
     """
     _check(x, sigma=sigma)
-    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    return (x + sigma * noise).clamp(0, 1)
+    return (x + sigma * normal(x.shape, x, generator)).clamp(0, 1)
 
 
 def blur(x: Tensor, sigma: float) -> Tensor:
@@ -67,7 +67,7 @@ def occlude(x: Tensor, size: int, generator: torch.Generator | None = None, *, v
     Args:
         x: images (N, C, H, W) in [0, 1].
         size: side of the square, in pixels.
-        generator: on the device of x; None uses torch's own.
+        generator: of any device; None uses torch's own.
         value: of the square's pixels.
 
     Raises:
@@ -122,7 +122,7 @@ def pgd(
         x: images (N, C, H, W) in [0, 1].
         y: the true classes, (N,).
         eps: largest change of a value, in units of the whole range.
-        generator: of the start, on the device of x; None uses torch's own.
+        generator: of the start, of any device; None uses torch's own.
         steps: how many.
         step: size of a step in the same units; None is 2.5 eps / steps, with which any point of the ball can be
             reached.
@@ -133,7 +133,7 @@ def pgd(
     step = 2.5 * eps / max(1, steps) if step is None else step
     _check(x, y, eps=eps, steps=steps, step=step)
     low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
-    start = 2 * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) - 1
+    start = 2 * uniform(x.shape, x, generator) - 1
     attacked = (x + eps * start).clamp(low, high)
     for _ in range(steps):
         attacked = (attacked + step * _uphill(classifier, attacked, y)).clamp(low, high)
@@ -159,7 +159,8 @@ def _mirrored(y: Tensor, dim: int, radius: int) -> Tensor:
 
 def _span(n: int, length: int, size: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
     """Which of so many places an interval at a random start covers, bool (n, length)."""
-    start = torch.randint(length - size + 1, (n, 1), generator=generator, device=device)
+    at = device if generator is None else generator.device
+    start = torch.randint(length - size + 1, (n, 1), generator=generator, device=at).to(device)
     places = torch.arange(length, device=device)
     return (places >= start) & (places < start + size)
 

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
+from drmm.progress import track
 from drmm.trees.growth import Examples
 from drmm.trees.tree import EvolutionaryTree, gathered
 
@@ -63,8 +62,8 @@ class _SoftTree(nn.Module):
         super().__init__()
         dtype = torch.from_numpy(tree.increments).dtype
         paths = np.zeros((len(tree.leaves), len(tree.parent)))
-        for place, leaf in enumerate(tree.leaves):
-            paths[place, tree.path(int(leaf))] = 1
+        for row, leaf in enumerate(tree.leaves):
+            paths[row, tree.path(int(leaf))] = 1
         self.paths = torch.from_numpy(paths).to(dtype)
         self.siblings = torch.from_numpy(tree.parent[1:].astype(np.int64))
         self.increments = nn.Parameter(torch.from_numpy(tree.increments.copy()))
@@ -79,8 +78,8 @@ class _SoftTree(nn.Module):
         greedy = self._among_siblings(evidence) @ self.paths.T
         classes = self.classes.softmax(1)[:, y].T
         tiny = torch.finfo(x.dtype).tiny
-        found = [(walk.exp() * classes).sum(1).clamp(min=tiny).log() for walk in (exact, greedy)]
-        return -(found[0] + found[1]).mean()
+        likelihoods = [(walk.exp() * classes).sum(1).clamp(min=tiny).log() for walk in (exact, greedy)]
+        return -(likelihoods[0] + likelihoods[1]).mean()
 
     def _among_siblings(self, evidence: Tensor) -> Tensor:
         """Log-probability of each node given its parent, (N, M)."""
@@ -112,17 +111,16 @@ def relaxed(
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
     steps = how.n_steps(len(x))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
-        for index in bar.track(_batches(len(x), how.batch_size, steps, generator), steps, description="gradient"):
-            images = x[index]
-            if how.missing > 0:
-                seen = torch.rand(images.shape, generator=generator) >= how.missing
-                images = images * seen / (1 - how.missing)
-            optimizer.zero_grad()
-            soft(images, y[index]).backward()
-            optimizer.step()
-            schedule.step()
+    batches = _batches(len(x), how.batch_size, steps, generator)
+    for index in track(batches, "gradient", steps) if progress else batches:
+        images = x[index]
+        if how.missing > 0:
+            seen = torch.rand(images.shape, generator=generator) >= how.missing
+            images = images * seen / (1 - how.missing)
+        optimizer.zero_grad()
+        soft(images, y[index]).backward()
+        optimizer.step()
+        schedule.step()
     return _hardened(tree, soft)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from drmm.errors import RunError
@@ -40,7 +41,7 @@ class TreeLearner(Learner):
 
     Attributes:
         tree: as the last M-step left it.
-        leaf: as the last E-step found it.
+        leaf: of each image, from the last E-step.
     """
 
     def __init__(self, data: Examples, parent: Array, leaf: Array) -> None:
@@ -73,15 +74,15 @@ class TreeLearner(Learner):
     def m_step(self) -> None:
         """Means, shares and the noise; a leaf that nothing chose keeps its template."""
         data, tree, leaves = self._data, self.tree, self.tree.leaves
-        place = np.searchsorted(leaves, self.leaf)
-        counts, means = data.group_means(place, len(leaves))
+        number = np.searchsorted(leaves, self.leaf)
+        counts, means = data.group_means(number, len(leaves))
         templates = np.where(counts[:, None] > 0, means, tree.templates[leaves])
         squares = sum(
-            float(((data.x[i : i + _CHUNK] - templates[place[i : i + _CHUNK]]) ** 2).sum(dtype=float))
+            float(((data.x[i : i + _CHUNK] - templates[number[i : i + _CHUNK]]) ** 2).sum(dtype=float))
             for i in range(0, len(data.x), _CHUNK)
         )
         noise = max(squares / data.x.size, self._least)
-        classes = data.class_shares(place, len(leaves))
+        classes = data.class_shares(number, len(leaves))
         self.tree = from_leaves(tree.parent, counts + 1.0, templates, classes, noise)
 
     def prune(self, min_prior: float) -> None:
@@ -107,12 +108,13 @@ class TreeLearner(Learner):
         return classes
 
     def state(self) -> dict[str, Tensor]:
-        """The tree."""
-        return self.tree.state()
+        """The tree, and the leaf of each image: the next M-step fits to them."""
+        return {**self.tree.state(), "leaf": torch.from_numpy(self.leaf.copy())}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a tree."""
-        tree = EvolutionaryTree.of_state(state)
-        if tree.increments.shape[1:] != self._data.x.shape[1:]:
-            raise RunError("the state is another tree's: remove it and train again")
-        self.tree = tree
+        """Go on from a tree and the leaves of its images."""
+        tree, leaf = EvolutionaryTree.of_state(state), state.get("leaf")
+        fits = tree.increments.shape[1:] == self._data.x.shape[1:]
+        if leaf is None or not fits or leaf.shape != self.leaf.shape:
+            raise RunError("the state is of another tree or other images: remove it and train again")
+        self.tree, self.leaf = tree, leaf.numpy().copy()

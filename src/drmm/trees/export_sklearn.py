@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.ensemble import VotingClassifier
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import FunctionTransformer, PolynomialFeatures
+from sklearn.preprocessing import FunctionTransformer, LabelEncoder, PolynomialFeatures
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.tree._tree import Tree
 
 from drmm.trees.tree import EvolutionaryTree
 
-__all__ = ["Units", "as_pipeline"]
+__all__ = ["Units", "as_pipeline", "as_vote"]
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +31,7 @@ class Units:
     Attributes:
         mean: (D,), in the tree's order.
         scale: likewise.
-        order: for each number of an image in X, its place in the tree's order, (D,).
+        order: for each number of an image in X, its index in the tree's order, (D,).
     """
 
     mean: Array
@@ -58,12 +60,25 @@ def as_pipeline(tree: EvolutionaryTree, classes: Array, units: Units, n_images: 
     linear = np.concatenate([offsets[:, None], filters[:, units.order]], 1).T
     return Pipeline(
         [
+            ("array", FunctionTransformer(np.asarray)),  # of a data frame, a list or a tensor
             ("flatten", FunctionTransformer(methodcaller("reshape", -1, len(units.order)))),
             ("constant", PolynomialFeatures(degree=1).fit(np.zeros((1, len(units.order))))),
             ("evidence", FunctionTransformer(np.dot, kw_args={"b": np.ascontiguousarray(linear)})),
             ("tree", _classifier(tree, tests, classes, n_images)),
         ]
     )
+
+
+def as_vote(pipelines: Sequence[Pipeline], classes: Array) -> VotingClassifier:
+    """The mean of the pipelines' class probabilities, as scikit-learn's own class has it.
+
+    Args:
+        pipelines: one for each tree.
+        classes: labels, (C,).
+    """
+    vote = VotingClassifier([(f"tree{i}", pipeline) for i, pipeline in enumerate(pipelines)], voting="soft")
+    vote.estimators_, vote.classes_, vote.le_ = list(pipelines), classes, LabelEncoder().fit(classes)
+    return vote
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +116,7 @@ def _tests(tree: EvolutionaryTree) -> _Tests:
     for above in np.flatnonzero(tree.n_children):
         children = tree.children(int(above))
         pairs = [(a, b) for b in range(1, len(children)) for a in range(b)]
-        number = {pair: int(entry[above]) + place for place, pair in enumerate(pairs)}
+        number = {pair: int(entry[above]) + i for i, pair in enumerate(pairs)}
         for (a, b), test in number.items():
             feature[test] = len(champions)
             champions.append(children[a])
@@ -139,10 +154,10 @@ def _classifier(tree: EvolutionaryTree, tests: _Tests, classes: Array, n_images:
             "values": np.ascontiguousarray(values[:, None, :], dtype=float),
         }
     )
-    found = DecisionTreeClassifier()
-    found.tree_, found.classes_, found.n_classes_ = inside, classes, len(classes)
-    found.n_features_in_, found.n_outputs_, found.max_features_ = n_features, 1, n_features
-    return found
+    classifier = DecisionTreeClassifier()
+    classifier.tree_, classifier.classes_, classifier.n_classes_ = inside, classes, len(classes)
+    classifier.n_features_in_, classifier.n_outputs_, classifier.max_features_ = n_features, 1, n_features
+    return classifier
 
 
 def _depth(tests: _Tests) -> int:

@@ -1,4 +1,9 @@
-"""A tree in words, and in Graphviz's language."""
+"""A tree in words, and in Graphviz's language.
+
+Not scikit-learn's `export_text`, which works on `to_sklearn()` too: it shows the tests and one class of each leaf,
+where here every node has its share of the images, its likeliest classes and its picture; and it repeats the tests
+that several ways share where a node has more than two children (190 lines for 21 nodes).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from drmm.display.text import one_line
 from drmm.errors import InputError
 from drmm.files import write_bytes
 from drmm.trees.tree import EvolutionaryTree
@@ -39,8 +45,8 @@ def shown_nodes(tree: EvolutionaryTree, max_depth: int | None) -> list[int]:
 def summary(tree: EvolutionaryTree, node: int, names: Sequence[str], *, named: int = _NAMED) -> list[str]:
     """The likeliest classes of a node with their probabilities: at the most so many, none below 5 %."""
     order = tree.classes[node].argsort()[::-1][:named]
-    likely = [c for place, c in enumerate(order) if place == 0 or tree.classes[node, c] >= 0.05]
-    return [f"{names[c]} ({tree.classes[node, c]:.0%})" for c in likely]
+    likely = [c for rank, c in enumerate(order) if rank == 0 or tree.classes[node, c] >= 0.05]
+    return [f"{one_line(names[c])} ({tree.classes[node, c]:.0%})" for c in likely]
 
 
 def as_text(tree: EvolutionaryTree, names: Sequence[str], max_depth: int | None) -> str:

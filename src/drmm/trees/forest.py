@@ -35,8 +35,8 @@ class Forest:
 
     def posterior(self, leaves: Array) -> Array:
         """The mean of p(c | leaf) over trees, (N, C), of leaves (N, T)."""
-        found = [tree.classes[leaf] for tree, leaf in zip(self.trees, leaves.T, strict=True)]
-        return np.asarray(np.mean(found, axis=0))
+        posteriors = [tree.classes[leaf] for tree, leaf in zip(self.trees, leaves.T, strict=True)]
+        return np.asarray(np.mean(posteriors, axis=0))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, as tensors by name: what `of_state` takes."""

@@ -9,10 +9,11 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from drmm.display.figure import canvas
+from drmm.display.text import literal, one_line
 from drmm.trees.export_text import shown_nodes, summary
 from drmm.trees.tree import EvolutionaryTree
 
@@ -22,7 +23,7 @@ Array = npt.NDArray[Any]
 
 _HALF = 0.42  # half the side of a node's picture; siblings are 1 apart
 _LEVEL = 1.65  # from a level to the next
-_INCH = 0.95  # of one sibling's place
+_INCH = 0.95  # from a sibling to the next
 _LONGEST = 9  # letters of a class's name
 
 
@@ -39,16 +40,15 @@ def draw_tree(tree: EvolutionaryTree, templates: Array, names: Sequence[str], ma
         max_depth: levels below the root to show; None is all.
     """
     shown = shown_nodes(tree, max_depth)
-    place = _places(tree, shown)
-    width, height = 1 + max(place.values()), 1 + int(tree.level[shown].max())
-    figure = Figure(figsize=(_INCH * width + 0.4, _INCH * _LEVEL * height + 0.2))
-    FigureCanvasAgg(figure)
+    across = _positions(tree, shown)
+    width, height = 1 + max(across.values()), 1 + int(tree.level[shown].max())
+    figure = canvas(_INCH * width + 0.4, _INCH * _LEVEL * height + 0.2, constrained=False)
     axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     low, high = _range(templates[shown])
     for node in shown[1:]:
-        _branch(axis, tree, place, node)
+        _branch(axis, tree, across, node)
     for node in shown:
-        centre = (place[node], -_LEVEL * float(tree.level[node]))
+        centre = (across[node], -_LEVEL * float(tree.level[node]))
         colour = mpl.colormaps["tab10"](int(tree.classes[node].argmax()) % 10)
         _picture(axis, templates[node], centre, (low, high), colour)
         _words(axis, tree, node, centre, names, hidden=not set(tree.children(node)) <= set(shown))
@@ -57,21 +57,21 @@ def draw_tree(tree: EvolutionaryTree, templates: Array, names: Sequence[str], ma
     return figure
 
 
-def _places(tree: EvolutionaryTree, shown: Sequence[int]) -> dict[int, float]:
+def _positions(tree: EvolutionaryTree, shown: Sequence[int]) -> dict[int, float]:
     """From left to right: the lowest nodes side by side, each other one above the middle of its children."""
-    inside, place = set(shown), dict[int, float]()
+    inside, across = set(shown), dict[int, float]()
     waiting, free = [(0, False)], 0
     while waiting:
         node, seen = waiting.pop()
         children = [child for child in tree.children(node) if child in inside]
         if not children:
-            place[node] = float(free)
+            across[node] = float(free)
             free += 1
         elif seen:
-            place[node] = 0.5 * (place[children[0]] + place[children[-1]])
+            across[node] = 0.5 * (across[children[0]] + across[children[-1]])
         else:
             waiting += [(node, True), *((child, False) for child in reversed(children))]
-    return place
+    return across
 
 
 def _range(templates: Array) -> tuple[float, float]:
@@ -83,13 +83,13 @@ def _range(templates: Array) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def _branch(axis: Axes, tree: EvolutionaryTree, place: dict[int, float], node: int) -> None:
+def _branch(axis: Axes, tree: EvolutionaryTree, across: dict[int, float], node: int) -> None:
     above = int(tree.parent[node])
     top, bottom = -_LEVEL * float(tree.level[above]) - _HALF, -_LEVEL * float(tree.level[node]) + _HALF
     bend = bottom + 0.12
     thickness = 0.6 + 7 * float(np.sqrt(tree.prior[node] * 0.5))
     axis.plot(
-        [place[above], place[above], place[node], place[node]],
+        [across[above], across[above], across[node], across[node]],
         [top, bend, bend, bottom],
         color="0.75",
         linewidth=thickness,
@@ -107,9 +107,9 @@ def _picture(
     frame = Rectangle((x - _HALF, y - _HALF), 2 * _HALF, 2 * _HALF, facecolor="white", edgecolor=colour, lw=2.5)
     axis.add_patch(frame)
     if rows == 1 and channels == 1:
-        across = np.linspace(x - 0.9 * _HALF, x + 0.9 * _HALF, columns)
+        right = np.linspace(x - 0.9 * _HALF, x + 0.9 * _HALF, columns)
         up = y + 1.7 * _HALF * ((template[0, 0] - low) / (high - low) - 0.5)
-        axis.plot(across, np.clip(up, y - _HALF, y + _HALF), color="0.2", linewidth=0.8)
+        axis.plot(right, np.clip(up, y - _HALF, y + _HALF), color="0.2", linewidth=0.8)
         return
     pixels = np.clip((template - low) / (high - low), 0, 1).transpose(1, 2, 0)
     grey = channels not in {3, 4}
@@ -135,8 +135,7 @@ def _words(
     hidden: bool,
 ) -> None:
     """The likeliest class below a picture, and beside it what the picture does not show."""
-    short = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
-    words = summary(tree, node, short, named=1)[0]
+    words = literal(summary(tree, node, [one_line(name, _LONGEST) for name in names], named=1)[0])
     axis.text(
         centre[0],
         centre[1] - _HALF - 0.05,

@@ -93,10 +93,10 @@ class EvolutionaryTree:
 
     def path(self, node: int) -> list[int]:
         """Nodes from the root down to this one."""
-        found = [node]
-        while self.parent[found[-1]] >= 0:
-            found.append(int(self.parent[found[-1]]))
-        return found[::-1]
+        nodes = [node]
+        while self.parent[nodes[-1]] >= 0:
+            nodes.append(int(self.parent[nodes[-1]]))
+        return nodes[::-1]
 
     def children(self, node: int) -> range:
         """The children of a node."""
@@ -118,8 +118,8 @@ class EvolutionaryTree:
         Returns:
             The best leaf of each image, (N,), and its score, (N,): the largest of all leaves'.
         """
-        found = [self._traced(self._messages(self.evidence(part))) for part in _parts(x)]
-        return np.concatenate([leaf for leaf, _ in found]), np.concatenate([score for _, score in found])
+        traced = [self._traced(self._messages(self.evidence(part))) for part in _parts(x)]
+        return np.concatenate([leaf for leaf, _ in traced]), np.concatenate([score for _, score in traced])
 
     def greedy_leaf(self, x: Array) -> Array:
         """The decision tree: ChooseChild at every node by the children's own templates, without looking further.
@@ -143,7 +143,7 @@ class EvolutionaryTree:
                 continue
             rows = slice(children.start, children.stop)
             choice = (x[members] @ self.increments[rows].T + self.bias[rows]).argmax(1)
-            waiting += [(child, members[choice == place]) for place, child in enumerate(children)]
+            waiting += [(child, members[choice == i]) for i, child in enumerate(children)]
         return leaf
 
     def leaf_scores(self, x: Array) -> Array:
@@ -199,9 +199,9 @@ class EvolutionaryTree:
         for _ in range(self.depth):
             first, last = self.first_child[node], len(self.parent) - 1
             best = np.minimum(first, last)  # a leaf has none
-            for place in range(1, int(self.n_children.max())):
-                other = np.minimum(first + place, last)
-                better = (place < self.n_children[node]) & (message[other, images] > message[best, images])
+            for i in range(1, int(self.n_children.max())):
+                other = np.minimum(first + i, last)
+                better = (i < self.n_children[node]) & (message[other, images] > message[best, images])
                 best = np.where(better, other, best)
             node = np.where(self.n_children[node] > 0, best, node)
         return node, message[0]
@@ -317,15 +317,15 @@ def pruned(tree: EvolutionaryTree, min_prior: float) -> EvolutionaryTree:
 
 def _kept(tree: EvolutionaryTree, nodes: Array) -> EvolutionaryTree:
     """The tree of some of the nodes, whose parents are the nearest above that are among them."""
-    number = {node: place for place, node in enumerate(nodes.tolist())}
+    number = {node: i for i, node in enumerate(nodes.tolist())}
     above = np.full(len(nodes), -1)
-    for node, place in number.items():
+    for node, i in number.items():
         over = [number[one] for one in tree.path(node)[:-1] if one in number]
-        above[place] = over[-1] if over else -1
+        above[i] = over[-1] if over else -1
     order = breadth_first(above)
-    place_of = np.empty(len(nodes), np.int64)
-    place_of[order] = np.arange(len(nodes))
-    parent = np.where(above[order] < 0, -1, place_of[above[order]])
+    position = np.empty(len(nodes), np.int64)
+    position[order] = np.arange(len(nodes))
+    parent = np.where(above[order] < 0, -1, position[above[order]])
     leaves = nodes[order][np.setdiff1d(np.arange(len(nodes)), parent)]
     return from_leaves(parent, tree.prior[leaves], tree.templates[leaves], tree.classes[leaves], tree.noise)
 

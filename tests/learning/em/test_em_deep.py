@@ -33,8 +33,8 @@ def begin(n=20, *, norm=True):
     return model.eval(), x, y
 
 
-def stream_of(beliefs, x):
-    return lambda: iter([beliefs.configurations(x)])
+def stream_of(posterior, x):
+    return lambda: iter([posterior.configurations(x)])
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def joints(model, x, switches):
 # --- E-step ---
 
 
-def test_former_beliefs_are_judged_at_the_present_scales():
+def test_former_posteriors_are_judged_at_the_present_scales():
     """Where γ takes up a change of σ nothing else is drawn, so that no image is explained worse than before."""
     model, x, _ = begin()
     before = e_step(model, x)
@@ -70,34 +70,34 @@ def test_former_beliefs_are_judged_at_the_present_scales():
 
 def test_soft_responsibilities_are_the_posterior_at_the_best_switches():
     model, x, _ = begin()
-    beliefs = e_step(model, x, soft=True)
-    expected = joints(model, x, beliefs.switches)
-    torch.testing.assert_close(beliefs.responsibilities, expected.softmax(1))
-    torch.testing.assert_close(beliefs.objective, expected.logsumexp(1))
-    assert beliefs.responsibilities.amax(1).min() < 0.9  # the control: some images are in doubt
+    posterior = e_step(model, x, soft=True)
+    expected = joints(model, x, posterior.switches)
+    torch.testing.assert_close(posterior.responsibilities, expected.softmax(1))
+    torch.testing.assert_close(posterior.objective, expected.logsumexp(1))
+    assert posterior.responsibilities.amax(1).min() < 0.9  # the control: some images are in doubt
 
 
 def test_a_hard_step_takes_the_joint_map_of_max_sum():
     model, x, _ = begin()
-    beliefs, latents = e_step(model, x), model.infer(x)
-    assert torch.equal(beliefs.responsibilities, F.one_hot(latents.label, 3).to(x))
-    torch.testing.assert_close(beliefs.amplitude.sum(1), latents.amplitude)
+    posterior, latents = e_step(model, x), model.infer(x)
+    assert torch.equal(posterior.responsibilities, F.one_hot(latents.label, 3).to(x))
+    torch.testing.assert_close(posterior.amplitude.sum(1), latents.amplitude)
     expected = joints(model, x, latents.switches).gather(1, latents.label[:, None]).squeeze(1)
-    torch.testing.assert_close(beliefs.objective, expected)
+    torch.testing.assert_close(posterior.objective, expected)
 
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_known_labels_are_not_inferred(soft):
     model, x, y = begin()
     model.noise.fill_(100)
-    beliefs = e_step(model, x, y, soft=soft)
+    posterior = e_step(model, x, y, soft=soft)
     known = y >= 0
-    assert torch.equal(beliefs.responsibilities[known], F.one_hot(y[known], 3).to(x))
-    expected = joints(model, x, beliefs.switches)[known].gather(1, y[known, None]).squeeze(1)
-    torch.testing.assert_close(beliefs.objective[known], expected)
+    assert torch.equal(posterior.responsibilities[known], F.one_hot(y[known], 3).to(x))
+    expected = joints(model, x, posterior.switches)[known].gather(1, y[known, None]).squeeze(1)
+    torch.testing.assert_close(posterior.objective[known], expected)
     free = e_step(model, x, soft=soft).responsibilities
-    assert torch.equal(beliefs.responsibilities[~known], free[~known])
-    assert not torch.equal(beliefs.responsibilities[known], free[known])  # the control
+    assert torch.equal(posterior.responsibilities[~known], free[~known])
+    assert not torch.equal(posterior.responsibilities[known], free[known])  # the control
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -120,16 +120,16 @@ def test_an_image_keeps_its_latents_where_they_explain_it_better(soft):
 def test_an_e_step_leaves_the_model_alone():
     model, x, y = begin()
     before = copy.deepcopy(model.state_dict())
-    beliefs = e_step(model, x, y)
+    posterior = e_step(model, x, y)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not beliefs.objective.requires_grad
+    assert not posterior.objective.requires_grad
 
 
 def test_amplitudes_are_never_negative():
     model, x, y = begin()
-    beliefs = e_step(model, -x, y, soft=True)
-    assert beliefs.amplitude.min() == 0
-    assert beliefs.objective.isfinite().all()
+    posterior = e_step(model, -x, y, soft=True)
+    assert posterior.amplitude.min() == 0
+    assert posterior.objective.isfinite().all()
 
 
 # --- M-step ---
@@ -138,12 +138,12 @@ def test_amplitudes_are_never_negative():
 @pytest.mark.parametrize("soft", [False, True])
 def test_noise_and_class_prior_are_in_closed_form(soft):
     model, x, y = begin()
-    beliefs = e_step(model, x, y, soft=soft)
-    m_step(model, stream_of(beliefs, x))
-    images, latents, weight = beliefs.configurations(x)
+    posterior = e_step(model, x, y, soft=soft)
+    m_step(model, stream_of(posterior, x))
+    images, latents, weight = posterior.configurations(x)
     error = (images - model.picture(latents)).square().flatten(1).mean(1)
     torch.testing.assert_close(model.noise, ((weight * error).sum() / weight.sum()).detach())
-    counts = beliefs.responsibilities.sum(0) + 1
+    counts = posterior.responsibilities.sum(0) + 1
     torch.testing.assert_close(model.class_prior, counts / counts.sum(), rtol=1e-6, atol=1e-6)
 
 
@@ -185,19 +185,19 @@ def test_an_impossible_m_step_is_refused(options):
 
 def test_statistics_that_are_not_finite_are_refused_before_anything_changes():
     model, x, y = begin()
-    beliefs = e_step(model, x, y)
+    posterior = e_step(model, x, y)
     x[3, 0, 2, 2] = math.inf
     before = model.levels[0].dictionary.weight.detach().clone()
     with pytest.raises(InputError, match="not finite"):
-        m_step(model, stream_of(beliefs, x))
+        m_step(model, stream_of(posterior, x))
     assert torch.equal(model.levels[0].dictionary.weight, before)
 
 
 def test_the_printed_rule_leaves_the_length_alone():
     model, x, y = begin()
-    beliefs = e_step(model, x, y)
+    posterior = e_step(model, x, y)
     before = [site.coefficients().norm() for site in Chain(model).sites]
-    m_step(model, stream_of(beliefs, x), MStep(rule="ols"))
+    m_step(model, stream_of(posterior, x), MStep(rule="ols"))
     torch.testing.assert_close([site.coefficients().norm() for site in Chain(model).sites], before)
 
 
@@ -268,10 +268,10 @@ def test_there_may_be_nothing_to_centre():
 def test_equalising_gives_every_class_the_same_length_and_no_other_picture():
     model, x, _ = begin()
     model.templates.weight[1] *= 50
-    beliefs = e_step(model, x, torch.arange(20) % 3)
-    _, latents, _ = beliefs.configurations(x)
+    posterior = e_step(model, x, torch.arange(20) % 3)
+    _, latents, _ = posterior.configurations(x)
     before = model.render(latents).flatten(1)
-    equalise(model, stream_of(beliefs, x))
+    equalise(model, stream_of(posterior, x))
     after = model.render(latents).flatten(1)
     torch.testing.assert_close(F.normalize(after), F.normalize(before))
     energy = after.square().sum(1)
@@ -285,8 +285,8 @@ def test_a_class_that_draws_nothing_is_not_scaled():
     model, x, _ = begin()
     model.templates.weight[2] = 0
     before = model.templates.weight[1:].clone()
-    beliefs = e_step(model, x, torch.tensor([0, 2] * 10))
-    equalise(model, stream_of(beliefs, x))
+    posterior = e_step(model, x, torch.tensor([0, 2] * 10))
+    equalise(model, stream_of(posterior, x))
     assert torch.equal(model.templates.weight[1:], before)
 
 
@@ -323,8 +323,8 @@ def test_an_e_step_returns_the_objective(tmp_path, soft):
     """Its last term is the image of every class that counts beforehand."""
     torch.manual_seed(0)
     model, x, y = begin(norm=False)
-    beliefs = e_step(model, x, y, soft=soft)
-    expected = (beliefs.objective.sum() + model.class_prior.log().sum()) / len(x)
+    posterior = e_step(model, x, y, soft=soft)
+    expected = (posterior.objective.sum() + model.class_prior.log().sum()) / len(x)
     torch.manual_seed(0)
     learner, _ = learner_of(tmp_path, norm=False, soft=soft)
     assert learner.e_step() == pytest.approx(expected.item())

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-import drmm.learning.em.beliefs
 import drmm.learning.em.loop
+import drmm.learning.em.posterior_cache
 from drmm import DRMM, lift
 from drmm.errors import InputError, RunError
 from drmm.learning.em import MStep, fit_em
@@ -137,9 +137,9 @@ def temporary(tmp_path, monkeypatch):
 
 def test_the_temporary_latents_are_removed(temporary, monkeypatch):
     x, y = images()
-    seen, write = [], drmm.learning.em.beliefs.write_bytes
+    seen, write = [], drmm.learning.em.posterior_cache.write_bytes
     monkeypatch.setattr(
-        drmm.learning.em.beliefs, "write_bytes", lambda path, data: (seen.append(path), write(path, data))
+        drmm.learning.em.posterior_cache, "write_bytes", lambda path, data: (seen.append(path), write(path, data))
     )
     fit(model_of(), x, y)
     assert all(temporary in path.parents for path in seen)
@@ -176,12 +176,12 @@ def test_a_run_stopped_at_any_moment_equals_an_uninterrupted_one(tmp_path, monke
             if left[0] == -1:
                 raise KeyboardInterrupt
 
-        for module in (drmm.learning.em.beliefs, drmm.learning.em.loop):
+        for module in (drmm.learning.em.posterior_cache, drmm.learning.em.loop):
             monkeypatch.setattr(module, "write_bytes", deadly)
         folder = tmp_path / str(moment)
         with pytest.raises(KeyboardInterrupt):
             fit(model_of(), x, y, max_iter=3, soft=True, folder=folder)
-        for module in (drmm.learning.em.beliefs, drmm.learning.em.loop):
+        for module in (drmm.learning.em.posterior_cache, drmm.learning.em.loop):
             monkeypatch.setattr(module, "write_bytes", write)
         begun = (folder / "em.safetensors").exists()
         resumed = model_of(seed=9 if begun else 0)  # where there is a state, the start does not matter

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import nn
 from torch.nn import functional as F
 
@@ -186,3 +187,12 @@ def test_curves():
     figure = curves([Panel("a", "b", lines, ["1", "2", "3"], (0, "chance")), Panel("c", "d", lines, "abc")])
     assert len(figure.axes) == 2
     assert [line.get_label() for line in figure.axes[0].lines[:1]] == ["trained"]
+
+
+def test_titles_and_names_are_only_text():
+    lines = {"$\\frac{1}{$": np.ones((1, 5, 2)), "_\U00013000": np.ones((1, 5, 2))}
+    figure = curves([Panel("$\\frac{", "$", lines, ["$a$", "two\nlines"], (0, "$\\frac{$"), "$$")])
+    figure.canvas.draw()
+    assert not any(text._preprocess_math(text.get_text())[1] for text in figure.findobj(Text))
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["\\$\\frac{1}{\\$", "_\U00013000"]

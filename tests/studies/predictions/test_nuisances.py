@@ -11,7 +11,7 @@ from torch import nn
 
 import drmm
 from drmm.errors import InputError
-from drmm.explain.passes import climb
+from drmm.explain.passes import activations
 from drmm.studies.predictions import interval, judge
 from drmm.studies.predictions.nuisances import Targets, decode, encode, scene_targets, stages
 from drmm.studies.scenes import Ranges, sample
@@ -138,12 +138,12 @@ def test_place_is_in_switches_and_contrast_is_not(skills):
 
 def test_stages_are_cut_where_weights_follow_on_choices():
     model = drmm.lift(net())
-    switches = climb(model, torch.rand(1, 1, 16, 16)).switches
+    switches = activations(model, torch.rand(1, 1, 16, 16)).switches
     found = stages(model, switches)
     assert [(one.name, one.first, one.last) for one in found] == [("0", 1, 4), ("4", 5, 6), ("6", 7, 8)]
     assert all(after.first == before.last + 1 for before, after in pairwise(found))
     fused = drmm.presets.conv_small()
-    assert [one.last for one in stages(fused, climb(fused, torch.rand(1, 1, 28, 28)).switches)][-1] == len(
+    assert [one.last for one in stages(fused, activations(fused, torch.rand(1, 1, 28, 28)).switches)][-1] == len(
         fused.levels.renderings
     )
 
@@ -197,6 +197,6 @@ def test_a_gate_that_is_used_twice_is_in_two_stages():
             return self.head(self.gate(self.second(self.gate(self.first(x)))).flatten(1))
 
     model = drmm.lift(Reused().eval())
-    found = stages(model, climb(model, torch.rand(1, 3, 8, 8)).switches)
+    found = stages(model, activations(model, torch.rand(1, 3, 8, 8)).switches)
     assert [(stage.first, stage.last) for stage in found][:2] == [(1, 2), (3, 4)]
     assert found[-1].last == len(model.levels)

@@ -13,43 +13,44 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import drmm
 from drmm.errors import InputError
 from drmm.learning import trainer as loop
-from drmm.learning.config import Training
+from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
-from drmm.studies.reproduce import Cell, Machine, cells, dry_run, protocol, run_cells, run_one
+from drmm.studies.reproduce import Cell, benchmark, cells, dry_run, run_cells, run_one
 from drmm.studies.reproduce.dry import drawn_images
+from drmm.studies.reproduce.machine import device, threads, workers
 
 TWO = Machine(accelerator="cpu", devices=2)
 
 
 @pytest.fixture(scope="module")
 def plan():
-    training = Training(epochs=1, batch_size=64, labelled_per_batch=16)
-    return replace(protocol("mnist-5k", width=2, images=200), labels=(20,), training=training)
+    return replace(benchmark("mnist-5k", epochs=1, width=2, images=200), labels=(20,))
 
 
 # --- what the machine may change, and what not ---
 
 
 def test_processes_share_each_batch(plan):
-    alone, shared = (machine.carry_out(plan.training) for machine in (Machine(), TWO))
-    assert alone == plan.training
-    assert (shared.batch_size, shared.labelled_per_batch, shared.devices) == (32, 8, 2)
-    assert replace(shared, batch_size=64, labelled_per_batch=16, devices=1, accelerator="auto") == plan.training
+    training = plan.experiment("kl", 20, 0).training
+    alone, shared = (machine.share(training) for machine in (Machine(), TWO))
+    assert alone == training
+    assert (shared.batch_size, shared.labelled_per_batch) == (64, 8)
+    assert replace(shared, batch_size=128, labelled_per_batch=16) == training
     with pytest.raises(InputError, match="cannot be shared equally by 3 devices"):
-        Machine(devices=3).carry_out(plan.training)
+        Machine(devices=3).share(training)
     with pytest.raises(InputError, match="0 devices"):
-        Machine(devices=0).carry_out(plan.training)
+        Machine(devices=0)
 
 
 def test_one_cell_at_a_time_on_a_gpu(monkeypatch):
     cores = os.cpu_count()
     here = Machine(accelerator="cpu")
-    assert (here.workers(), here.threads()) == (cores, 1)
-    assert TWO.workers() == max(1, cores // 2)
-    monkeypatch.setattr(loop, "device_of", lambda config: torch.device("cuda"))
+    assert (workers(here), threads(here)) == (cores, 1)
+    assert workers(TWO) == max(1, cores // 2)
+    monkeypatch.setattr(loop, "device_of", lambda machine: torch.device("cuda"))
     torch.set_num_threads(3)
     try:
-        assert (Machine().workers(), Machine(devices=8).workers(), Machine().threads()) == (1, 1, 3)
+        assert (workers(Machine()), workers(Machine(devices=8)), threads(Machine())) == (1, 1, 3)
     finally:
         torch.set_num_threads(1)
 
@@ -58,7 +59,7 @@ def test_one_cell_at_a_time_on_a_gpu(monkeypatch):
 def test_a_machine_that_is_not_there():
     for machine, says in ((Machine("gpu"), "gpu"), (Machine("abacus"), "abacus"), (Machine(precision="7"), "'7'")):
         with pytest.raises(InputError, match=f"this machine cannot train so.*{says}"):
-            machine.device()
+            device(machine)
 
 
 def test_the_machine_is_kept_and_does_not_matter(plan, tmp_path):
@@ -68,20 +69,22 @@ def test_the_machine_is_kept_and_does_not_matter(plan, tmp_path):
         "accelerator": "cpu", "devices": 1, "precision": "bf16-mixed", "compile": False, "device": "",
     }  # fmt: skip
     assert found["machine"]["device"]
-    assert found["machine"].keys().isdisjoint(found["protocol"]["training"])
+    assert "machine" not in found["experiment"]
+    assert found["machine"].keys().isdisjoint(found["experiment"]["training"])
 
     older = json.loads(json.dumps(found))
-    del older["protocol"]["objective"]["shift"]
+    del older["experiment"]["objective"]["translation"]
     cell.path(tmp_path).write_text(json.dumps(older))
     assert not run_cells([cell], tmp_path), "a term that came later, of weight 0, changes nothing"
     cell.path(tmp_path).write_text(json.dumps(found))
 
     before = cell.path(tmp_path).read_bytes()
-    assert not run_cells([cell], tmp_path, machine=TWO), "another machine is no other protocol"
-    other = {**found["protocol"], "objective": {**found["protocol"]["objective"], "kl": 0.4}}
-    for bad in (None, {"objective": None}, {**found["protocol"], "width": 3}, other):
-        cell.path(tmp_path).write_text(json.dumps({**found, "protocol": bad}))
-        with pytest.raises(InputError, match="another protocol"):
+    assert not run_cells([cell], tmp_path, machine=TWO), "another machine is no other experiment"
+    tables = found["experiment"]
+    wider, other = {**tables["model"], "width": 3}, {**tables["objective"], "kl": 0.4}
+    for bad in (None, {"objective": None}, {**tables, "model": wider}, {**tables, "objective": other}):
+        cell.path(tmp_path).write_text(json.dumps({**found, "experiment": bad}))
+        with pytest.raises(InputError, match="run with other settings"):
             run_cells([cell], tmp_path)
     cell.path(tmp_path).write_bytes(before)
 
@@ -90,9 +93,9 @@ def test_a_cell_on_two_devices(plan, tmp_path):
     (cell,) = cells(plan, [20], ["rc+kl+nn"], 1)
     told = []
     assert not run_cells([cell], tmp_path, machine=TWO, done=lambda _, result: told.append(result))
-    assert told == [json.loads(cell.path(tmp_path).read_text())]
+    assert json.loads(json.dumps(told)) == [json.loads(cell.path(tmp_path).read_text())]
     assert told[0]["machine"]["devices"] == 2
-    assert told[0]["protocol"]["training"]["batch_size"] == 64
+    assert told[0]["experiment"]["training"]["batch_size"] == 128
     assert 0 < told[0]["test_error"] <= 95
 
 
@@ -117,12 +120,9 @@ def steps(
         batch_size=16,
         labelled_per_batch=4,
         learning_rate=rate,
-        accelerator="cpu",
-        precision=precision,
-        **options,
     )
-    watch = loop.Steps()
-    loop.run_loop(model.train(), x, y, objective or Objective(), config, watching=[watch])
+    machine, watch = Machine("cpu", precision=precision, **options), loop.Steps()
+    loop.run_loop(model.train(), x, y, objective or Objective(), config, machine, watching=[watch])
     assert len(watch.losses) == len(watch.seconds) == n
     return model, torch.tensor(watch.losses)
 
@@ -189,7 +189,7 @@ def compiling_with(backend, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
 
 
-@pytest.mark.parametrize("objective", [Objective(), Objective(reconstruction=0, nonnegativity=0, interpolation=1)])
+@pytest.mark.parametrize("objective", [Objective(), Objective(reconstruction=0, nonnegativity=0, mixup=1)])
 def test_compiled_passes_learn_the_same(objective, monkeypatch):
     plain, expected = steps("32-true", width=2, n=2, objective=objective)
     counters.clear()
@@ -206,7 +206,7 @@ def test_an_error_of_the_compiler_is_one_line(monkeypatch):
         raise RuntimeError("no compiler here\nand much more to say about it")
 
     compiling_with(broken, monkeypatch)
-    with pytest.raises(InputError, match=r"no compiler here.*leave --compile away$") as told:
+    with pytest.raises(InputError, match=r"no compiler here.*: set machine.compile to false$") as told:
         steps("32-true", width=2, n=2, compile=True)
     assert "\n" not in str(told.value)
 
@@ -216,7 +216,7 @@ def test_an_error_of_the_compiler_is_one_line(monkeypatch):
 
 def test_a_dry_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = protocol("cifar10", width=8)
+    small = benchmark("cifar10", width=8)
     run = dry_run(small, "rc+kl+nn", Machine("cpu", 2, "bf16-mixed"), 3)
     assert len(run.losses) == len(run.seconds) == 3
     assert run.losses[-1] < run.losses[0]
@@ -226,11 +226,11 @@ def test_a_dry_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("steps", "method", "says"), [(0, "rc", "0 steps"), (-1, "rc", "-1 steps"), (2, "magic", "no method 'magic'")]
+    ("steps", "row", "says"), [(0, "rc", "0 steps"), (-1, "rc", "-1 steps"), (2, "magic", "no row 'magic'")]
 )
-def test_what_a_dry_run_refuses(steps, method, says):
+def test_what_a_dry_run_refuses(steps, row, says):
     with pytest.raises(InputError, match=says):
-        dry_run(protocol("svhn"), method, Machine("cpu"), steps)
+        dry_run(benchmark("svhn"), row, Machine("cpu"), steps)
 
 
 def test_drawn_images():

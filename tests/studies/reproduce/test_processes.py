@@ -18,15 +18,18 @@ from torch.nn.utils import clip_grad_norm_
 import drmm
 from drmm.errors import InputError, RunError
 from drmm.learning.batches import Batches
+from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
-from drmm.learning.train import Training, train
+from drmm.learning.train import train
 from drmm.learning.trainer import warm_cosine
 from drmm.studies.reproduce.dry import drawn_images
 from drmm.studies.reproduce.processes import is_leader, launch
 
 DEVICES = 2
-SHARE = {"batch_size": 8, "labelled_per_batch": 2, "learning_rate": 0.01, "weight_average": 0.0}
-CONFIG = Training(epochs=1, accelerator="cpu", devices=DEVICES, **SHARE)
+MACHINE = Machine("cpu", DEVICES)
+CONFIG = Training(
+    epochs=1, min_steps=0, batch_size=16, labelled_per_batch=4, learning_rate=0.01, weight_average=0.0
+)
 
 
 def task() -> tuple[drmm.DRMM, Tensor, Tensor]:
@@ -40,7 +43,7 @@ def task() -> tuple[drmm.DRMM, Tensor, Tensor]:
 def learn(folder: Path) -> str:
     """Train in one of the processes, keep what it ends with, and tell which it was."""
     model, x, y = task()
-    train(model, x, y, config=CONFIG, progress=False)
+    train(model, x, y, config=CONFIG, machine=MACHINE, progress=False)
     torch.save(model.state_dict(), folder / f"{os.environ['LOCAL_RANK']}.pt")
     return os.environ["LOCAL_RANK"]
 

@@ -2,111 +2,115 @@
 
 import json
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from drmm.errors import InputError, RunError
-from drmm.estimators.classifier import DRMMClassifier
+from drmm.learning import recipes
 from drmm.learning.batches import Batches, labelled_alone
-from drmm.learning.config import Training
-from drmm.learning.objective import Objective
-from drmm.learning.train import train
+from drmm.learning.config import Machine
+from drmm.runs import fit
+from drmm.runs.experiment import Experiment
 from drmm.studies.reproduce import (
-    METHODS,
-    OWN,
-    PROTOCOLS,
+    BENCHMARKS,
     PUBLISHED,
+    ROWS,
+    Benchmark,
     Cell,
     Failure,
-    Machine,
+    benchmark,
     cells,
     comparisons,
     dry_run,
     figure,
     markdown,
-    protocol,
     rows,
     run_cells,
     run_one,
-    settings,
 )
 
 
 @pytest.fixture(scope="module")
 def plan():
-    small = protocol("mnist-5k", width=2, images=200)
-    training = Training(epochs=1, batch_size=64, labelled_per_batch=16)
-    return replace(small, preset="conv_small", labels=(20,), training=training)
+    return replace(benchmark("mnist-5k", epochs=4, width=2, images=200), labels=(20,))
 
 
-def test_every_row_of_the_slides_has_a_method():
+def objective(row):
+    return BENCHMARKS["mnist"].experiment(row, 100, 0).resolved().objective
+
+
+def test_every_row_of_the_slides_is_a_recipe():
     for table in PUBLISHED.values():
-        assert table.keys() <= METHODS.keys()
-    assert not METHODS["kl"].objective.renders, "the bare convnet draws nothing"
-    assert METHODS["printed"].objective.kl_sign == "printed"
-    assert METHODS["rc"].objective.kl == METHODS["rc"].objective.balance == 0
+        assert table.keys() <= set(ROWS)
+    assert set(ROWS) <= set(recipes.names())
+    weights = objective("kl").weights()
+    assert weights["reconstruction"] == weights["nonnegativity"] == 0, "the bare convnet draws nothing"
+    assert objective("rc+kl+nn").weights()["reconstruction"] > 0, "control"
+    assert objective("printed").kl_sign == "printed"
+    assert objective("rc").kl == objective("rc").balance == 0
 
 
-def test_protocols():
-    full, small = protocol("mnist"), protocol("mnist", epochs=2, width=4, images=1000)
+def test_benchmarks():
+    full, small = benchmark("mnist"), benchmark("mnist", epochs=2, width=4, images=1000)
     assert full.labels == (50, 100, 1000)
-    assert (small.training.epochs, small.width, small.images) == (2, 4, 1000)
-    assert replace(small.training, epochs=full.training.epochs) == full.training
-    assert protocol("cifar10").preset == "conv_large"
+    whole, scaled = (plan.experiment("kl", 100, 0) for plan in (full, small))
+    assert (scaled.training.epochs, scaled.model.width, scaled.data.images) == (2, 4, 1000)
+    assert scaled.changed("model", width=None).changed("data", images=None) == whole
+    assert benchmark("mnist", epochs=5).experiment("best", 100, 0).training.epochs == 15
+    assert benchmark("cifar10").preset == "conv_large"
     with pytest.raises(InputError, match="no published table for 'imagenet'"):
-        protocol("imagenet")
+        benchmark("imagenet")
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_settings_are_the_row_as_it_is_run(name):
+@pytest.mark.parametrize("name", ROWS)
+def test_a_recipe_is_the_row_as_it_is_run(name):
     """60,000 images with 100 labels: the same objective, schedule and constraint; fewer images, as many steps."""
-    plan, row, found = PROTOCOLS["mnist"], METHODS[name], settings(name)
-    schedule = {key: value for key, value in found.items() if key in {field.name for field in fields(Training)}}
-    whole = replace(plan.training_on(100), epochs=plan.training.epochs * row.longer)
-    assert Training(**schedule).enough_for(round(60_000 / 112)) == whole
-    assert Training(**schedule).enough_for(10).epochs == pytest.approx(whole.epochs * 60_000 / 1120, abs=1)
-    terms = {key: value for key, value in found.items() if key in {field.name for field in fields(Objective)}}
-    assert Objective(**terms) == row.objective
-    assert found["constraint"] == row.constraint
-    learner = DRMMClassifier(**found)
-    assert found.items() <= learner.get_params().items()
+    recipe, row = Experiment.read(name), BENCHMARKS["mnist"].experiment(name, 100, 0)
+    steps = round(60_000 / 112)
+    assert recipe.training.enough_for(steps) == row.training
+    few = recipe.training.enough_for(10)
+    assert few.epochs == pytest.approx(row.training.epochs * 60_000 / 1120, abs=1)
+    assert few.epochs > row.training.epochs, "control"
+    assert set(recipe.differences(row)) == {
+        "data.source", "data.labels_per_class", "model.preset", "training.min_steps",
+    }  # fmt: skip
 
 
 def test_more_labels_have_more_of_a_batch():
-    plan = protocol("mnist")
-    found = {n: plan.training_on(n) for n in (20, 100, 500, 1000, 50_000)}
+    found = {n: benchmark("mnist").experiment("kl", n, 0).training for n in (20, 100, 500, 1000, 50_000)}
     assert [one.labelled_per_batch for one in found.values()] == [16, 16, 31, 62, 64]
     assert {one.batch_size - one.labelled_per_batch for one in found.values()} == {112}
-    assert found[100] == plan.training
+    recipe = Experiment.read("kl").training
+    assert (found[100].labelled_per_batch, found[100].batch_size) == (recipe.labelled_per_batch, recipe.batch_size)
 
 
-def test_the_protocol_is_told_in_words():
-    found = protocol("mnist", epochs=3, width=8, images=5000).said([20, 1000])
+def test_the_benchmark_is_told_in_words():
+    found = benchmark("mnist", epochs=3, width=8, images=5000).in_words([20, 1000])
     assert "conv_small, 8 wide, 5,000 training images" in found
     assert "\n3 epochs" in found
     assert found.endswith("Labelled images in a batch: 16 of 128 with 20 labels, 62 of 174 with 1,000 labels.")
-    assert "all training images" in protocol("svhn").said([500])
+    assert "all training images" in benchmark("svhn").in_words([500])
 
 
 def test_what_is_told_of_a_dry_run_of_a_taught_model():
     """Every image has a label then, and the model is the hard one."""
-    found = dry_run(protocol("mnist", width=2), "hard-taught", Machine("cpu"), 2)
+    found = dry_run(benchmark("mnist", width=2), "hard-taught", Machine("cpu"), 2)
     assert len(found.losses) == 2
 
 
 def test_a_hard_model_is_taught(plan, tmp_path):
     """It learns what the other found out: with the teacher's labels in place of none."""
-    seen = []
+    seen, train = [], fit.train
 
     def watched(model, x, y, **options):
         seen.append((y.clone(), options["objective"]))
         return train(model, x, y, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[run_one.__module__], "train", watched)
+        patch.setattr(fit, "train", watched)
         found = run_one(Cell(plan, "hard-taught", 20, 0), tmp_path)
     (few, _), (taught, objective) = seen
     assert int((few >= 0).sum()) == 20
@@ -114,18 +118,18 @@ def test_a_hard_model_is_taught(plan, tmp_path):
     assert bool((taught == few)[few >= 0].all()), "true labels stay"
     assert objective.kl == objective.balance == 0
     assert found["certified"] == 100
-    assert found["protocol"]["constraint"] == "hard"
-    assert found["protocol"]["teacher"]["kl"] > 0
-    assert "teacher" not in run_one(Cell(plan, "kl", 20, 0), tmp_path)["protocol"], "control"
+    assert found["experiment"]["model"]["constraint"] == "hard"
+    assert found["experiment"]["teacher"]["source"] == "kl"
+    assert run_one(Cell(plan, "kl", 20, 0), tmp_path)["experiment"]["teacher"] is None, "control"
 
 
 def test_cells_come_seed_by_seed(plan):
     found = cells(plan, [10, 20], ["kl", "rc"], 2)
-    assert [(cell.seed, cell.labels, cell.method) for cell in found][:5] == [
+    assert [(cell.seed, cell.labels, cell.row) for cell in found][:5] == [
         (0, 10, "kl"), (0, 10, "rc"), (0, 20, "kl"), (0, 20, "rc"), (1, 10, "kl"),
     ]  # fmt: skip
     for bad, says in (
-        (([10], ["magic"], 1), "no method 'magic'"),
+        (([10], ["magic"], 1), "no row 'magic'"),
         (([10], ["kl"], 0), "at least 1"),
         (([0], ["kl"], 1), "at least 1"),
     ):
@@ -133,14 +137,14 @@ def test_cells_come_seed_by_seed(plan):
             cells(plan, *bad)
 
 
-@pytest.mark.parametrize("method", ["supervised", "kl", "kl-long", "rc+kl+nn"])
-def test_one_cell(plan, method, tmp_path):
-    cell = Cell(plan, method, 20, 3)
+@pytest.mark.parametrize("row", ["supervised", "kl", "kl-long", "rc+kl+nn"])
+def test_one_cell(plan, row, tmp_path):
+    cell = Cell(plan, row, 20, 3)
     found = run_one(cell, tmp_path, command="drmm reproduce mnist-5k")
     assert json.loads(cell.path(tmp_path).read_text()) == json.loads(json.dumps(found))
     assert {"dataset", "labels", "seed", "method", "test_error", "seconds", "command", "versions"} <= found.keys()
-    assert found["epochs"] == (2 if "long" in method else 1)
-    assert found["images"] == (20 if method == "supervised" else 200)
+    assert found["epochs"] == (8 if "long" in row else 4)
+    assert found["images"] == (20 if row == "supervised" else 200)
     assert 0 < found["test_error"] <= 95
     assert [path.name for path in cell.path(tmp_path).parent.iterdir()] == [cell.path(tmp_path).name], (
         "no checkpoint"
@@ -190,31 +194,34 @@ def test_what_is_there_is_not_run_again(plan, tmp_path):
     first = todo[0].path(tmp_path)
     run_one(todo[0], tmp_path)
     before = first.read_bytes()
-    failures = run_cells(todo, tmp_path, workers=2, done=lambda cell, result: told.append((cell.method, result)))
+    failures = run_cells(todo, tmp_path, workers=2, done=lambda cell, result: told.append((cell.row, result)))
     assert not failures
     assert first.read_bytes() == before
     assert [name for name, _ in told] == ["kl", "rc"]
     assert all(result["test_error"] > 0 for _, result in told)
 
 
-def test_another_protocol_is_refused(plan, tmp_path):
+def test_another_benchmark_is_refused(plan, tmp_path):
     run_one(Cell(plan, "kl", 20, 0), tmp_path)
-    other = replace(plan, training=replace(plan.training, epochs=2))
-    with pytest.raises(InputError, match="another protocol"):
-        run_cells(cells(other, [20], ["kl"], 1), tmp_path)
+    for other in (replace(plan, epochs=2), replace(plan, width=3), replace(plan, images=150)):
+        with pytest.raises(InputError, match="run with other settings"):
+            run_cells(cells(other, [20], ["kl"], 1), tmp_path)
 
 
-def scaled(plan):
-    """A protocol as small as a run says."""
-    return protocol(plan["dataset"], epochs=plan["training"]["epochs"], width=plan["width"], images=plan["images"])
+def scaled(run):
+    """A benchmark as small as a run says."""
+    tables = run["experiment"]
+    name, width, images = tables["data"]["source"], tables["model"]["width"], tables["data"]["images"]
+    longer = benchmark(name, epochs=1000).experiment(run["method"], 100, 0).training.epochs / 1000
+    return benchmark(name, epochs=round(tables["training"]["epochs"] / longer), width=width, images=images)
 
 
-def test_the_committed_runs_are_of_the_committed_protocol():
-    """A cell of another protocol raises (the tests beside this one), and one that is not there would be run."""
+def test_the_committed_runs_are_of_the_committed_benchmark():
+    """A cell of another one raises (the tests beside this one), and one that is not there would be run."""
     out = Path(__file__).parents[3] / "results" / "reproduce"
     runs = [json.loads(path.read_text()) for path in sorted(out.glob("*/*/*.json"))]
-    todo = [Cell(scaled(run["protocol"]), run["method"], run["labels"], run["seed"]) for run in runs]
-    assert sum(cell.plan == protocol("mnist") for cell in todo) > 50, "in full size"
+    todo = [Cell(scaled(run), run["method"], run["labels"], run["seed"]) for run in runs]
+    assert sum(cell.benchmark == benchmark("mnist") for cell in todo) > 50, "in full size"
     assert all(cell.path(out).is_file() for cell in todo)
     assert not run_cells(todo, out)
 
@@ -223,8 +230,14 @@ def test_a_row_that_learned_for_fewer_epochs_is_refused(plan, tmp_path, monkeypa
     cell = Cell(plan, "kl", 20, 0)
     run_one(cell, tmp_path)
     assert not run_cells([cell], tmp_path), "control"
-    monkeypatch.setitem(METHODS, "kl", replace(METHODS["kl"], longer=2))
-    with pytest.raises(InputError, match="another protocol"):
+    as_recipes_say = Benchmark.experiment
+
+    def longer(self, row, labels, seed):
+        experiment = as_recipes_say(self, row, labels, seed)
+        return experiment.changed("training", epochs=2 * experiment.training.epochs)
+
+    monkeypatch.setattr(Benchmark, "experiment", longer)
+    with pytest.raises(InputError, match="run with other settings"):
         run_cells([cell], tmp_path)
 
 
@@ -237,12 +250,14 @@ def test_what_cannot_be_run_is_told_and_the_rest_goes_on(plan, tmp_path):
     assert todo[1].path(tmp_path).exists()
 
 
-def write(folder, table, labels, method, seed, error, **others):
-    path = folder / table / str(labels) / f"{method}-{seed}.json"
+def write(folder, plan, labels, method, seed, error, **others):
+    """What a cell of a benchmark, or of a data set's own, leaves."""
+    plan = benchmark(plan) if isinstance(plan, str) else plan
+    path = folder / plan.dataset / str(labels) / f"{method}-{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"labels": labels, "method": method, "seed": seed, "test_error": error, "seconds": 90} | others)
-    )
+    tables = plan.experiment(method, labels, seed).resolved().tables()
+    run = {"dataset": plan.dataset, "labels": labels, "method": method, "seed": seed, "test_error": error}
+    path.write_text(json.dumps(run | {"seconds": 90, "experiment": tables} | others))
 
 
 def test_the_table(tmp_path):
@@ -264,15 +279,14 @@ def test_the_table(tmp_path):
 
 
 def test_a_table_that_was_scaled_down_has_no_published_column(tmp_path):
-    small = {"dataset": "cifar10", "width": 16, "images": None, "training": {"epochs": 5}}
-    write(tmp_path, "cifar10", 4000, "rc+kl", 0, 40.0, dataset="cifar10-jpeg", protocol=small)
+    small = benchmark("cifar10", width=16, epochs=5)
+    write(tmp_path, small, 4000, "rc+kl", 0, 40.0, dataset="cifar10-jpeg")
     (row,) = rows(tmp_path)
     assert (row.scaled, row.published) == ("on cifar10-jpeg, 16 wide, 5 epochs", None)
     text = markdown([row])
     assert "cifar10 (on cifar10-jpeg, 16 wide, 5 epochs: not comparable with the slides), test error" in text
     assert "| method | 4,000 labels | minutes a run |" in text
-    full = {"dataset": "cifar10", "width": None, "images": None, "training": {"epochs": 60}}
-    write(tmp_path, "cifar10", 4000, "rc+kl", 0, 40.0, dataset="cifar10", protocol=full)
+    write(tmp_path, "cifar10", 4000, "rc+kl", 0, 40.0)
     (row,) = rows(tmp_path)
     assert (row.scaled, row.published) == ("", 23.24)
     assert "| method | 4,000 labels | slides | minutes a run |" in markdown([row])
@@ -300,7 +314,8 @@ def test_rows_are_compared_on_the_draws_that_they_share(tmp_path):
         "{}",
         '{"labels": 100, "method": "kl", "seed": 0, "test_error": null, "seconds": 1}',
         "[",
-        '{"labels": 100, "method": "kl", "seed": 0, "test_error": 1, "seconds": 1, "protocol": 3}',
+        '{"labels": 100, "method": "kl", "seed": 0, "test_error": 1, "seconds": 1, "experiment": 3}',
+        '{"labels": 100, "method": "kl", "seed": 0, "test_error": 1, "seconds": 1, "experiment": {"luck": {}}}',
     ],
 )
 def test_damaged_files(content, tmp_path):

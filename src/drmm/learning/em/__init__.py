@@ -3,18 +3,18 @@
 `fit_em` is the one loop, for the shallow model (`shallow`) and the deep one (`deep`).
 """
 
-from drmm.learning.em.beliefs import Beliefs
 from drmm.learning.em.deep import DeepLearner, MStep, e_step, g_step, m_step
 from drmm.learning.em.fit import fit_em
 from drmm.learning.em.loop import Learner, Trace
+from drmm.learning.em.posterior_cache import PosteriorCache
 from drmm.learning.em.relaxation import relax
 from drmm.learning.em.shallow import ShallowLearner, seed
 
 __all__ = [
-    "Beliefs",
     "DeepLearner",
     "Learner",
     "MStep",
+    "PosteriorCache",
     "ShallowLearner",
     "Trace",
     "e_step",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from drmm.learning.em.regression import Design, design_of
 from drmm.model.constraints import set_weight
 from drmm.model.deep import DRMM, Latents
-from drmm.rendering import Level, Linear, Sequential, Switches
-from drmm.rendering.norm import running_scale
+from drmm.rendering import Switches
+from drmm.rendering.kinds import Dictionary
 
 __all__ = ["Chain", "Site"]
 
@@ -32,14 +32,10 @@ class Chain:
     @property
     def sites(self) -> tuple[Site, ...]:
         """Every dictionary that the M-step can fit, pixels first, the class templates last."""
-        found = []
-        for i, atom in enumerate(self.atoms):
-            dictionary = atom.dictionary if isinstance(atom, Level) else atom
-            design = design_of(dictionary)
-            if design is not None:
-                found.append(Site(self, i, dictionary, design))  # type: ignore[arg-type]
-        top = design_of(self.model.templates)
-        return (*found, Site(self, len(self.atoms), self.model.templates, top))  # type: ignore[arg-type]
+        every = enumerate((*self.atoms, self.model.templates))
+        dictionaries = [(i, atom.gamma) for i, atom in every if atom.gamma is not None]
+        designs = [(i, gamma, design_of(gamma)) for i, gamma in dictionaries]
+        return tuple(Site(self, i, gamma, design) for i, gamma, design in designs if design is not None)
 
     def chosen(self, latents: Latents) -> Tensor:
         """The choice of class as units above the templates: α_n at ĉ_n, (N, C)."""
@@ -48,7 +44,7 @@ class Chain:
 
     def parts(self, switches: Switches) -> tuple[Switches, ...]:
         """The switches of each rendering of the chain."""
-        return tuple(_parts(self.model.levels, switches))
+        return self.model.levels.atom_switches(switches)
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class Site:
 
     chain: Chain
     index: int
-    dictionary: Linear
+    dictionary: Dictionary
     design: Design
 
     def units(self, latents: Latents) -> Tensor:
@@ -76,19 +72,18 @@ class Site:
         parts = self.chain.parts(latents.switches)
         for i in range(len(self.chain.atoms) - 1, self.index, -1):
             z = self.chain.atoms[i].render(z, parts[i])
-        atom = self.chain.atoms[self.index]
-        return atom.place(z, parts[self.index]) if isinstance(atom, Level) else z
+        return self.chain.atoms[self.index].place(z, parts[self.index])
 
     def drawing(self, switches: Switches) -> Tensor:
         """The weight that is drawn with, norm included."""
-        if self.index < len(self.chain.atoms) and isinstance(atom := self.chain.atoms[self.index], Level):
-            return atom.drawing(self.chain.parts(switches)[self.index])
-        return self.dictionary.weight
+        if self.index == len(self.chain.atoms):
+            return self.dictionary.drawing(switches)
+        return self.chain.atoms[self.index].drawing(self.chain.parts(switches)[self.index])
 
     def shape(self, switches: Switches) -> tuple[int, ...]:
         """Shape of one canvas."""
         if self.index == len(self.chain.atoms):
-            return (self.dictionary.in_features,)
+            return (self.dictionary.weight.shape[1],)
         return self.chain.parts(switches)[self.index].shape
 
     def canvas(self, v: Tensor, switches: Switches) -> Tensor:
@@ -120,16 +115,7 @@ class Site:
     def _gain(self) -> Tensor:
         """γ/σ of each template, broadcast against the weight; 1 where no norm belongs to the dictionary."""
         weight = self.dictionary.weight
-        atom = self.chain.atoms[self.index] if self.index < len(self.chain.atoms) else None
-        if not isinstance(atom, Level) or atom.norm is None:
+        gain = None if self.index == len(self.chain.atoms) else self.chain.atoms[self.index].running_gain()
+        if gain is None:
             return torch.ones_like(weight[:1])
-        gain = atom.norm.weight * running_scale(atom.norm)
         return gain.reshape(-1, *[1] * (weight.ndim - 1))
-
-
-def _parts(levels: Sequential, switches: Switches) -> Iterator[Switches]:
-    for rendering, part in zip(levels.renderings, switches.parts, strict=True):
-        if isinstance(rendering, Sequential):
-            yield from _parts(rendering, part)
-        else:
-            yield part

@@ -24,9 +24,9 @@ from torch import Tensor
 from drmm.data.images import pixels
 from drmm.errors import InputError, RunError
 from drmm.learning.batches import unlabelled
-from drmm.learning.em.beliefs import Beliefs, BeliefStore
 from drmm.learning.em.chain import Chain, Site
 from drmm.learning.em.loop import Learner, named, unnamed
+from drmm.learning.em.posterior_cache import PosteriorCache, PosteriorStore
 from drmm.learning.em.regression import solve
 from drmm.model.constraints import is_nonnegative, set_weight
 from drmm.model.deep import DRMM, Latents, fit_amplitude, per_image
@@ -69,8 +69,8 @@ class MStep:
 
 @torch.no_grad()
 def e_step(
-    model: DRMM, x: Tensor, y: Tensor | None = None, *, previous: Beliefs | None = None, soft: bool = False
-) -> Beliefs:
+    model: DRMM, x: Tensor, y: Tensor | None = None, *, previous: PosteriorCache | None = None, soft: bool = False
+) -> PosteriorCache:
     """Infer class and switches of each image; keep the previous ones where they explain it better.
 
     Args:
@@ -85,15 +85,17 @@ def e_step(
     """
     known = torch.full((len(x),), -1) if y is None else y
     label, _, switches = model.max_sum(x, None)
-    found = _explain(model, x, torch.where(known >= 0, known, label), switches, known, soft=soft)
+    posterior = _explain(model, x, torch.where(known >= 0, known, label), switches, known, soft=soft)
     if previous is None:
-        return found
+        return posterior
     label = torch.where(known >= 0, known, previous.responsibilities.argmax(1))
     former = switches.choosing(previous.switches)
-    return found.better_of(_explain(model, x, label, former, known, soft=soft))
+    return posterior.better_of(_explain(model, x, label, former, known, soft=soft))
 
 
-def _explain(model: DRMM, x: Tensor, label: Tensor, switches: Switches, known: Tensor, *, soft: bool) -> Beliefs:
+def _explain(
+    model: DRMM, x: Tensor, label: Tensor, switches: Switches, known: Tensor, *, soft: bool
+) -> PosteriorCache:
     """How well switches explain images: with one class each, or with all."""
     n, n_classes = len(x), model.n_classes
     amplitude, joint = x.new_zeros(n, n_classes), x.new_full((n, n_classes), -math.inf)
@@ -107,7 +109,7 @@ def _explain(model: DRMM, x: Tensor, label: Tensor, switches: Switches, known: T
         joint[rows, chosen] = likelihood + model.class_prior.log()[chosen]
     outside = (known >= 0)[:, None] & (torch.arange(n_classes) != known[:, None])
     joint = joint.masked_fill(outside, -math.inf)
-    return Beliefs(joint.softmax(1), amplitude, switches, joint.logsumexp(1))
+    return PosteriorCache(joint.softmax(1), amplitude, switches, joint.logsumexp(1))
 
 
 def g_step(model: DRMM, x: Tensor, latents: Latents) -> dict[str, Tensor]:
@@ -259,7 +261,7 @@ class DeepLearner(Learner):
         _check(model, x, y)
         self._model, self._x, self._y = model.eval(), x, y
         self._how, self._soft, self._chunk, self._seed = how, soft, chunk, seed
-        self._store = BeliefStore(folder)
+        self._store = PosteriorStore(folder)
 
     def e_step(self) -> float:
         """Infer all images anew, each keeping its latents where they are better."""
@@ -271,9 +273,9 @@ class DeepLearner(Learner):
         like, total = self._model.blank_switches(), float(self._model.class_prior.double().log().sum())
         for i, x, y in self._chunks():
             previous = self._store.read(i, like) if self._store.generation else None
-            beliefs = e_step(self._model, x, y, previous=previous, soft=self._soft)
-            total += float(beliefs.objective.double().sum())
-            self._store.write(i, beliefs)
+            posterior = e_step(self._model, x, y, previous=previous, soft=self._soft)
+            total += float(posterior.objective.double().sum())
+            self._store.write(i, posterior)
         self._store.advance()
         return total / len(self._x)
 

@@ -55,7 +55,7 @@ def fit_em(
         InputError: if images or labels cannot be used, or the objective is not finite.
         RunError: if the folder cannot be written, or its state does not fit.
     """
-    with _folder(folder) as place:
+    with _folder(folder) as directory:
         learner: Learner
         if isinstance(model, RMM):
             if y is not None or how is not None:
@@ -63,7 +63,7 @@ def fit_em(
             learner = ShallowLearner(model, x, soft=soft is not False)
         else:
             labels = torch.full((len(x),), -1) if y is None else y
-            store = place / "latents"
+            store = directory / "latents"
             learner = DeepLearner(model, x, labels, how=how or MStep(), soft=bool(soft), folder=store)
         return run_em(
             learner, max_iter=max_iter, tolerance=tolerance, folder=folder, resume=resume, progress=progress

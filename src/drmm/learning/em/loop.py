@@ -17,7 +17,7 @@ from torch import Tensor
 from drmm.errors import InputError, RunError
 from drmm.files import read_tensors, tensor_bytes, write_bytes
 
-__all__ = ["Learner", "Trace", "named", "run_em", "unnamed"]
+__all__ = ["Learner", "Trace", "named", "run_em", "seconds_of_em", "unnamed"]
 
 _STATE = "em.safetensors"
 _OBJECTIVE, _SECONDS = "trace.objective", "trace.seconds"
@@ -134,6 +134,16 @@ def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def unnamed(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The part of a state that `named` made."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def seconds_of_em(folder: Path) -> float:
+    """For how long EM has run whose state lies in a folder, over all sessions; 0 where there is none.
+
+    Raises:
+        RunError: if the state is damaged.
+    """
+    path = folder / _STATE
+    return float(_read(path)[_SECONDS][-1]) if path.is_file() else 0.0
 
 
 def _read(path: Path) -> dict[str, Tensor]:

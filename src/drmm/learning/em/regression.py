@@ -53,7 +53,7 @@ class Design(Protocol):
 
 
 def design_of(dictionary: nn.Module) -> Design | None:
-    """How to regress on a dictionary, or None if the module is not one."""
+    """How to regress on a dictionary, or None if the module is not one that is known here."""
     if isinstance(dictionary, Conv2d):
         return _ConvDesign(dictionary)
     return _LinearDesign() if isinstance(dictionary, Linear) else None

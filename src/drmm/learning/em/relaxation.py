@@ -85,11 +85,11 @@ def check_classes(model: DRMM, y: Tensor) -> None:
     """
     if model.templates.bias is None:
         raise InputError("class templates need a bias to tell classes apart: give the last layer bias=True")
-    found = torch.bincount(y[y >= 0], minlength=model.n_classes)
-    if not bool(found.any()) and len(y) < model.n_classes:
+    counts = torch.bincount(y[y >= 0], minlength=model.n_classes)
+    if not bool(counts.any()) and len(y) < model.n_classes:
         raise InputError(f"{len(y)} images cannot fall into {model.n_classes} clusters: ask for fewer")
-    if bool(found.any()) and not bool(found.all()):
-        raise InputError(f"class {int(found.argmin())} has no label: label at least one image of it")
+    if bool(counts.any()) and not bool(counts.all()):
+        raise InputError(f"class {int(counts.argmin())} has no label: label at least one image of it")
 
 
 def _replace(model: DRMM, weight: Floats, bias: Floats) -> None:
@@ -106,8 +106,9 @@ def _clusters(features: Floats, n_classes: int) -> tuple[Floats, Floats]:
     with np.errstate(invalid="ignore"):  # constant features: 0/0 in a share that is not needed here
         leading = PCA(min(_DIRECTIONS, *features.shape), random_state=0).fit(features)
     variance = leading.explained_variance_
-    told = variance > _FLAT * variance.max()
-    whitening = leading.components_ * np.where(told, 1 / np.sqrt(np.where(told, variance, 1.0)), 0.0)[:, None]
+    informative = variance > _FLAT * variance.max()
+    stretch = np.where(informative, 1 / np.sqrt(np.where(informative, variance, 1.0)), 0.0)
+    whitening = leading.components_ * stretch[:, None]
     with warnings.catch_warnings():
         # Fewer distinct images than clusters: some clusters stay empty, which is the answer.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from drmm.data.images import pixels
 from drmm.errors import InputError, RunError
 from drmm.learning.em.loop import Learner, named, unnamed
+from drmm.model.randomness import categorical
 from drmm.model.shallow import RMM, Quadratic
 from drmm.model.storage import misfit
 
@@ -163,9 +164,9 @@ def expect(model: RMM, x: Tensor, *, soft: bool = True) -> tuple[float, Moments]
 
 def _posterior(joint: Tensor, *, soft: bool) -> tuple[Tensor, Tensor]:
     """Log Σ exp over configurations, (N,), and its derivative; or the maximum and its derivative, one-hot."""
-    top, place = joint.max(1, keepdim=True)
+    top, index = joint.max(1, keepdim=True)
     if not soft:
-        return top.squeeze(1), torch.zeros_like(joint).scatter_(1, place, 1.0)
+        return top.squeeze(1), torch.zeros_like(joint).scatter_(1, index, 1.0)
     # What is below e⁻⁸⁰ of the best counts for nothing: where exp underflows it takes seven times as long.
     odds = torch.threshold_((joint - top).clamp_(min=_NOTHING).exp_(), math.exp(_NOTHING + 1), 0.0)
     total = odds.sum(1, keepdim=True)
@@ -210,8 +211,8 @@ def _templates(model: RMM, moments: Moments) -> Tensor:
     ridge = torch.diag_embed(unseen.double() + torch.finfo(size.dtype).eps)
     solution = scale * torch.linalg.solve(scale * system * scale.mT + ridge, scale * target)
     former = model.templates.double().flatten(3).permute(0, 3, 1, 2)
-    found = torch.where(unseen[..., None], former, solution)
-    return found.permute(0, 2, 3, 1).reshape(model.templates.shape)
+    templates = torch.where(unseen[..., None], former, solution)
+    return templates.permute(0, 2, 3, 1).reshape(model.templates.shape)
 
 
 # --- starting values -------------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def seed(model: RMM, x: Tensor, generator: torch.Generator | None = None) -> Non
     left, chosen = some.flatten(1).square().sum(1), []
     for _ in range(model.n_classes):
         odds = left if bool((left > 0).any()) else torch.ones_like(left)
-        tries = torch.multinomial(odds, 2 + int(math.log(model.n_classes)), replacement=True, generator=generator)
+        tries = categorical(odds, 2 + int(math.log(model.n_classes)), generator)
         after = torch.minimum(left[:, None, None], _unexplained(some, some[tries], model.reach))
         best = divmod(int(after.sum(0).argmin()), len(model.shifts))
         left = after[:, *best]

@@ -1,147 +1,191 @@
-"""Sections on how far a model can be trusted: confusions, hard and uncertain images, calibration, certificates."""
+"""Sections on how reliable a model is: confusion matrix, hardest images, calibration, certificates."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from drmm.report.blocks import Cell, Chart, Charts, Gallery, Matrix, Note, Section
-from drmm.report.charts import heat, histogram, reliability
-from drmm.report.context import Material, decimal, percent
-from drmm.report.evaluation import Indices, calibration, clusters_named, confusion
+from drmm.report.blocks import Cell, Chart, Charts, Gallery, Matrix, Note, Section, Table
+from drmm.report.charts import heat, histogram, reliability_diagram
+from drmm.report.context import Context, decimal, percent
+from drmm.report.evaluation import Indices, calibration, clusters_named, confusion_matrix
 
-__all__ = ["calibrated", "certificates", "confused", "hard"]
+__all__ = ["calibration_error", "certificates", "confusions", "hardest"]
 
 _TABLE = 20  # classes that a table can show
 _CELLS = 12  # confusions that are listed
 
 
-def confused(material: Material) -> Section | None:
-    """The confusion matrix, whose cells show their images."""
-    seen, source = material.seen, material.source
-    if seen is None:
+def confusions(context: Context) -> Section | None:
+    """The confusion matrix, whose cells show their images, and precision and recall of each class."""
+    evaluation, clusters = context.evaluation, context.source.clusters
+    if evaluation is None:
         return None
-    title = "Clusters and classes" if source.clusters else "What is taken for what"
-    if not seen.known.any():
-        return Section("confusion", title, f"No {seen.part} image has a label to compare with.", ())
-    rows, columns = material.true_names, material.found_names
-    counts = confusion(seen, len(rows))
-    wrong = _mistakes(counts, diagonal=not source.clusters)
-    shown = wrong[: 0 if source.clusters else _CELLS]
-    mistakes = tuple(Cell(i, j, rows[i], columns[j], int(counts[i, j])) for i, j in shown)
-    lead = "Rows are true classes, columns what the model found."
-    if source.clusters:
-        named = clusters_named(seen)
-        told = ", ".join(f"{columns[k]} → {rows[c]}" for k, c in list(named.items())[:_TABLE])
-        lead = f"Rows are true classes, columns clusters. By most of its images: {told}."
-    elif len(wrong):
-        i, j = wrong[0]
-        lead += f" Most often taken for something else: {rows[i]}, for {columns[j]} ({counts[i, j]:,} times)."
-    else:
-        lead += f" Nothing is taken for something else among {int(counts.sum()):,} images."
+    title = "Clusters and classes" if clusters else "Confusion matrix"
+    if not evaluation.known.any():
+        return Section("confusion", title, f"No {evaluation.part} image has a label to compare with.", ())
+    rows, columns = context.class_names, context.predicted_names
+    counts = confusion_matrix(evaluation, len(rows))
+    wrong = _misclassified(counts, diagonal=not clusters)
+    listed = wrong[: 0 if clusters else _CELLS]
+    most_frequent = tuple(Cell(i, j, rows[i], columns[j], int(counts[i, j])) for i, j in listed)
+    lead = _cluster_lead(context) if clusters else _confusion_lead(counts, wrong, rows, columns)
     drawing = None
     if max(counts.shape) <= _TABLE:
         lead += " Choose a cell to see its images."
     else:
-        told = "true classes down, what was found across; right ones on the diagonal"
-        drawing = Chart(heat(counts, rows, columns), told)
+        caption = "true classes down, predicted classes across; correct ones on the diagonal"
+        drawing = Chart(heat(counts, rows, columns), caption)
     table = tuple(tuple(int(n) for n in row) for row in counts)
-    matrix = Matrix(rows, columns, table, not source.clusters, mistakes, drawing)
-    return Section("confusion", title, lead, (matrix,))
+    matrix = Matrix(rows, columns, table, not clusters, most_frequent, drawing)
+    per_class = () if clusters else (_per_class(counts, rows),)
+    return Section("confusion", title, lead, (matrix, *per_class))
 
 
-def hard(material: Material) -> Section | None:
-    """The images that the model finds hardest, and those that it is least certain of."""
-    seen = material.seen
-    if seen is None:
+def hardest(context: Context) -> Section | None:
+    """The images with the least probable true class, and those that the model is least confident of."""
+    evaluation = context.evaluation
+    if evaluation is None:
         return None
     blocks: list[Gallery] = []
-    if len(material.hardest):
+    if len(context.hardest):
         pictures = tuple(
-            material.image(row, f"{material.told(row)}: {percent(float(np.exp(-seen.loss[row])))} for the truth")
-            for row in material.hardest.tolist()
+            context.image(
+                row, f"{context.caption(row)}; true class {percent(float(np.exp(-evaluation.loss[row])))}"
+            )
+            for row in context.hardest.tolist()
         )
-        blocks.append(Gallery(pictures, "Hardest: the true class seemed least probable", large=True))
+        blocks.append(Gallery(pictures, "Hardest: the true class is least probable", large=True))
     pictures = tuple(
-        material.image(row, f"{material.told(row)}: sure by {percent(float(seen.confidence[row]), 0)}")
-        for row in material.least_certain.tolist()
+        context.image(row, f"{context.caption(row)}; confidence {percent(float(evaluation.confidence[row]), 0)}")
+        for row in context.least_confident.tolist()
     )
-    blocks.append(Gallery(pictures, "Least certain: two classes nearly as probable as each other", large=True))
-    lead = "Open an image to see what the model drew, and which pixels spoke for what."
-    return Section("hard", "Hard and uncertain images", lead, tuple(blocks))
+    caption = "Least confident: the two best classes are nearly equally probable"
+    blocks.append(Gallery(pictures, caption, large=True))
+    lead = "Open an image to see its reconstruction, and which pixels are evidence for which class."
+    return Section("hardest", "Hardest and least confident images", lead, tuple(blocks))
 
 
-def calibrated(material: Material) -> Section | None:
-    """Whether the model is as often right as it says."""
-    seen = material.seen
-    if seen is None:
+def calibration_error(context: Context) -> Section | None:
+    """Reliability diagram, expected calibration error and likelihood."""
+    evaluation = context.evaluation
+    if evaluation is None:
         return None
-    title = "Is it as often right as it says?"
-    if material.source.clusters or not seen.known.any():
-        told = "Clusters have no true class" if material.source.clusters else "No image has a label"
-        return Section("calibration", title, f"{told}: calibration is not defined here.", ())
-    found = calibration(seen)
-    right = float((seen.found == seen.truth)[seen.known].mean())
-    confidence = float(seen.confidence[seen.known].mean())
-    bias = "surer than it is right" if confidence > right else "less sure than it is right"
+    title = "Calibration"
+    if context.source.clusters or not evaluation.known.any():
+        reason = "Clusters have no true class" if context.source.clusters else "No image has a label"
+        return Section("calibration", title, f"{reason}: calibration is not defined here.", ())
+    bins = calibration(evaluation)
+    accuracy = float((evaluation.predicted == evaluation.truth)[evaluation.known].mean())
+    confidence = float(evaluation.confidence[evaluation.known].mean())
+    bias = "overconfident" if confidence > accuracy else "underconfident"
     lead = (
-        f"Mean confidence {percent(confidence)}, right {percent(right)}: {bias}. Expected calibration error "
-        f"{percent(found.error)} in {len(found.counts)} bins; −log p of the truth {found.nll:.3f} nats on average."
+        f"Mean confidence {percent(confidence)}, accuracy {percent(accuracy)}: {bias} on average. Expected "
+        f"calibration error {percent(bins.error)} in {len(bins.counts)} bins; negative log-likelihood "
+        f"{bins.nll:.3f} nats per image."
     )
     charts = (
         Chart(
-            reliability(found.confidence, found.share, found.counts),
-            "bars: share that is right; dashed: a perfect model; red: from there to what the model said",
+            reliability_diagram(bins.confidence, bins.accuracy, bins.counts),
+            "reliability diagram: bars are accuracy, the dashed line is perfect calibration, red is the gap of "
+            "accuracy to confidence",
         ),
-        Chart(histogram(seen.confidence[seen.known], "confidence", span=(0, 1)), "how sure the model is"),
+        Chart(
+            histogram(evaluation.confidence[evaluation.known], "confidence", span=(0, 1)), "images by confidence"
+        ),
     )
     return Section("calibration", title, lead, (Charts(charts),))
 
 
-def certificates(material: Material) -> Section | None:
+def certificates(context: Context) -> Section | None:
     """How far each inference can be from the joint maximum."""
-    seen = material.seen
-    if seen is None:
+    evaluation = context.evaluation
+    if evaluation is None:
         return None
-    title = "Certificates"
-    share = float(seen.certified.mean())
-    finite = np.isfinite(seen.gap)
+    title = "Certificates of exact inference"
+    share = float(evaluation.certified.mean())
+    finite = np.isfinite(evaluation.gap)
     lead = (
-        "The gap is how much a bound over all classes and switches lies above the score that was found. "
-        f"At 0 the inference is provably the joint maximum: here for {percent(share)} of the images. "
+        "The gap is how far an upper bound over all classes and switches lies above the score of the inference. "
+        f"At 0 the inference is provably the joint maximum: here for {percent(share)} of the images."
     )
     if share == 1:
-        return Section("certificates", title, lead + "There is nothing left to doubt.", ())
+        return Section("certificates", title, lead, ())
     if not finite.any():
-        return Section("certificates", title, lead + "This model has no bound.", ())
-    if material.source.recipe.constraint != "hard":
+        return Section("certificates", title, f"{lead} This model has no bound.", ())
+    if context.source.recipe.constraint != "hard":
         lead += (
-            "This model has templates of both signs above the pixels: its inference is a heuristic, and the "
+            " This model has templates of both signs above the pixels: its inference is a heuristic, and the "
             "bound, though it holds, is loose."
         )
-    relative = np.log10((seen.gap[finite] / (1 + np.abs(seen.score[finite]))).clip(1e-9))
+    relative = np.log10((evaluation.gap[finite] / (1 + np.abs(evaluation.score[finite]))).clip(1e-9))
     chart = histogram(relative, "log₁₀ of gap / (1 + |score|)")
-    told = f"median gap {decimal(float(np.median(seen.gap[finite])))}; below −5 counts as certified"
-    return Section("certificates", title, lead, (Charts((Chart(chart, told),)), *_least_sure(material, finite)))
+    caption = f"median gap {decimal(float(np.median(evaluation.gap[finite])))}; below −5 counts as certified"
+    return Section("certificates", title, lead, (Charts((Chart(chart, caption),)), *_gaps(context, finite)))
 
 
-def _least_sure(material: Material, finite: np.ndarray) -> tuple[Note, ...]:
-    """Whether mistakes have larger gaps."""
-    seen = material.seen
-    if seen is None or material.source.clusters:
+def _confusion_lead(
+    counts: Indices, wrong: list[tuple[int, int]], rows: tuple[str, ...], columns: tuple[str, ...]
+) -> str:
+    if not wrong:
+        return f"All {int(counts.sum()):,} images are classified correctly."
+    i, j = wrong[0]
+    return (
+        "Rows are true classes, columns predicted ones. Most frequent confusion: "
+        f"{rows[i]}, predicted {columns[j]} ({counts[i, j]:,} images)."
+    )
+
+
+def _cluster_lead(context: Context) -> str:
+    if context.evaluation is None:
+        return ""
+    majority = list(clusters_named(context.evaluation).items())[:_TABLE]
+    named = ", ".join(f"{context.predicted_names[k]} → {context.class_names[c]}" for k, c in majority)
+    return f"Rows are true classes, columns clusters. The majority class of each cluster: {named}."
+
+
+def _per_class(counts: Indices, names: tuple[str, ...]) -> Table:
+    """Recall, precision and F1 of each class, lowest recall first; of many classes those of the lowest recall."""
+    correct, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
+    recall, precision, f1 = (
+        correct / true.clip(1),
+        correct / predicted.clip(1),
+        2 * correct / (true + predicted).clip(1),
+    )
+    order = [i for i in np.argsort(recall, kind="stable").tolist() if true[i]][:_TABLE]
+    rows = tuple(
+        (
+            names[i],
+            f"{true[i]:,}",
+            percent(float(recall[i])),
+            percent(float(precision[i])) if predicted[i] else "–",
+            percent(float(f1[i])),
+        )
+        for i in order
+    )
+    head = ("class", "images", "recall", "precision", "F1")
+    lowest = f": the {len(rows)} classes of lowest recall" if len(rows) < len(names) else ""
+    return Table(head, rows, f"Recall and precision by class{lowest}", heading=True)
+
+
+def _gaps(context: Context, finite: np.ndarray) -> tuple[Note, ...]:
+    """Whether misclassified images have larger gaps."""
+    evaluation = context.evaluation
+    if evaluation is None or context.source.clusters:
         return ()
-    wrong, right = (finite & seen.known & side for side in (seen.found != seen.truth, seen.found == seen.truth))
-    if min(wrong.sum(), right.sum()) < 10:
+    misclassified = evaluation.predicted != evaluation.truth
+    wrong, correct = (finite & evaluation.known & side for side in (misclassified, ~misclassified))
+    if min(wrong.sum(), correct.sum()) < 10:
         return ()
-    relative = seen.gap / (1 + np.abs(seen.score))
-    one, other = (decimal(float(np.median(relative[side]))) for side in (wrong, right))
-    return (Note(f"Median relative gap of the images that are wrong: {one}; of those that are right: {other}."),)
+    relative = evaluation.gap / (1 + np.abs(evaluation.score))
+    one, other = (decimal(float(np.median(relative[side]))) for side in (wrong, correct))
+    return (Note(f"Median relative gap of misclassified images: {one}; of correctly classified ones: {other}."),)
 
 
-def _mistakes(counts: Indices, *, diagonal: bool) -> list[tuple[int, int]]:
+def _misclassified(counts: Indices, *, diagonal: bool) -> list[tuple[int, int]]:
     """Cells off the diagonal that hold images, most first."""
     off = counts.copy()
     if diagonal:
         np.fill_diagonal(off, 0)
     order = np.argsort(-off, axis=None, kind="stable")
-    places = np.stack(np.unravel_index(order, off.shape), 1)
-    return [(int(i), int(j)) for i, j in places[: np.count_nonzero(off)]]
+    cells = np.stack(np.unravel_index(order, off.shape), 1)
+    return [(int(i), int(j)) for i, j in cells[: np.count_nonzero(off)]]

@@ -1,4 +1,4 @@
-"""Sections on how a model came to be: figures, models side by side, curves, labels, command and versions."""
+"""Sections on how a model was trained: summary, models side by side, curves, labels, command and versions."""
 
 from __future__ import annotations
 
@@ -9,63 +9,63 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
-from drmm.report.blocks import Chart, Charts, Code, Fact, Facts, Gallery, Note, Picture, Section, Table, shorten
+from drmm.display.text import one_line
+from drmm.report.blocks import Chart, Charts, Code, Fact, Facts, Gallery, Note, Picture, Section, Table
 from drmm.report.charts import bars, lines
-from drmm.report.context import Material, decimal, percent
+from drmm.report.context import Context, decimal, percent
 from drmm.report.evaluation import calibration
 from drmm.report.sprites import room
-from drmm.runs.folder import Source, number
-from drmm.runs.run import versions
+from drmm.runs.run import Run, number, versions
 
-__all__ = ["comparison", "curves", "headline", "labels", "provenance"]
+__all__ = ["comparison", "curves", "labels", "provenance", "summary"]
 
 _LABEL_BYTES = 250_000  # of the sheet of labelled images, before compression
 _MOST_BARS = 30
 _LONGEST_COMMAND = 2000
 
 _TERMS = {
-    "val/error": "error on the images held out of training, in percent",
-    "train/loss": "the whole objective: the weighted sum of the terms",
-    "train/cross_entropy": "labels: −log of the true class's probability, in nats",
-    "train/reconstruction": "pictures: mean squared error of what the model draws",
-    "train/kl": "sureness: how far posteriors are from the prior, in nats, negative where confident",
-    "train/balance": "balance: divergence of the batch's mean posterior from the prior, in nats",
-    "train/nonnegativity": "non-negativity: mean square of templates below 0",
+    "val/error": "error on validation images, in percent",
+    "train/loss": "objective: the weighted sum of the terms",
+    "train/cross_entropy": "cross entropy of labelled images, in nats",
+    "train/reconstruction": "mean squared error of reconstructions",
+    "train/kl": "KL divergence of posteriors and prior, in nats; negative where posteriors are confident",
+    "train/balance": "KL divergence of the mean posterior from the prior, in nats",
+    "train/nonnegativity": "non-negativity penalty: mean square of templates below 0",
     "objective": "what EM maximises",
 }
 
 
-def headline(material: Material) -> Section:
+def summary(context: Context) -> Section:
     """The figures that people ask for first."""
-    facts = [*_errors(material), *_size(material)]
-    lead = _in_words(material)
+    facts = [*_errors(context), *_size(context)]
+    lead = _in_words(context)
     notes: list[Note] = []
-    if material.seen is None:
+    if context.evaluation is None:
         notes.append(
             Note(
-                f"{material.source.why_no_data} This report shows what can be said from the model alone. To see "
-                "the rest, put the images back or pass --data-dir."
+                f"{context.why_no_data} This report shows the model alone. To see the rest, put "
+                "the images back or pass --data-dir."
             )
         )
-    elif material.seen.part == "training":
+    elif context.evaluation.part == "training":
         notes.append(
             Note(
-                "The data set has no test images. All that is said below of single images is about training "
-                "images, and flatters the model."
+                "The data set has no test images. All figures below are of training images, which flatters the "
+                "model."
             )
         )
-    return Section("figures", "At a glance", lead, (Facts(tuple(facts)), *notes))
+    return Section("summary", "Summary", lead, (Facts(tuple(facts)), *notes))
 
 
-def comparison(material: Material) -> Section | None:
+def comparison(context: Context) -> Section | None:
     """The demo's models side by side."""
-    rows = material.source.contenders
+    rows = context.source.rows
     if len(rows) < 2:
         return None
-    shown = material.source.name
-    cells, errors, told = [], {}, {}
+    shown = context.source.name
+    cells, errors, shown_errors = [], {}, {}
     for key, row in rows.items():
-        name = shorten(str(row.get("name", key)))
+        name = one_line(str(row.get("name", key)))
         figures = [number(row, what) for what in ("test_error", "certified", "seconds")]
         error, certified, seconds = figures
         cells.append(
@@ -77,113 +77,119 @@ def comparison(material: Material) -> Section | None:
             )
         )
         if error is not None:
-            errors[name], told[name] = error, f"{error:.2f} %"
+            errors[name], shown_errors[name] = error, f"{error:.2f} %"
     blocks: list[Table | Charts] = []
     if errors:
-        blocks.append(Charts((Chart(bars(errors, told, "Test error"), "test error; shorter is better"),)))
+        blocks.append(Charts((Chart(bars(errors, shown_errors, "Test error"), "test error; lower is better"),)))
     blocks.append(Table(("model", "test error", "certified exact", "seconds"), tuple(cells), "The models"))
     lead = "Trained on the same images with the same labels, tested on the same images."
     return Section("models", "Models side by side", lead, tuple(blocks))
 
 
-def curves(material: Material) -> Section:
-    """What was logged while the model learned."""
-    found = material.source.curves
-    lead = "What was logged while the model learned, epoch by epoch. Each chart has its own scale."
-    if not found:
+def curves(context: Context) -> Section:
+    """What was logged during training."""
+    logged = context.source.curves
+    lead = "What was logged during training, epoch by epoch. Each chart has its own scale."
+    if not logged:
         text = "Nothing was logged: the folder has no curves."
-        return Section("curves", "Training", text, ())
-    known = [name for name in _TERMS if name in found]
+        return Section("training", "Training", text, ())
+    known = [name for name in _TERMS if name in logged]
     charts = []
-    for name in [*known, *(name for name in found if name not in _TERMS)]:
-        plain = shorten(name.removeprefix("train/").replace("val/", "validation ").replace("_", " "))
+    for name in [*known, *(name for name in logged if name not in _TERMS)]:
+        plain = one_line(name.removeprefix("train/").replace("val/", "validation ").replace("_", " "))
         clock = "iteration" if name == "objective" else "epoch"
-        charts.append(Chart(lines({plain: found[name]}, clock, plain), _TERMS.get(name, plain)))
-    return Section("curves", "Training", lead, (Charts(tuple(charts)),))
+        charts.append(Chart(lines({plain: logged[name]}, clock, plain), _TERMS.get(name, plain)))
+    return Section("training", "Training", lead, (Charts(tuple(charts)),))
 
 
-def labels(material: Material) -> Section:
-    """Which images had a label."""
-    split, title = material.source.labels, "Which images had a label"
+def labels(context: Context) -> Section:
+    """Which images were labelled."""
+    split, title = context.source.labels, "Labelled images"
     if split is None:
-        total = number(material.source.results, "labels")
+        total = number(context.source.results, "labels")
         known = "" if total is None else f"{total:,.0f} labels were known. "
         text = f"{known}Which images had them is not recorded in this folder."
         return Section("labels", title, text, ())
     if not split:
-        return Section("labels", title, "None had: the model found clusters.", ())
-    counts = Counter(shorten(name) for _, name in split)
+        return Section("labels", title, "No label was used: the model found clusters.", ())
+    counts = Counter(one_line(name) for _, name in split)
     few, many = min(counts.values()), max(counts.values())
     each = f"{few:,} of each class" if few == many else f"{few:,} to {many:,} of a class"
-    data = material.source.data
+    data = context.data
     of = "" if data is None else f" of {len(data.x_train):,} training images"
     lead = f"{len(split):,} labels{of} were known: {each}."
     if data is not None and len(split) == len(data.x_train):
-        lead = f"All {len(split):,} training images had a label: {each}."
+        lead = f"All {len(split):,} training images are labelled: {each}."
     elif data is not None:
-        lead += " The other images were learned from without one."
+        lead += " The other images were used without labels."
     shown = dict(sorted(counts.items(), key=lambda item: -item[1])[:_MOST_BARS]) if few != many else {}
     blocks: list[Charts | Gallery] = []
     if shown:
-        told = {name: f"{n:,}" for name, n in shown.items()}
+        values = {name: f"{n:,}" for name, n in shown.items()}
         more = "" if len(shown) == len(counts) else f"; the {_MOST_BARS} largest of {len(counts)} classes"
-        chart = bars({k: float(v) for k, v in shown.items()}, told, "Labels of each class")
+        chart = bars({k: float(v) for k, v in shown.items()}, values, "Labels of each class")
         blocks.append(Charts((Chart(chart, f"labels of each class{more}"),)))
-    return Section("labels", title, lead, (*blocks, *_labelled_images(material)))
+    return Section("labels", title, lead, (*blocks, *_labelled_images(context)))
 
 
-def provenance(material: Material) -> Section:
-    """How to make it again."""
-    source = material.source
+def provenance(context: Context) -> Section:
+    """What it takes to reproduce the model."""
+    source = context.source
     blocks: list[Code | Note | Table] = []
     if source.command:
         blocks.append(Code(source.command[:_LONGEST_COMMAND]))
     else:
-        found = {name: number(source.results, name) for name in ("epochs", "seed")}
-        known = [f"{name} {value:.0f}" for name, value in found.items() if value is not None]
-        told = f" It does say: {', '.join(known)}." if known else ""
-        blocks.append(Note(f"The folder does not record the command.{told}"))
+        options = {name: number(source.results, name) for name in ("epochs", "seed")}
+        known = [f"{name} {value:.0f}" for name, value in options.items() if value is not None]
+        recorded = f" Recorded are: {', '.join(known)}." if known else ""
+        blocks.append(Note(f"The folder does not record the command.{recorded}"))
     now, then = versions(), source.versions
     rows = tuple(
-        (shorten(name), shorten(then.get(name, "not recorded")), now.get(name, "")) for name in {**then, **now}
+        (one_line(name), one_line(then.get(name, "not recorded")), now.get(name, "")) for name in {**then, **now}
     )
-    blocks.append(Table(("", "of the model", "of this report"), rows, "Versions", names=3))
-    asked = {**_recipe(source), **source.spec}
-    settings = tuple((shorten(name), shorten(_plain(value), 200)) for name, value in _flat(asked))
+    blocks.append(Table(("package", "training", "this report"), rows, "Versions", names=3))
+    tables = {} if source.experiment is None else source.experiment.tables()
+    asked = {**tables, "model": _recipe(source)}
+    settings = tuple((one_line(name), one_line(_plain(value), 200)) for name, value in _flat(asked))
     blocks.append(Table(("setting", "value"), settings, "Settings", names=2))
     return Section(
-        "command", "Command and versions", "What made this model, so that it can be made again.", tuple(blocks)
+        "command",
+        "Command and versions",
+        "What made this model, and what it takes to reproduce it.",
+        tuple(blocks),
     )
 
 
-def _errors(material: Material) -> list[Fact]:
+def _errors(context: Context) -> list[Fact]:
     """How well the model does."""
-    source, seen = material.source, material.seen
-    results = source.contenders.get(source.name, source.results)
+    source, evaluation = context.source, context.evaluation
+    results = source.rows.get(source.name, source.results)
     facts = []
     stored, accuracy = number(results, "test_error"), number(results, "cluster_accuracy")
     if stored is not None:
-        facts.append(Fact(f"{stored:.2f} %", "test error", _interval(material, stored)))
+        facts.append(Fact(f"{stored:.2f} %", "test error", _interval(context, stored)))
     elif accuracy is not None:
-        remark = "each cluster counted as what most of its training images are"
+        remark = "each cluster counted as the majority class of its training images"
         facts.append(Fact(f"{accuracy:.2f} %", "cluster accuracy", remark))
-    elif seen is not None and seen.known.any() and not source.clusters:
-        wrong = float((seen.found != seen.truth)[seen.known].mean())
-        facts.append(Fact(percent(wrong, 2), f"{seen.part} error", f"of {int(seen.known.sum()):,} images"))
-    if seen is not None:
+    elif evaluation is not None and evaluation.known.any() and not source.clusters:
+        wrong = float((evaluation.predicted != evaluation.truth)[evaluation.known].mean())
+        facts.append(
+            Fact(percent(wrong, 2), f"{evaluation.part} error", f"of {int(evaluation.known.sum()):,} images")
+        )
+    if evaluation is not None:
         remark = "inference provably the joint maximum"
-        facts.append(Fact(percent(float(seen.certified.mean()), 0), "certified exact", remark))
-        explained = f"median over {len(seen.index):,} images"
-        facts.append(Fact(percent(float(np.median(seen.explained)), 0), "of a picture's energy drawn", explained))
-        if seen.known.any() and not source.clusters:
-            remark = "mean distance of confidence and accuracy"
-            facts.append(Fact(percent(calibration(seen).error), "calibration error", remark))
+        facts.append(Fact(percent(float(evaluation.certified.mean()), 0), "certified exact", remark))
+        explained = f"of a picture, median over {len(evaluation.index):,} images"
+        facts.append(Fact(percent(float(np.median(evaluation.explained)), 0), "reconstructed energy", explained))
+        if evaluation.known.any() and not source.clusters:
+            remark = "expected distance of confidence and accuracy"
+            facts.append(Fact(percent(calibration(evaluation).error), "calibration error (ECE)", remark))
     return facts
 
 
-def _interval(material: Material, error: float) -> str:
+def _interval(context: Context, error: float) -> str:
     """The error's confidence interval, where the number of test images is known."""
-    data = material.source.data
+    data = context.data
     n = 0 if data is None else int((data.y_test >= 0).sum())
     if not n:
         return "measured when the run ended"
@@ -191,18 +197,18 @@ def _interval(material: Material, error: float) -> str:
     return f"of {n:,} images; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
 
 
-def _size(material: Material) -> list[Fact]:
-    source = material.source
-    results = source.contenders.get(source.name, {})
+def _size(context: Context) -> list[Fact]:
+    source = context.source
+    results = source.rows.get(source.name, {})
     facts = []
     n_labels = len(source.labels) if source.labels is not None else number(source.results, "labels")
-    n_images = len(source.data.x_train) if source.data is not None else number(source.results, "images")
+    n_images = len(context.data.x_train) if context.data is not None else number(source.results, "images")
     if n_labels is not None:
         remark = "" if n_images is None else f"among {n_images:,.0f} training images"
         facts.append(Fact(f"{n_labels:,.0f}", "labels", remark))
     n_parameters = sum(p.numel() for p in source.model.parameters())
     shape = " × ".join(map(str, source.recipe.image_shape))
-    remark = f"{shorten(source.recipe.preset)}, {source.recipe.constraint}, pictures {shape}"
+    remark = f"{one_line(source.recipe.preset)}, {source.recipe.constraint}, pictures {shape}"
     facts.append(Fact(f"{n_parameters:,}", "parameters", remark))
     seconds = number(results or source.results, "seconds")
     if seconds is not None:
@@ -210,51 +216,52 @@ def _size(material: Material) -> list[Fact]:
     return facts
 
 
-def _in_words(material: Material) -> str:
-    """What the figures say, in a sentence or two."""
-    source, seen = material.source, material.seen
+def _in_words(context: Context) -> str:
+    """The summary in a sentence or two."""
+    source, evaluation = context.source, context.evaluation
     classes = f"{source.model.n_classes} {'clusters' if source.clusters else 'classes'}"
-    told = f"A Deep Rendering Mixture Model of {classes}"
-    name = source.spec.get("data") or source.results.get("dataset")
-    told += f", learned from {shorten(str(name))}." if name else "."
-    if seen is None:
-        return told
-    if seen.known.any() and not source.clusters:
-        wrong = int((seen.found != seen.truth)[seen.known].sum())
-        told += f" It takes {wrong:,} of {int(seen.known.sum()):,} {seen.part} images for something else."
-    if len(seen.index) < seen.total:
-        told += (
-            f" What is said of single images is about {len(seen.index):,} of {seen.total:,} {seen.part} images, "
+    text = f"A Deep Rendering Mixture Model of {classes}"
+    asked = "" if source.experiment is None else source.experiment.data.source
+    name = source.results.get("dataset") or asked
+    text += f", trained on {one_line(str(name))}." if name else "."
+    if evaluation is None:
+        return text
+    if evaluation.known.any() and not source.clusters:
+        wrong = int((evaluation.predicted != evaluation.truth)[evaluation.known].sum())
+        text += f" {wrong:,} of {int(evaluation.known.sum()):,} {evaluation.part} images are misclassified."
+    if len(evaluation.index) < evaluation.total:
+        text += (
+            f" This report looks at {len(evaluation.index):,} of {evaluation.total:,} {evaluation.part} images, "
             "drawn at random."
         )
-    return told
+    return text
 
 
-def _labelled_images(material: Material) -> tuple[Gallery, ...]:
+def _labelled_images(context: Context) -> tuple[Gallery, ...]:
     """Thumbnails of labelled images, some of every class."""
-    source = material.source
-    if source.data is None or not source.labels:
+    source = context.source
+    if context.data is None or not source.labels:
         return ()
-    fitting = [(place, name) for place, name in source.labels if 0 <= place < len(source.data.x_train)]
+    fitting = [(index, name) for index, name in source.labels if 0 <= index < len(context.data.x_train)]
     turns: Counter[str] = Counter()
     ordered = []
-    for place, name in fitting:
-        ordered.append((turns[name], place, name))
+    for index, name in fitting:
+        ordered.append((turns[name], index, name))
         turns[name] += 1
     ordered.sort(key=lambda item: item[0])
     shown = sorted(ordered[: room(source.recipe.image_shape, _LABEL_BYTES)], key=lambda item: (item[2], item[1]))
     if not shown:
         return ()
-    images = torch.from_numpy(source.data.x_train[[place for _, place, _ in shown]])
-    sheet = material.sheets.pictures(images)
+    images = torch.from_numpy(context.data.x_train[[index for _, index, _ in shown]])
+    sheet = context.sprites.pictures(images)
     pictures = tuple(
-        Picture(sheet, i, f"labelled {shorten(name)}", shorten(name, 24)) for i, (_, _, name) in enumerate(shown)
+        Picture(sheet, i, f"labelled {one_line(name)}", one_line(name, 24)) for i, (_, _, name) in enumerate(shown)
     )
     more = "" if len(shown) == len(fitting) else f" ({len(shown):,} of {len(fitting):,})"
-    return (Gallery(pictures, f"The images with a label{more}"),)
+    return (Gallery(pictures, f"Labelled training images{more}"),)
 
 
-def _recipe(source: Source) -> dict[str, object]:
+def _recipe(source: Run) -> dict[str, object]:
     recipe = source.recipe
     return {
         "preset": recipe.preset,

@@ -55,10 +55,10 @@
     if (kind) made.className = kind;
     return made;
   };
-  const tile = (sheet, place, alt) => {
+  const tile = (sheet, index, alt) => {
     const { name, grid } = data.sheets[sheet];
     const made = element("span", "", `tile ${name}`);
-    const at = [place % grid[0], Math.floor(place / grid[0])];
+    const at = [index % grid[0], Math.floor(index / grid[0])];
     const percent = at.map((i, k) => (grid[k] > 1 ? (100 * i) / (grid[k] - 1) : 0));
     made.style.backgroundPosition = `${percent[0]}% ${percent[1]}%`;
     if (alt) {
@@ -69,42 +69,43 @@
     }
     return made;
   };
-  const told = ({ truth, found }) => {
-    if (truth < 0) return `found ${data.found[found]}`;
-    if (data.clusters) return `${data.true[truth]}, in ${data.found[found]}`;
-    return truth === found ? data.true[truth] : `${data.true[truth]}, taken for ${data.found[found]}`;
+  const described = ({ truth, predicted }) => {
+    if (truth < 0) return `predicted ${data.predicted[predicted]}`;
+    if (data.clusters) return `${data.true[truth]}, in ${data.predicted[predicted]}`;
+    return truth === predicted ? data.true[truth] : `${data.true[truth]}, predicted ${data.predicted[predicted]}`;
   };
   const share = (p) => `${(100 * p).toFixed(1)}\u00a0%`;
 
   // One image in full.
   const dialog = get("details");
   let list = [], at = 0, opener = null;
-  const pane = (sheet, place, caption) => {
+  const pane = (sheet, index, caption) => {
     const figure = element("figure", "", "large");
-    figure.append(tile(sheet, place, caption), element("figcaption", caption));
+    figure.append(tile(sheet, index, caption), element("figcaption", caption));
     return figure;
   };
   const show = () => {
-    const image = images[list[at]], { place } = image;
-    get("details-title").textContent = told(image);
+    const image = images[list[at]], { sprite } = image;
+    get("details-title").textContent = described(image);
     const panes = [pane("image", list[at], `${data.part} image ${image.index}`)];
-    if (place !== null) {
-      panes.push(pane("drawn", place, "what the model drew"));
-      panes.push(pane("evidence", place, `evidence for ${data.found[image.found]}`));
-      if (data.sheets.rather) {
-        panes.push(pane("rather", place, `for ${data.found[image.found]}, against ${data.found[image.rival]}`));
+    if (sprite !== null) {
+      const best = data.predicted[image.predicted];
+      panes.push(pane("reconstruction", sprite, "reconstruction"));
+      panes.push(pane("evidence", sprite, `evidence for ${best}`));
+      if (data.sheets.contrast) {
+        panes.push(pane("contrast", sprite, `for ${best}, against ${data.predicted[image.rival]}`));
       }
     }
     get("panes").replaceChildren(...panes);
     get("best").replaceChildren(...image.best.map(([c, p]) => {
       const line = element("li"), bar = element("i");
       bar.style.width = `${100 * p}%`;
-      line.append(element("span", data.found[c]), bar, element("b", share(p)));
+      line.append(element("span", data.predicted[c]), bar, element("b", share(p)));
       return line;
     }));
-    const gap = image.certified ? "Inference certified exact."
-      : image.gap === null ? "No bound is known." : `Not certified: a gap of ${image.gap} to the bound.`;
-    get("about").textContent = `The drawing explains ${share(image.explained)} of the picture's energy. ${gap}`;
+    const gap = image.certified ? "Inference is certified exact."
+      : image.gap === null ? "No bound is known." : `Inference is not certified: the bound is ${image.gap} above the score.`;
+    get("about").textContent = `The reconstruction explains ${share(image.explained)} of the picture's energy. ${gap}`;
     get("before").disabled = at === 0;
     get("after").disabled = at === list.length - 1;
   };
@@ -135,20 +136,20 @@
   const panel = get("cell");
   const fill = (button) => {
     const [row, column] = button.dataset.cell.split(" ").map(Number);
-    const mine = images.flatMap((image, i) => (image.truth === row && image.found === column ? [i] : []));
+    const mine = images.flatMap((image, i) => (image.truth === row && image.predicted === column ? [i] : []));
     for (const other of document.querySelectorAll("[data-cell]")) {
       other.setAttribute("aria-pressed", String(other.dataset.cell === button.dataset.cell));
     }
     const shown = mine.slice(0, 60), left = mine.length - shown.length;
     get("cell-title").textContent =
-      `${data.true[row]}, found ${data.found[column]}` + (left ? ` (${shown.length} of ${mine.length} images)` : "");
+      `${data.true[row]}, ${data.clusters ? "in" : "predicted"} ${data.predicted[column]}` + (left ? ` (${shown.length} of ${mine.length} images)` : "");
     get("cell-images").replaceChildren(...shown.map((i) => {
       const item = element("li"), opened = element("button", "", "open");
       item.style.setProperty("--shown", `${data.sheets.image.shown[0]}px`);
       opened.type = "button";
       opened.dataset.image = i;
       opened.setAttribute("aria-haspopup", "dialog");
-      opened.setAttribute("aria-label", `${told(images[i])}: ${data.part} image ${images[i].index}`);
+      opened.setAttribute("aria-label", `${described(images[i])}: ${data.part} image ${images[i].index}`);
       opened.append(tile("image", i));
       item.append(opened, element("small", share(images[i].best[0][1])));
       return item;
@@ -173,7 +174,7 @@
     if (!cell || !move) return;
     event.preventDefault();
     let [row, column] = cell.dataset.cell.split(" ").map(Number);
-    for (let i = 0; i < Math.max(data.true.length, data.found.length); i++) {
+    for (let i = 0; i < Math.max(data.true.length, data.predicted.length); i++) {
       row += move[0];
       column += move[1];
       const next = document.querySelector(`.cell[data-cell="${row} ${column}"]`);

@@ -15,7 +15,7 @@ from drmm.studies.dynamic.semirings import (
     Semiring,
     SumProduct,
 )
-from drmm.studies.dynamic.showing import walkthrough
+from drmm.studies.dynamic.walkthrough import walkthrough
 
 __all__ = [
     "SEMIRINGS",

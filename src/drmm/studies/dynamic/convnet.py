@@ -48,14 +48,14 @@ class Unit:
 
     Attributes:
         stage: 0 is the pixels; every dictionary and every choice is one more, the class is last.
-        place: (channel, row, column), or (index,) for templates and the class.
+        position: (channel, row, column), or (index,) for templates and the class.
     """
 
     stage: int
-    place: tuple[int, ...]
+    position: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.stage}:{','.join(str(i) for i in self.place)}"
+        return f"{self.stage}:{','.join(str(i) for i in self.position)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,8 +177,8 @@ class _Building:
     def _stage(self, shape: tuple[int, ...]) -> Units:
         """Fresh units of a shape."""
         units = np.empty(shape, dtype=object)
-        for place in _places(shape):
-            units[place] = Unit(len(self.stages), place)
+        for position in _places(shape):
+            units[position] = Unit(len(self.stages), position)
         self.stages.append(units)
         return units
 

@@ -11,16 +11,17 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch
 
+from drmm.display.figure import canvas
+from drmm.display.text import literal, one_line
 from drmm.errors import InputError
 from drmm.studies.dynamic.convnet import Network
 from drmm.studies.dynamic.engine import Hypothesis, Tables
 from drmm.studies.dynamic.problem import Node
-from drmm.studies.dynamic.showing import number
+from drmm.studies.dynamic.walkthrough import number
 
 __all__ = ["Caption", "draw_graph", "draw_network", "draw_unrolled", "unrolled_figure"]
 
@@ -31,6 +32,7 @@ _INK, _GREY, _PALE = "#22282f", "#9aa3ad", "#dfe3e8"
 _FAINT = "#c3c9d0"
 _FOR, _AGAINST = "#c8442d", "#2f6db5"  # evidence for and against; paths that are kept have the first
 _RADIUS = 0.2
+_LONGEST = 12  # letters of a name
 _MOST_CIRCLES, _MOST_MESSAGES = 400, 1000
 
 
@@ -53,8 +55,7 @@ def unrolled_figure(tables: Tables[Any], start: Node) -> Figure:
             "draw a smaller graph"
         )
     height = max(3.0, 0.95 * nodes + 1.2)
-    figure = Figure(figsize=(height + 1.5 * lengths + 1.8, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(height + 1.5 * lengths + 1.8, height)
     left, right = figure.subplots(1, 2, width_ratios=(height, 1.5 * lengths + 1.8))
     draw_graph(left, tables, start)
     draw_unrolled(right, tables, start)
@@ -66,7 +67,7 @@ def draw_graph(axis: Axes, tables: Tables[Any], start: Node) -> None:
     nodes = tables.problem.nodes
     radius = max(1.0, 0.4 * len(nodes))
     turn = 2 * math.pi / len(nodes)
-    place = {
+    position = {
         node: (radius * math.cos(math.pi * 1.0 - turn * i), radius * math.sin(math.pi * 1.0 - turn * i))
         for i, node in enumerate(nodes)
     }
@@ -74,10 +75,10 @@ def draw_graph(axis: Axes, tables: Tables[Any], start: Node) -> None:
     for step in tables.problem.steps:
         if step.tails and step.tails[0] != step.head:
             bold = id(step) in kept
-            _arrow(axis, place[step.head], place[step.tails[0]], bold=bold)
-            _weight(axis, place[step.head], place[step.tails[0]], number(step.weight), bold=bold, along=0.5)
+            _arrow(axis, position[step.head], position[step.tails[0]], bold=bold)
+            _weight(axis, position[step.head], position[step.tails[0]], number(step.weight), bold=bold, along=0.5)
     for node in nodes:
-        _node(axis, place[node], str(node))
+        _node(axis, position[node], one_line(str(node), _LONGEST))
     margin = radius + 0.4
     axis.set(xlim=(-margin, margin), ylim=(-margin, margin), aspect="equal")
     axis.axis("off")
@@ -86,7 +87,7 @@ def draw_graph(axis: Axes, tables: Tables[Any], start: Node) -> None:
 def draw_unrolled(axis: Axes, tables: Tables[Any], start: Node) -> None:
     """A column for each length ℓ, a row for each node: slide "Unrolling the DP in Time"."""
     nodes = tables.problem.nodes
-    place = {
+    position = {
         (node, length): (1.5 * length, -float(row))
         for row, node in enumerate(nodes)
         for length in range(tables.lengths + 1)
@@ -94,7 +95,7 @@ def draw_unrolled(axis: Axes, tables: Tables[Any], start: Node) -> None:
     kept = set(tables.best(start).backtrace())
     for node in nodes:
         for length in range(1, tables.lengths + 1):
-            _messages(axis, tables, place, node, length, kept)
+            _messages(axis, tables, position, node, length, kept)
     for node in nodes:
         for length, row in enumerate(tables.rows(node)):
             made = [h for h in tables.history[node] if h.length == length]
@@ -102,13 +103,12 @@ def draw_unrolled(axis: Axes, tables: Tables[Any], start: Node) -> None:
             edge = _FOR if bold else _PALE if row.next is None else _GREY if row.superseded else _INK
             ink = _FOR if bold else _GREY if row.next is None or row.superseded else _INK
             value = "∞" if row.next is None else number(row.value)
-            _node(axis, place[node, length], value, edge=edge, ink=ink, bold=bold)
+            _node(axis, position[node, length], value, edge=edge, ink=ink, bold=bold)
             if row.superseded:
-                x, y = place[node, length]
+                x, y = position[node, length]
                 axis.plot([x - 0.23, x + 0.23], [y - 0.23, y + 0.23], color=_GREY, lw=1.4, zorder=7)
-        axis.text(
-            -0.4, place[node, 0][1], str(node), ha="right", va="center", fontsize=12, color=_INK, parse_math=False
-        )
+        name = literal(one_line(str(node), _LONGEST))
+        axis.text(-0.4, position[node, 0][1], name, ha="right", va="center", fontsize=12, color=_INK)
     for length in range(tables.lengths + 1):
         axis.text(1.5 * length, -len(nodes) + 0.35, f"ℓ = {length}", ha="center", va="top", color=_INK)
     axis.set(xlim=(-0.75, 1.5 * tables.lengths + 0.35), ylim=(-len(nodes) + 0.05, 0.35), aspect="equal")
@@ -146,14 +146,14 @@ def draw_network(axis: Axes, net: Network, tables: Tables[float], captions: Sequ
     """
     if len(captions) != len(net.stages):
         raise InputError(f"{len(net.stages)} stages need as many captions, got {len(captions)}")
-    place = _sheets(net)
-    _links(axis, net, tables, place)
+    position = _sheets(net)
+    _links(axis, net, tables, position)
     best = tables.best(net.root)
     active = {hypothesis.node for hypothesis in best.backtrace()}
     for stage, units in enumerate(net.stages[:-1]):
-        _cells(axis, units.flat, tables, place, active, pixels=stage == 0)
-    _classes(axis, net, tables, place, captions[-1].names)
-    _words(axis, net, place, captions)
+        _cells(axis, units.flat, tables, position, active, pixels=stage == 0)
+    _classes(axis, net, tables, position, captions[-1].names)
+    _words(axis, net, position, captions)
     axis.set(aspect="equal")
     axis.autoscale_view()
     axis.axis("off")
@@ -165,7 +165,7 @@ def draw_network(axis: Axes, net: Network, tables: Tables[float], captions: Sequ
 def _messages(
     axis: Axes,
     tables: Tables[Any],
-    place: dict[tuple[Node, int], Point],
+    position: dict[tuple[Node, int], Point],
     node: Node,
     length: int,
     kept: set[Hypothesis[Any]],
@@ -177,7 +177,7 @@ def _messages(
     for step in (problem.steps[i] for i in problem.ways[node]):
         if not step.tails or not any(h.length < length for h in tables.history[step.tails[0]]):
             continue
-        ends = place[step.tails[0], length - 1], place[node, length]
+        ends = position[step.tails[0], length - 1], position[node, length]
         believed = made is not None and made.step is step
         bold = believed and made in kept
         colour = _FOR if bold else _INK if believed and made is standing else _GREY if believed else _PALE
@@ -190,16 +190,15 @@ def _messages(
         )
         _weight(axis, *ends, number(step.weight), bold=bold, along=0.38, ink=colour)
     if made is None and any(h.length < length for h in tables.history[node]):
-        ends = place[node, length - 1], place[node, length]
+        ends = position[node, length - 1], position[node, length]
         axis.plot(*zip(*ends, strict=True), color=_GREY, lw=1, ls=(0, (1, 2.5)), zorder=1)
 
 
 def _node(axis: Axes, at: Point, text: str, *, edge: str = _INK, ink: str = _INK, bold: bool = False) -> None:
     axis.add_patch(Circle(at, _RADIUS, facecolor="white", edgecolor=edge, lw=2.4 if bold else 1.3, zorder=4))
     weight = "bold" if bold else "normal"
-    axis.text(
-        *at, text, ha="center", va="center", color=ink, fontsize=11, fontweight=weight, zorder=6, parse_math=False
-    )
+    size = max(6.0, min(11.0, 36 / max(1, len(text))))  # so that it stays in the circle
+    axis.text(*at, literal(text), ha="center", va="center", color=ink, fontsize=size, fontweight=weight, zorder=6)
 
 
 def _arrow(axis: Axes, start: Point, end: Point, *, bold: bool) -> None:
@@ -224,7 +223,7 @@ def _weight(axis: Axes, start: Point, end: Point, text: str, *, bold: bool, alon
     axis.text(
         x,
         y,
-        text,
+        literal(text),
         ha="center",
         va="center",
         fontsize=9,
@@ -250,7 +249,7 @@ _SLANT = (0.42, 0.26)  # of one column of a sheet, in cells: to the right and up
 
 def _sheets(net: Network) -> dict[Node, _Spot]:
     """Each channel a slanted sheet; the sheets of a stage stand above each other, the stages side by side."""
-    place: dict[Node, _Spot] = {}
+    position: dict[Node, _Spot] = {}
     x = 0.0
     for units in net.stages:
         grid = units if units.ndim == 3 else units.reshape(-1, 1, 1)
@@ -263,9 +262,9 @@ def _sheets(net: Network) -> dict[Node, _Spot]:
             corner = x, top - channel * (tall + gap) - cell * _SLANT[1] * columns
             for row in range(rows):
                 for column in range(columns):
-                    place[grid[channel, row, column]] = _spot(corner, row, column, cell)
+                    position[grid[channel, row, column]] = _spot(corner, row, column, cell)
         x += cell * _SLANT[0] * columns + 1.55
-    return place
+    return position
 
 
 def _spot(corner: Point, row: int, column: int, cell: float) -> _Spot:
@@ -277,19 +276,19 @@ def _spot(corner: Point, row: int, column: int, cell: float) -> _Spot:
 
 
 def _classes(
-    axis: Axes, net: Network, tables: Tables[float], place: dict[Node, _Spot], names: Sequence[str]
+    axis: Axes, net: Network, tables: Tables[float], position: dict[Node, _Spot], names: Sequence[str]
 ) -> None:
     """The scores of the classes, the best one bold."""
     winner = tables.best(net.root).tails[0].node
     if len(names) != net.stages[-1].size:
         raise InputError(f"{net.stages[-1].size} classes need as many names, got {len(names)}")
     for unit, name in zip(net.stages[-1].flat, names, strict=True):
-        centre, won = place[unit].centre, unit == winner
+        centre, won = position[unit].centre, unit == winner
         edge, width, weight = (_FOR, 2.6, "bold") if won else (_GREY, 1.2, "normal")
         axis.add_patch(Circle(centre, 0.38, facecolor="white", edgecolor=edge, lw=width, zorder=4))
         axis.text(
             *centre,
-            f"{name}\n{number(round(tables.value(unit), 2))}",
+            literal(f"{one_line(name, _LONGEST)}\n{number(round(tables.value(unit), 2))}"),
             ha="center",
             va="center",
             fontsize=10.5,
@@ -299,26 +298,28 @@ def _classes(
         )
 
 
-def _words(axis: Axes, net: Network, place: dict[Node, _Spot], captions: Sequence[Caption]) -> None:
+def _words(axis: Axes, net: Network, position: dict[Node, _Spot], captions: Sequence[Caption]) -> None:
     """A caption below each stage, and the names of its channels."""
-    low = min(corner[1] for spot in place.values() for corner in spot.corners)
+    low = min(corner[1] for spot in position.values() for corner in spot.corners)
     for stage, (units, caption) in enumerate(zip(net.stages, captions, strict=True)):
-        x = float(np.mean([place[unit].centre[0] for unit in units.flat]))
+        x = float(np.mean([position[unit].centre[0] for unit in units.flat]))
         axis.text(x, low - 0.25, f"ℓ = {stage}", ha="center", va="top", fontsize=11, color=_INK)
-        axis.text(x, low - 0.58, caption.text, ha="center", va="top", fontsize=9.5, color=_INK)
+        axis.text(x, low - 0.58, literal(caption.text), ha="center", va="top", fontsize=9.5, color=_INK)
         if not caption.names or units is net.stages[-1]:
             continue
         if len(caption.names) != len(units):
             raise InputError(f"stage {stage} has {len(units)} channels, got {len(caption.names)} names")
         for name, unit in zip(caption.names, units.reshape(len(units), -1)[:, 0], strict=True):
-            left, top = place[unit].corners[0]
-            axis.text(left - 0.12, top, name, ha="right", va="center", fontsize=9, style="italic", color=_INK)
+            left, top = position[unit].corners[0]
+            axis.text(
+                left - 0.12, top, literal(name), ha="right", va="center", fontsize=9, style="italic", color=_INK
+            )
 
 
-def _links(axis: Axes, net: Network, tables: Tables[float], place: dict[Node, _Spot]) -> None:
+def _links(axis: Axes, net: Network, tables: Tables[float], position: dict[Node, _Spot]) -> None:
     """Every link of the net in grey, and the active ones in bold."""
     every = [
-        (place[tail].centre, place[step.head].centre)
+        (position[tail].centre, position[step.head].centre)
         for step in net.problem.steps
         if step.head != net.root
         for tail in step.tails
@@ -334,7 +335,7 @@ def _links(axis: Axes, net: Network, tables: Tables[float], place: dict[Node, _S
     active.sort(key=lambda link: abs(link[2]))
     axis.add_collection(
         LineCollection(
-            [(place[tail].centre, place[head].centre) for tail, head, _ in active],
+            [(position[tail].centre, position[head].centre) for tail, head, _ in active],
             colors=[_FAINT if given == 0 else _FOR if given > 0 else _AGAINST for _, _, given in active],
             linewidths=[0.35 if given == 0 else 1.0 + 3.0 * abs(given) / most for _, _, given in active],
             alpha=0.85,
@@ -345,7 +346,7 @@ def _links(axis: Axes, net: Network, tables: Tables[float], place: dict[Node, _S
 
 
 def _cells(
-    axis: Axes, units: Any, tables: Tables[float], place: dict[Node, _Spot], active: set[Node], *, pixels: bool
+    axis: Axes, units: Any, tables: Tables[float], position: dict[Node, _Spot], active: set[Node], *, pixels: bool
 ) -> None:
     """The units of a stage as cells of their sheets, dark where the value is large; those kept are framed."""
     shown = sorted(units, key=lambda unit: unit in active)
@@ -356,7 +357,7 @@ def _cells(
     bold = [unit in active and not pixels for unit in shown]
     axis.add_collection(
         PolyCollection(
-            [place[unit].corners for unit in shown],
+            [position[unit].corners for unit in shown],
             facecolors=faces,
             edgecolors=[_INK if one else _GREY for one in bold],
             linewidths=[1.6 if one else 0.5 for one in bold],

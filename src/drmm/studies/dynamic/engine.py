@@ -117,8 +117,8 @@ class Tables(Generic[V]):
         Raises:
             InputError: if there is no such node.
         """
-        found = self._standing(node, length)
-        return self.semiring.zero if found is None else found.value
+        hypothesis = self._standing(node, length)
+        return self.semiring.zero if hypothesis is None else hypothesis.value
 
     def best(self, node: Node, length: int | None = None) -> Hypothesis[V]:
         """The hypothesis that stands at `length`, at the end if None.
@@ -126,11 +126,11 @@ class Tables(Generic[V]):
         Raises:
             InputError: if there is no such node, or nothing is reached from it.
         """
-        found = self._standing(node, length)
-        if found is None:
+        hypothesis = self._standing(node, length)
+        if hypothesis is None:
             within = "" if length is None else f" within {length} steps"
             raise InputError(f"nothing is reached from {node}{within}: its value is {self.semiring.zero}")
-        return found
+        return hypothesis
 
     def path(self, node: Node, length: int | None = None) -> tuple[Node, ...]:
         """Backtrace: the best path from a node (slide "Backtrace: Reconstruct best (active) paths").
@@ -140,10 +140,10 @@ class Tables(Generic[V]):
         Raises:
             InputError: if there is none, or the semiring pools paths and keeps no best one.
         """
-        found = self.best(node, length)
-        if found.step is None:
+        hypothesis = self.best(node, length)
+        if hypothesis.step is None:
             raise InputError(f"{self.semiring.name} pools all paths and has no best one: use min-sum or max-sum")
-        return found.path()
+        return hypothesis.path()
 
     def rows(self, node: Node, length: int | None = None) -> list[Entry[V]]:
         """The table of a node as it stands at `length`, at the end if None: a row for every length so far.
@@ -154,12 +154,12 @@ class Tables(Generic[V]):
         last = self._standing(node, length)
         rows = []
         for row in range(1 + (self.lengths if length is None else length)):
-            found = self._standing(node, row)
-            if found is None:
+            hypothesis = self._standing(node, row)
+            if hypothesis is None:
                 rows.append(Entry(row, self.semiring.zero, None, superseded=False))
             else:
-                following = tuple(tail.node for tail in found.tails)
-                rows.append(Entry(row, found.value, following, superseded=found is not last))
+                following = tuple(tail.node for tail in hypothesis.tails)
+                rows.append(Entry(row, hypothesis.value, following, superseded=hypothesis is not last))
         return rows
 
     def _standing(self, node: Node, length: int | None) -> Hypothesis[V] | None:

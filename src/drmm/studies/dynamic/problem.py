@@ -68,10 +68,10 @@ class Problem:
 
     def __init__(self, steps: Iterable[Step], nodes: Iterable[Node] | None = None) -> None:
         self.steps = tuple(steps)
-        found = dict.fromkeys(node for step in self.steps for node in (step.head, *step.tails))
-        self.nodes: tuple[Node, ...] = tuple(found if nodes is None else dict.fromkeys(nodes))
+        mentioned = dict.fromkeys(node for step in self.steps for node in (step.head, *step.tails))
+        self.nodes: tuple[Node, ...] = tuple(mentioned if nodes is None else dict.fromkeys(nodes))
         self._known = set(self.nodes)
-        for node in found:
+        for node in mentioned:
             self.check(node)
 
     def check(self, node: Node) -> None:

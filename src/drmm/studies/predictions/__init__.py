@@ -1,9 +1,9 @@
 """The slides' testable predictions, as tools for your own nets and images; verdicts are computed from data."""
 
 from drmm.studies.predictions.active import ActivePaths, active_paths_matter
+from drmm.studies.predictions.failure_conditions import Difficulty, difficulty, foretells, signs, wrong
 from drmm.studies.predictions.fields import DepthStudy, Fields, arithmetic, receptive_fields
 from drmm.studies.predictions.invariance import BackgroundLoss, Invariance, background_loss, feature_invariance
-from drmm.studies.predictions.kryptonite import Difficulty, difficulty, foretells, signs, wrong
 from drmm.studies.predictions.localisation import Localisation, Reading, best_reading, localise
 from drmm.studies.predictions.nuisances import Codes, Targets, decode, encode, scene_targets
 from drmm.studies.predictions.verdict import Interval, Outcome, Verdict, interval, judge

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from drmm.errors import InputError
 from drmm.explain import as_drmm
 from drmm.model.deep import DRMM, evaluation
-from drmm.rendering import AdaptiveMaxPool2d, Clip, Largest, Level, MaxPool2d, ReLU, Rendering, Switches
+from drmm.rendering import Gate, Pool, Rendering, Switches
 from drmm.studies.predictions.verdict import Verdict, interval, judge
 
 __all__ = ["ActivePaths", "active_paths_matter"]
@@ -101,7 +101,7 @@ def active_paths_matter(
     cuts = list(gates.values())
     with evaluation(drmm):
         logits = _logits(drmm, x)
-        shut = [mask for cut in cuts for mask in cut.shut]
+        shut = [mask for cut in cuts for mask in cut.shut_off]
         if not shut or not bool(torch.stack([mask.any() for mask in shut]).any()):
             raise InputError("no gate or pool shuts anything off here: there are no inactive paths")
         without_inactive = _change(drmm, cuts, x, logits, shut)
@@ -122,14 +122,14 @@ class _Cut(Rendering):
     """A gate or pool that is told which of its inputs to set to 0.
 
     Attributes:
-        shut: what it shuts off, bool of its inputs' shape, for each time that it was used.
+        shut_off: what it shuts off, bool of its inputs' shape, for each time that it was used.
         removed: what to set to 0 likewise; None notes what is shut off instead.
     """
 
     def __init__(self, gate: Rendering) -> None:
         super().__init__()
         self.gate = gate
-        self.shut: list[Tensor] = []
+        self.shut_off: list[Tensor] = []
         self.removed: list[Tensor] | None = None
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
@@ -137,9 +137,7 @@ class _Cut(Rendering):
         if self.removed is not None:
             return self.gate.infer(torch.where(self.removed.pop(0), 0.0, x))
         y, switches = self.gate.infer(x.clone())
-        shut = self.gate.render(torch.ones_like(y), switches) == 0
-        # A clip that is saturated lets no picture through, but it adds a constant, as a bias does.
-        self.shut.append(shut & (y == 0) if isinstance(self.gate, Clip) else shut)
+        self.shut_off.append(self.gate.shut(y, switches))
         return y, switches
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
@@ -151,8 +149,8 @@ def _cut_gates(module: nn.Module, known: dict[nn.Module, _Cut]) -> None:
     """Wrap every gate and pool below a module, in place, and note it; one that is used twice has one wrapper."""
     every = module.named_modules(remove_duplicate=False)
     for name, child in [(name, child) for name, child in every if name and "." not in name]:
-        part: nn.Module = child.unfused() if isinstance(child, Level) else child
-        if isinstance(part, ReLU | Clip | MaxPool2d | AdaptiveMaxPool2d | Largest):
+        part: nn.Module = child.unfused() if isinstance(child, Rendering) else child
+        if isinstance(part, Gate | Pool) and part.shuts:
             part = known.setdefault(part, _Cut(part))
         elif not isinstance(part, _Cut):
             _cut_gates(part, known)
@@ -169,10 +167,10 @@ def _change(model: DRMM, cuts: Sequence[_Cut], x: Tensor, logits: Tensor, remove
     """Largest change of a logit, relative to the largest logit, (N,)."""
     left = iter(removed)
     for cut in cuts:
-        cut.removed = [next(left) for _ in cut.shut]
+        cut.removed = [next(left) for _ in cut.shut_off]
     scale = logits.abs().amax(1).clamp(min=torch.finfo(logits.dtype).tiny)
-    found: Floats = ((_logits(model, x) - logits).abs().amax(1) / scale).double().cpu().numpy()
-    return found
+    values: Floats = ((_logits(model, x) - logits).abs().amax(1) / scale).double().cpu().numpy()
+    return values
 
 
 def _as_many(shut: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -186,5 +184,5 @@ def _as_many(shut: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 def _count(mask: Tensor) -> npt.NDArray[np.int64]:
     """How many, of each image, (N,)."""
-    found: npt.NDArray[np.int64] = mask.flatten(1).sum(1).cpu().numpy()
-    return found
+    values: npt.NDArray[np.int64] = mask.flatten(1).sum(1).cpu().numpy()
+    return values

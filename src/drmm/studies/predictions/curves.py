@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from drmm.display.figure import canvas
+from drmm.display.text import literal
 from drmm.studies.predictions.verdict import interval
 
 __all__ = ["Panel", "curves"]
 
-_COLOURS = ("#0072b2", "#d55e00", "#7f7f7f", "#009e73")  # told apart by those who cannot tell red from green
+_COLOURS = ("#0072b2", "#d55e00", "#7f7f7f", "#009e73")  # distinct to those who cannot tell red from green
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -42,21 +43,21 @@ class Panel:
 
 def curves(panels: Sequence[Panel]) -> Figure:
     """Panels side by side: means over nets and images, bands over images, thin lines of each net."""
-    figure = Figure(figsize=(4.6 * len(panels), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(4.6 * len(panels), 3.6)
     for axis, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         _draw(axis, panel)
     return figure
 
 
 def _draw(axis: Axes, panel: Panel) -> None:
+    drawn = []
     for (name, values), colour, style in zip(panel.lines.items(), _COLOURS, _STYLES, strict=False):
         means = [_mean(level) for level in np.moveaxis(values, 2, 0)]
-        place = [at for at, mean in enumerate(means) if len(mean)]
-        bands = [interval(means[at]) for at in place]
-        axis.plot(place, [band.mean for band in bands], style, color=colour, label=name, linewidth=2)
+        measured = [level for level, mean in enumerate(means) if len(mean)]
+        bands = [interval(means[level]) for level in measured]
+        drawn += axis.plot(measured, [band.mean for band in bands], style, color=colour, label=name, linewidth=2)
         axis.fill_between(
-            place,
+            measured,
             [band.low for band in bands],
             [band.high for band in bands],
             color=colour,
@@ -68,11 +69,11 @@ def _draw(axis: Axes, panel: Panel) -> None:
             axis.plot(range(len(ones)), ones, style, color=colour, linewidth=0.5, alpha=0.6)
     if panel.floor is not None:
         axis.axhline(panel.floor[0], color="black", linewidth=0.6)
-        corner, words = (0.99, panel.floor[0]), panel.floor[1]
-        axis.annotate(words, corner, xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom")
-    axis.set_xticks(range(len(panel.levels)), panel.levels)
-    axis.set(title=panel.title, xlabel=panel.along, ylabel=panel.unit)
-    axis.legend(frameon=False, fontsize=8)
+        corner, name = (0.99, panel.floor[0]), literal(panel.floor[1])
+        axis.annotate(name, corner, xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom")
+    axis.set_xticks(range(len(panel.levels)), [literal(name) for name in panel.levels])
+    axis.set(title=literal(panel.title), xlabel=literal(panel.along), ylabel=literal(panel.unit))
+    axis.legend(drawn, [literal(name) for name in panel.lines], frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -80,8 +81,8 @@ def _mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Over nets, of values (M, N) that may be missing: of those images (at most N) of which one net has any."""
     known = np.isfinite(values)
     some = known.any(0)
-    found: npt.NDArray[np.float64] = np.where(known, values, 0)[:, some].sum(0) / known[:, some].sum(0)
-    return found
+    means: npt.NDArray[np.float64] = np.where(known, values, 0)[:, some].sum(0) / known[:, some].sum(0)
+    return means
 
 
 def _known_mean(values: npt.NDArray[np.float64]) -> float:

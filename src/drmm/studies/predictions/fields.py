@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from drmm.errors import InputError
 from drmm.explain import as_drmm, count
-from drmm.explain.passes import Climb, climb, descend, level_names
+from drmm.explain.passes import Activations, activations, descend, level_names
 from drmm.model.deep import DRMM, evaluation
-from drmm.rendering import Graph, Level, Sequential
+from drmm.rendering import Graph, Rendering
+from drmm.rendering.passes import backward_pass
 from drmm.studies.predictions.verdict import Interval, Outcome, Verdict, interval
 
 __all__ = ["DepthStudy", "Fields", "arithmetic", "receptive_fields"]
@@ -58,17 +59,17 @@ def receptive_fields(model: nn.Module, x: Tensor) -> Fields:
         InputError: if an operation has no countable paths.
     """
     drmm = as_drmm(model)
-    climbed = climb(drmm, x)
+    passed = activations(drmm, x)
     names = level_names(drmm)
     rows: list[tuple[str, int, npt.NDArray[np.int64], Floats]] = []
     with evaluation(drmm):
         for number, name in enumerate(names, start=1):
-            features = climbed.features[number]
+            features = passed.features[number]
             if features.ndim == 4:
                 middle = _middle(features)
-                every = _paths(drmm, climbed, middle[:1].double(), number, every=True)
-                active = _paths(drmm, climbed, (middle * (features != 0)).double(), number, every=False)
-                drawn = descend(drmm, middle * features, climbed, number)[0]
+                every = _paths(drmm, passed, middle[:1].double(), number, every=True)
+                active = _paths(drmm, passed, (middle * (features != 0)).double(), number, every=False)
+                drawn = descend(drmm, middle * features, passed, number)[0]
                 rows.append((name, int(_side(every)[0]), _side(active), _spread(drawn)))
     if not rows:
         raise InputError("no level has rows and columns: receptive fields are those of convolutions and pools")
@@ -88,20 +89,22 @@ def arithmetic(levels: Iterable[nn.Module]) -> list[int]:
     Raises:
         InputError: if a level is no chain, or kernels are not square.
     """
-    field, jump, found = 1, 1, []
+    field, jump, fields = 1, 1, []
     for level in levels:
         for kernel, dilation, stride in _kernels(level):
             field, jump = field + (kernel - 1) * dilation * jump, jump * stride
-        found.append(field)
-    return found
+        fields.append(field)
+    return fields
 
 
 def _kernels(level: nn.Module) -> list[tuple[int, int, int]]:
     """Kernel, dilation and stride of each layer that a level is made of."""
+    if isinstance(level, Rendering) and level.unfused() is not level:
+        level = level.unfused()
     if isinstance(level, Graph):
         raise InputError("a level with branches is no chain: measure its field with receptive_fields")
-    if isinstance(level, Level | Sequential):
-        return [kernel for part in level.children() if isinstance(part, nn.Module) for kernel in _kernels(part)]
+    if isinstance(level, nn.Sequential):
+        return [kernel for part in level for kernel in _kernels(part)]
     if not hasattr(level, "kernel_size"):
         return []
     sizes: tuple[Any, ...] = (level.kernel_size, getattr(level, "dilation", 1), level.stride)
@@ -119,12 +122,13 @@ def _middle(features: Tensor) -> Tensor:
     return mask
 
 
-def _paths(model: DRMM, climbed: Climb, paths: Tensor, number: int, *, every: bool) -> Tensor:
+def _paths(model: DRMM, passed: Activations, paths: Tensor, number: int, *, every: bool) -> Tensor:
     """How many paths run from units of a level to each pixel; of the first image's switches if `every`."""
-    for level, switches in reversed(list(zip(model.levels.renderings, climbed.switches, strict=True))[:number]):
-        # Only which pixels are reached counts; numbers of paths would overflow in deep nets.
-        paths = count(level, paths, switches.select(slice(1)) if every else switches, every=every).sign()
-    return paths
+    switches = [part.select(slice(1)) if every else part for part in passed.switches[:number]]
+    # Only which pixels are reached counts; numbers of paths would overflow in deep nets.
+    return backward_pass(
+        model.levels.renderings[:number], paths, switches, lambda *one: count(*one, every=every).sign()
+    )[0]
 
 
 def _side(paths: Tensor) -> npt.NDArray[np.int64]:
@@ -133,12 +137,12 @@ def _side(paths: Tensor) -> npt.NDArray[np.int64]:
     sides = []
     for axis in (1, 2):
         line = reached.any(axis)
-        place = torch.arange(line.shape[1], device=line.device)
-        last = torch.where(line, place, -1).amax(1)
-        first = torch.where(line, place, line.shape[1]).amin(1)
+        position = torch.arange(line.shape[1], device=line.device)
+        last = torch.where(line, position, -1).amax(1)
+        first = torch.where(line, position, line.shape[1]).amin(1)
         sides.append((last - first + 1).clamp(min=0))
-    found: npt.NDArray[np.int64] = torch.maximum(*sides).cpu().numpy()
-    return found
+    side: npt.NDArray[np.int64] = torch.maximum(*sides).cpu().numpy()
+    return side
 
 
 def _spread(drawn: Tensor) -> Floats:
@@ -148,11 +152,11 @@ def _spread(drawn: Tensor) -> Floats:
     variance = torch.zeros_like(total)
     for axis in (1, 2):
         line = weight.sum(axis) / total[:, None]
-        place = torch.arange(line.shape[1], dtype=line.dtype, device=line.device)
-        mean = (line * place).sum(1)
-        variance += (line * (place - mean[:, None]).square()).sum(1) / 2
-    found: Floats = (12 * variance + 1).sqrt().cpu().numpy()
-    return found
+        position = torch.arange(line.shape[1], dtype=line.dtype, device=line.device)
+        mean = (line * position).sum(1)
+        variance += (line * (position - mean[:, None]).square()).sum(1) / 2
+    side: Floats = (12 * variance + 1).sqrt().cpu().numpy()
+    return side
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +224,8 @@ def _gain(accuracies: Mapping[int, Sequence[float]]) -> Interval:
 
 def _range(accuracies: Mapping[int, Sequence[float]]) -> str:
     """From the smallest to the largest, with mean accuracies in percent."""
-    found = [f"{size} ({100 * float(np.mean(accuracies[size])):.0f} %)" for size in sorted(accuracies)]
-    return f"{', '.join(found[:-1])} to {found[-1]}"
+    shares = [f"{size} ({100 * float(np.mean(accuracies[size])):.0f} %)" for size in sorted(accuracies)]
+    return f"{', '.join(shares[:-1])} to {shares[-1]}"
 
 
 def _points(gain: Interval) -> str:

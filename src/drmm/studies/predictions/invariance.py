@@ -23,6 +23,7 @@ from drmm.explain.passes import Descent, level_names
 from drmm.model.deep import DRMM, evaluation
 from drmm.progress import track
 from drmm.rendering import Sequential, Switches
+from drmm.rendering.passes import forward_pass
 from drmm.studies.predictions.verdict import Interval, Outcome, Verdict, interval, judge
 
 __all__ = ["BackgroundLoss", "Invariance", "background_loss", "feature_invariance"]
@@ -74,18 +75,18 @@ class BackgroundLoss:
         Raises:
             InputError: if there are fewer than three images.
         """
-        found = self.effects()
+        effects = self.effects()
         helps = sum(judge(level) == "confirmed" for level in self.added())
         first, last = (100 * float(self.trained[..., level].mean()) for level in (0, -1))
         return Verdict(
             claim="Saliency loses the background layer by layer, more than in layers of random weights",
             slide="New Explanations & Testable Predictions",
             law="T6",
-            verdict=_together(found),
+            verdict=_together(effects),
             says=f"Beyond chance, the background's share of a level's map goes from {first:+.1f} points at the "
-            f"first level to {last:+.1f} at the last. The fall is {_points(found['falls'])}, that beyond "
-            f"untrained nets' {_points(found['falls more'])}. One level redrawn at random brings "
-            f"{_points(found['adds'])} back on average; the training of {helps} of {len(self.levels)} levels "
+            f"first level to {last:+.1f} at the last. The fall is {_points(effects['falls'])}, that beyond "
+            f"untrained nets' {_points(effects['falls more'])}. One level redrawn at random brings "
+            f"{_points(effects['adds'])} back on average; the training of {helps} of {len(self.levels)} levels "
             f"helps. {_counts(self.trained)}.",
             command=command,
         )
@@ -142,20 +143,20 @@ class Invariance:
         Raises:
             InputError: if there are fewer than three images.
         """
-        found = self.effects()
+        effects = self.effects()
         helps = sum(judge(level) == "confirmed" for level in self.added())
         first, last = (float(self.share[..., level].mean()) for level in (0, -1))
         return Verdict(
             claim="Invariance to the background grows with depth, and selectivity for the object stays",
             slide="New Explanations & Testable Predictions",
             law="T7",
-            verdict=_together(found),
+            verdict=_together(effects),
             says=f"Of what swapping background or object changes, the background's part is {100 * first:.0f} % in "
-            f"pixels and {100 * last:.0f} % at the last level. The fall is {_points(found['falls'])} points, that "
-            f"beyond untrained nets' {_points(found['falls more'])}. One level redrawn at random brings "
-            f"{_points(found['adds'])} back on average; the training of {helps} of {len(self.levels) - 1} levels "
-            f"helps. Objects come farther apart by {found['selects']} of the mean distance of two images. "
-            f"{_counts(self.background)}.",
+            f"pixels and {100 * last:.0f} % at the last level. The fall is {_points(effects['falls'])} points, "
+            f"that beyond untrained nets' {_points(effects['falls more'])}. One level redrawn at random brings "
+            f"{_points(effects['adds'])} back on average; the training of {helps} of {len(self.levels) - 1} "
+            f"levels helps. Objects come farther apart by {effects['selects']} of the mean distance of two "
+            f"images. {_counts(self.background)}.",
             command=command,
         )
 
@@ -192,9 +193,9 @@ def background_loss(
             f"masks must be bool ({len(x)}, H, W) as the images, got {masks.dtype} {tuple(masks.shape)}"
         )
 
-    def see(tower: Sequence[Sequential], climbed: Climbed) -> Floats:
-        z = climbed[-1][0]
-        for stage, (_, switches) in zip(reversed(tower), reversed(climbed), strict=True):
+    def see(tower: Sequence[Sequential], inferred: Inferred) -> Floats:
+        z = inferred[-1][0]
+        for stage, (_, switches) in zip(reversed(tower), reversed(inferred), strict=True):
             z = way(stage, z, switches)
         return _beyond_chance((x * z if way is draw else z).sum(1).abs(), masks)
 
@@ -230,8 +231,8 @@ def feature_invariance(
             f"need three sets of the same two or more images, got {len(x)}, and other shapes or numbers"
         )
 
-    def compare(_: Sequence[Sequential], climbed: Climbed) -> Floats:
-        return _distances(climbed[-1][0])
+    def compare(_: Sequence[Sequential], inferred: Inferred) -> Floats:
+        return _distances(inferred[-1][0])
 
     everything = torch.cat([x, other_background, other_object])
     levels, *curves = _measure(models, everything, compare, redraws, seed)
@@ -248,8 +249,8 @@ def feature_invariance(
 
 # --- nets, cut and redrawn ---
 
-Climbed = list[tuple[Tensor, Switches]]
-See = Callable[[Sequence[Sequential], Climbed], Floats]
+Inferred = list[tuple[Tensor, Switches]]
+See = Callable[[Sequence[Sequential], Inferred], Floats]
 
 
 def _measure(
@@ -260,20 +261,21 @@ def _measure(
         raise InputError(f"redraws must be at least 1, got {redraws}")
     nets = [models] if isinstance(models, nn.Module) else list(models)
     names: list[tuple[str, ...]] = []
-    found: list[list[Floats]] = []
+    by_net: list[list[Floats]] = []
     for number, model in enumerate(track(nets, "Nets")):
         drmm = as_drmm(model)
         seeds = [seed + 1000 * (number * redraws + draw) for draw in range(redraws)]  # the levels' are in between
         with evaluation(drmm):
             levels, tower = _cut(drmm, x[:1])
             names.append(levels)
-            climbed = _climb(tower, x)
-            redrawn = [_each_level_redrawn(tower, x, climbed, see, one) for one in seeds]
+            passed = forward_pass(tower, x)
+            inferred = list(zip(passed.features[1:], passed.switches, strict=True))
+            redrawn = [_each_level_redrawn(tower, x, inferred, see, one) for one in seeds]
             untrained = [_untrained(tower, x, see, one) for one in seeds]
-            found.append([_each_level(tower, climbed, see), np.mean(redrawn, 0), np.mean(untrained, 0)])
+            by_net.append([_each_level(tower, inferred, see), np.mean(redrawn, 0), np.mean(untrained, 0)])
     if len({len(levels) for levels in names}) != 1:
         raise InputError("the nets must be of one architecture: they have different numbers of levels")
-    trained, redrawn_all, untrained_all = (np.stack(curves) for curves in zip(*found, strict=True))
+    trained, redrawn_all, untrained_all = (np.stack(curves) for curves in zip(*by_net, strict=True))
     return names[0], trained, redrawn_all, untrained_all
 
 
@@ -293,38 +295,29 @@ def _cut(model: DRMM, one: Tensor) -> tuple[tuple[str, ...], list[Sequential]]:
     return tuple(names), tower
 
 
-def _climb(tower: Sequence[Sequential], x: Tensor) -> Climbed:
-    """Features and switches of each stage. A gate may work in place: the first stage gets a copy."""
-    climbed, features = [], x
-    for stage in tower:
-        features, switches = stage.infer(features.clone())
-        climbed.append((features, switches))
-    return climbed
-
-
-def _each_level(tower: Sequence[Sequential], climbed: Climbed, see: See) -> Floats:
+def _each_level(tower: Sequence[Sequential], inferred: Inferred, see: See) -> Floats:
     """What is seen at each level, (N, L, ...)."""
-    return np.stack([see(tower[: top + 1], climbed[: top + 1]) for top in range(len(tower))], 1)
+    return np.stack([see(tower[: top + 1], inferred[: top + 1]) for top in range(len(tower))], 1)
 
 
-def _each_level_redrawn(tower: Sequence[Sequential], x: Tensor, climbed: Climbed, see: See, seed: int) -> Floats:
+def _each_level_redrawn(tower: Sequence[Sequential], x: Tensor, inferred: Inferred, see: See, seed: int) -> Floats:
     """What is seen at each level if that level alone is random, (N, L, ...)."""
     seen = []
     for level, stage in enumerate(tower):
-        below = climbed[level - 1][0] if level else x
+        below = inferred[level - 1][0] if level else x
         other = _redrawn(stage, below, seed)
-        seen.append(see([*tower[:level], other], [*climbed[:level], other.infer(below.clone())]))
+        seen.append(see([*tower[:level], other], [*inferred[:level], other.infer(below.clone())]))
     return np.stack(seen, 1)
 
 
 def _untrained(tower: Sequence[Sequential], x: Tensor, see: See, seed: int) -> Floats:
     """What is seen at each level if all are random, (N, L, ...)."""
-    others, climbed, features = [], [], x
+    others, inferred, features = [], [], x
     for level, stage in enumerate(tower):
         others.append(_redrawn(stage, features, seed + level))
-        climbed.append(others[-1].infer(features.clone()))
-        features = climbed[-1][0]
-    return _each_level(others, climbed, see)
+        inferred.append(others[-1].infer(features.clone()))
+        features = inferred[-1][0]
+    return _each_level(others, inferred, see)
 
 
 def _redrawn(stage: Sequential, inputs: Tensor, seed: int) -> Sequential:
@@ -360,18 +353,18 @@ def _beyond_chance(maps: Tensor, masks: Tensor) -> Floats:
     weight = torch.where(total > 0, weight / total.clamp(min=torch.finfo(total.dtype).tiny), 1 / weight.shape[1])
     outside = weight @ (~masks).flatten(1).to(weight.dtype).T
     own = outside.diagonal()
-    found: Floats = (own - (outside.sum(1) - own) / (len(own) - 1)).cpu().numpy()
-    return found
+    excess: Floats = (own - (outside.sum(1) - own) / (len(own) - 1)).cpu().numpy()
+    return excess
 
 
 def _distances(features: Tensor) -> Floats:
     """To the other background and to the other object, in units of the mean distance of two images, (N, 2)."""
     own, background, others = features.double().flatten(1).chunk(3)
     unit = torch.pdist(own).mean().clamp(min=torch.finfo(own.dtype).tiny)
-    found: Floats = (
+    distances: Floats = (
         (torch.stack([(own - other).norm(dim=1) for other in (background, others)], 1) / unit).cpu().numpy()
     )
-    return found
+    return distances
 
 
 def _share(background: Floats, objects: Floats) -> Floats:
@@ -382,18 +375,18 @@ def _share(background: Floats, objects: Floats) -> Floats:
 
 def _fall(curve: Floats) -> Floats:
     """From the first level to the last (M, N, L), along the straight line that fits best, (M, N)."""
-    place = np.arange(curve.shape[2]) - (curve.shape[2] - 1) / 2
-    found: Floats = -(curve @ place) / (place @ place) * (curve.shape[2] - 1)
-    return found
+    level = np.arange(curve.shape[2]) - (curve.shape[2] - 1) / 2
+    fall: Floats = -(curve @ level) / (level @ level) * (curve.shape[2] - 1)
+    return fall
 
 
 def _over_both(values: Floats) -> Interval:
     """Interval over images, widened to that over nets where there are three or more, of values (M, N)."""
-    found = interval(values.mean(0))
+    images = interval(values.mean(0))
     if len(values) < 3:
-        return found
+        return images
     nets = interval(values.mean(1))
-    return Interval(found.mean, min(found.low, nets.low), max(found.high, nets.high))
+    return Interval(images.mean, min(images.low, nets.low), max(images.high, nets.high))
 
 
 def _together(effects: dict[str, Interval]) -> Outcome:

@@ -28,7 +28,6 @@ __all__ = [
     "Reading",
     "best_reading",
     "localise",
-    "maps_of",
     "measure",
 ]
 
@@ -89,7 +88,7 @@ class Localisation:
 
     Attributes:
         reading: how the maps were read.
-        masks: what was found, bool (N, H, W).
+        masks: predicted pixels of the object, bool (N, H, W).
         iou: intersection over union with the known mask, in [0, 1], (N,).
         pointing: 1 where the strongest pixel is on the object, (N,): the pointing game.
         energy: share of the evidence that is on the object, in [0, 1], (N,).
@@ -128,11 +127,11 @@ def localise(
         chosen = reading
     else:
         others, known = reading
-        chosen = best_reading(maps_of(explainer, model, others), known)
-    return measure(maps_of(explainer, model, x, label), masks, chosen)
+        chosen = best_reading(_maps_of(explainer, model, others), known)
+    return measure(_maps_of(explainer, model, x, label), masks, chosen)
 
 
-def maps_of(explainer: Explainer, model: nn.Module, x: Tensor, label: Tensor | int | None = None) -> Tensor:
+def _maps_of(explainer: Explainer, model: nn.Module, x: Tensor, label: Tensor | int | None = None) -> Tensor:
     """Maps (N, H, W) of many images, some at a time; arguments as for an explainer."""
     parts = x.split(_BATCH)
     labels = label.split(_BATCH) if isinstance(label, Tensor) and label.ndim else [label] * len(parts)
@@ -156,8 +155,8 @@ def best_reading(maps: Tensor, masks: Tensor, readings: Sequence[Reading] = READ
     alike: dict[tuple[Literal["positive", "absolute"], float], list[Reading]] = {}
     for reading in readings:
         alike.setdefault((reading.sign, reading.blur), []).append(reading)
-    found = {reading: score for group in alike.values() for reading, score in _mean_iou(maps, masks, group)}
-    return max(readings, key=lambda reading: found[reading])
+    scores = {reading: score for group in alike.values() for reading, score in _mean_iou(maps, masks, group)}
+    return max(readings, key=lambda reading: scores[reading])
 
 
 def measure(maps: Tensor, masks: Tensor, reading: Reading) -> Localisation:
@@ -173,11 +172,11 @@ def measure(maps: Tensor, masks: Tensor, reading: Reading) -> Localisation:
     """
     _check(maps, masks)
     evidence = reading.evidence(maps)
-    found = _strongest(evidence, reading.share)
+    predicted = _strongest(evidence, reading.share)
     strongest = evidence.flatten(1).argmax(1, keepdim=True)
     pointing = masks.flatten(1).gather(1, strongest).squeeze(1)
     energy = (evidence * masks).sum((1, 2))
-    return Localisation(reading, found, _iou(found, masks), pointing.to(maps.dtype), energy)
+    return Localisation(reading, predicted, _iou(predicted, masks), pointing.to(maps.dtype), energy)
 
 
 @final
@@ -232,8 +231,8 @@ def _strongest(evidence: Tensor, share: float) -> Tensor:
 
 def _ranked(evidence: Tensor) -> tuple[Tensor, Tensor]:
     """Evidence from the strongest pixel on, and where it is, (N, H · W) each."""
-    found = evidence.flatten(1).sort(dim=1, descending=True, stable=True)
-    return found.values, found.indices
+    ranked = evidence.flatten(1).sort(dim=1, descending=True, stable=True)
+    return ranked.values, ranked.indices
 
 
 def _taken(ranked: Tensor, share: float) -> Tensor:
@@ -242,9 +241,9 @@ def _taken(ranked: Tensor, share: float) -> Tensor:
     return (before < share * ranked.sum(1, keepdim=True)) & (ranked > 0)
 
 
-def _iou(found: Tensor, masks: Tensor) -> Tensor:
+def _iou(predicted: Tensor, masks: Tensor) -> Tensor:
     """(N,)."""
-    return _ratio((found & masks).flatten(1).sum(1), (found | masks).flatten(1).sum(1))
+    return _ratio((predicted & masks).flatten(1).sum(1), (predicted | masks).flatten(1).sum(1))
 
 
 def _ratio(both: Tensor, either: Tensor) -> Tensor:

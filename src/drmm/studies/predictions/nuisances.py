@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from drmm.data.images import pixels
 from drmm.errors import InputError
 from drmm.explain import as_drmm
-from drmm.explain.passes import climb, level_names
+from drmm.explain.passes import activations, level_names
 from drmm.model.deep import DRMM
 from drmm.rendering import Switches
 from drmm.studies.scenes import Latents
@@ -62,7 +62,7 @@ class Codes:
 
     Attributes:
         features: I^(ℓ) by name, "pixels" and "logits" among them, each (N, at most size).
-        switches: ĝ^(ℓ) alone of the stages that choose, by name: which units are on, and which place pools took.
+        switches: ĝ^(ℓ) alone of the stages that choose, by name: units that are on, and positions that pools took.
     """
 
     features: Mapping[str, Floats]
@@ -112,17 +112,17 @@ def stages(model: DRMM, switches: Sequence[Switches]) -> list[Stage]:
 
     Args:
         model: a model.
-        switches: of its levels, from `drmm.explain.passes.climb`.
+        switches: of its levels, from `drmm.explain.passes.activations`.
     """
     names = level_names(model)
     weighted = [any(True for _ in level.parameters()) for level in model.levels.renderings]
     chooses = [any(True for _ in choice.leaves()) for choice in switches]
-    ends = [-1]  # places of the last level of each stage
+    ends = [-1]  # numbers of the last level of each stage
     latest = -1
-    for place in range(len(names)):
-        if weighted[place] and latest > ends[-1]:
+    for i in range(len(names)):
+        if weighted[i] and latest > ends[-1]:
             ends.append(latest)
-        latest = place if chooses[place] else latest
+        latest = i if chooses[i] else latest
     ends += sorted({latest, len(names) - 1} - set(ends))
     return [Stage(names[before + 1], before + 2, end + 1) for before, end in itertools.pairwise(ends)]
 
@@ -149,19 +149,19 @@ def encode(model: nn.Module, x: Tensor, *, size: int = 512, seed: int = 0) -> Co
     features: dict[str, list[Floats]] = {}
     switches: dict[str, list[Floats]] = {}
     for batch in x.split(_BATCH):
-        climbed = climb(drmm, pixels(batch))
-        parts = stages(drmm, climbed.switches)
-        seen = {"pixels": climbed.features[0]}
-        seen |= {stage.name: climbed.features[stage.last] for stage in parts} | {"logits": climbed.logits}
-        for name, found in seen.items():
-            features.setdefault(name, []).append(sketch([found]))
+        passed = activations(drmm, pixels(batch))
+        parts = stages(drmm, passed.switches)
+        seen = {"pixels": passed.features[0]}
+        seen |= {stage.name: passed.features[stage.last] for stage in parts} | {"logits": passed.logits}
+        for name, values in seen.items():
+            features.setdefault(name, []).append(sketch([values]))
         for stage in parts:
-            maps = [one for part in climbed.switches[stage.first - 1 : stage.last] for one in _choices(part)]
+            maps = [one for part in passed.switches[stage.first - 1 : stage.last] for one in _choices(part)]
             if maps:
                 switches.setdefault(stage.name, []).append(sketch(maps))
     return Codes(
-        {name: np.concatenate(found) for name, found in features.items()},
-        {name: np.concatenate(found) for name, found in switches.items()},
+        {name: np.concatenate(values) for name, values in features.items()},
+        {name: np.concatenate(values) for name, values in switches.items()},
     )
 
 

@@ -72,8 +72,8 @@ def interval(values: Sequence[float] | npt.NDArray[np.float64], *, seed: int = 0
     mean = float(data.mean())
     if np.ptp(data) == 0:
         return Interval(mean, mean, mean)
-    found = bootstrap((data,), np.mean, n_resamples=2000, rng=np.random.default_rng(seed)).confidence_interval
-    return Interval(mean, float(found.low), float(found.high))
+    bounds = bootstrap((data,), np.mean, n_resamples=2000, rng=np.random.default_rng(seed)).confidence_interval
+    return Interval(mean, float(bounds.low), float(bounds.high))
 
 
 def judge(effect: Interval, threshold: float = 0.0) -> Outcome:

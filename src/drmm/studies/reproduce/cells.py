@@ -5,31 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from drmm.data import Dataset, load, mask_labels, stratified_labels
+from drmm.data import Dataset, load
 from drmm.errors import DrmmError, InputError
 from drmm.files import read_json, write_json
 from drmm.learning.allocator import tune_allocator
-from drmm.learning.batches import labelled_alone
+from drmm.learning.config import Machine
 from drmm.learning.metrics import certified_percent, error_percent, taught_labels
-from drmm.learning.objective import Objective
-from drmm.learning.train import Training, train
 from drmm.model.deep import DRMM
-from drmm.model.storage import Recipe
+from drmm.runs.experiment import Experiment
+from drmm.runs.fit import learn
+from drmm.runs.parts import Parts, fitted_recipe, parts_of
 from drmm.runs.run import versions
-from drmm.studies.reproduce.machine import Machine
+from drmm.studies.reproduce.machine import described, threads
 from drmm.studies.reproduce.processes import end_with_parent, is_leader, launch
-from drmm.studies.reproduce.protocol import METHODS, Method, Protocol
+from drmm.studies.reproduce.tables import Benchmark, check_rows
 
 __all__ = ["Cell", "Failure", "cells", "run_cells", "run_one"]
 
@@ -39,20 +37,25 @@ class Cell:
     """What to run.
 
     Attributes:
-        plan: the protocol of its data set.
-        method: name of the row.
+        benchmark: the table.
+        row: the recipe's name.
         labels: how many images keep their label.
         seed: of the label draw, the weights and the batches.
     """
 
-    plan: Protocol
-    method: str
+    benchmark: Benchmark
+    row: str
     labels: int
     seed: int
 
+    @property
+    def experiment(self) -> Experiment:
+        """What it learns."""
+        return self.benchmark.experiment(self.row, self.labels, self.seed)
+
     def path(self, out: Path) -> Path:
         """Where its figures are kept."""
-        return out / self.plan.dataset / str(self.labels) / f"{self.method}-{self.seed}.json"
+        return out / self.benchmark.dataset / str(self.labels) / f"{self.row}-{self.seed}.json"
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,16 @@ class Failure:
     why: str
 
 
-def cells(plan: Protocol, labels: Sequence[int], methods: Sequence[str], seeds: int) -> list[Cell]:
+def cells(benchmark: Benchmark, labels: Sequence[int], rows: Sequence[str], seeds: int) -> list[Cell]:
     """Every cell of a table, the first seed of all rows first, so that a table is there early.
 
     Raises:
-        InputError: if there is no such method, no seed, or no label.
+        InputError: if there is no such row, no seed, or no label.
     """
-    unknown = sorted(set(methods) - METHODS.keys())
-    if unknown:
-        raise InputError(f"no method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    check_rows(rows)
     if seeds < 1 or any(n < 1 for n in labels):
         raise InputError("seeds and labels must be at least 1")
-    found = product(range(seeds), labels, methods)
-    return [Cell(plan, method, n, seed) for seed, n, method in found]
+    return [Cell(benchmark, row, n, seed) for seed, n, row in product(range(seeds), labels, rows)]
 
 
 def run_cells(
@@ -105,7 +105,7 @@ def run_cells(
         What failed; the others are finished.
 
     Raises:
-        InputError: if a cell that is there was run by another protocol.
+        InputError: if a cell that is there was run with other settings.
     """
     tell = done or (lambda _cell, _result: None)
     waiting = []
@@ -113,10 +113,10 @@ def run_cells(
         if not cell.path(out).exists():
             waiting.append(cell)
             continue
-        found = read_json(cell.path(out))
-        if not _is_of(found, cell):
-            raise InputError(f"{cell.path(out)} was run by another protocol: choose another --out, or remove it")
-        tell(cell, found)
+        there = read_json(cell.path(out))
+        if not _is_of(there, cell):
+            raise InputError(f"{cell.path(out)} was run with other settings: choose another --out, or remove it")
+        tell(cell, there)
     if not waiting:
         return []
     failures = []
@@ -157,8 +157,8 @@ class _Job:
         """A cell in a process of its own, or in one for each device; what went wrong is told, not raised."""
         try:
             if self.machine.devices > 1:
-                return launch(self.run, self.machine.devices, cell, threads=self.machine.threads())
-            torch.set_num_threads(self.machine.threads())
+                return launch(self.run, self.machine.devices, cell, threads=threads(self.machine))
+            torch.set_num_threads(threads(self.machine))
             tune_allocator()
             return self.run(cell)
         except DrmmError as error:
@@ -187,112 +187,64 @@ def run_one(
     """
     from drmm.learning.trainer import checkpoint_of  # noqa: PLC0415  # Lightning takes seconds to import
 
-    data, method, here = load(cell.plan.dataset, data_dir=data_dir), METHODS[cell.method], machine or Machine()
-    x, y = _task(cell, data)
-    x_test, y_test = torch.from_numpy(data.x_test), torch.from_numpy(data.y_test)
-    known = y_test >= 0
+    experiment, here = cell.experiment.resolved(), machine or Machine()
+    experiment = replace(experiment, machine=here)
+    data = load(experiment.data.source, data_dir=data_dir)
+    known = data.y_test >= 0
     if not known.any():
         raise InputError(f"{data.name} has no test images with labels: nothing can be measured")
-    recipe = Recipe(
-        cell.plan.preset,
-        tuple(data.x_train.shape[1:]),
-        tuple(data.classes),
-        method.constraint,
-        width=cell.plan.width,
-    )
+    x_test, y_test = torch.from_numpy(data.x_test[known]), torch.from_numpy(data.y_test[known])
     work = cell.path(out).with_suffix("")
     resumed = any(checkpoint_of(folder) is not None for folder in (work, work / "teacher"))
     start = time.perf_counter()
-    if method.teacher is not None:
-        teacher = replace(recipe, constraint=METHODS[method.teacher].constraint)
-        y = taught_labels(_learn(cell, METHODS[method.teacher], teacher, (x, y), here, work / "teacher"), x, y)
-    model = _learn(cell, method, recipe, (x, y), here, work)
+    parts = parts_of(experiment, data)
+    if experiment.teacher is not None:
+        lesson = cell.benchmark.experiment(experiment.teacher.source, cell.labels, cell.seed).resolved()
+        teacher = _learn(replace(lesson, machine=here), data, parts, work / "teacher")
+        parts = replace(parts, labels=taught_labels(teacher, parts.images, parts.labels))
+    model = _learn(experiment, data, parts, work)
     if not is_leader():
         return {}
-    found = {
+    result = {
         "dataset": data.name,
         "labels": cell.labels,
-        "images": len(x) if not method.labels_only else cell.labels,
+        "images": cell.labels if experiment.training.labels_only else len(parts.images),
         "seed": cell.seed,
-        "method": cell.method,
-        "test_error": error_percent(model, x_test[known], y_test[known]),
+        "method": cell.row,
+        "test_error": error_percent(model, x_test, y_test),
         "seconds": round(time.perf_counter() - start, 1),
-        "certified": certified_percent(model, x_test[known]),
+        "certified": certified_percent(model, x_test),
         "resumed": resumed,
-        "epochs": _epochs(cell.plan, method),
+        "epochs": experiment.training.epochs,
         "command": command,
-        "protocol": _described(cell),
-        "machine": here.described(),
+        "experiment": _kept(cell),
+        "machine": described(here),
         "versions": versions(),
     }
-    write_json(cell.path(out), found)
+    write_json(cell.path(out), result)
     rmtree(work, ignore_errors=True)
-    return found
+    return result
 
 
-def _learn(
-    cell: Cell, method: Method, recipe: Recipe, data: tuple[Tensor, Tensor], machine: Machine, folder: Path
-) -> DRMM:
+def _learn(experiment: Experiment, data: Dataset, parts: Parts, folder: Path) -> DRMM:
     """A row's model, from its last checkpoint on if there is one."""
-    x, y = data
-    training = cell.plan.training_on(cell.labels)
-    config = replace(training, seed=cell.seed, epochs=_epochs(cell.plan, method))
-    if method.labels_only:
-        few, size = labelled_alone(y, batch_size=config.batch_size, labelled=config.labelled_per_batch)
-        config, x, y = replace(config, batch_size=size), x[few], y[few]
-    return train(
-        recipe.build(cell.seed),
-        x,
-        y,
-        objective=method.objective,
-        config=machine.carry_out(config),
-        folder=folder,
-        resume=True,
-        progress=False,
-    )
+    recipe = fitted_recipe(experiment, data)
+    return learn(experiment, recipe, parts, folder=folder, resume=True, progress=False)
 
 
-def _task(cell: Cell, data: Dataset) -> tuple[Tensor, Tensor]:
-    """Images and labels, -1 where hidden."""
-    images, labels = data.x_train, data.y_train
-    if cell.plan.images is not None and cell.plan.images < len(labels):
-        taken = np.sort(np.random.default_rng(cell.seed).permutation(len(labels))[: cell.plan.images])
-        images, labels = images[taken], labels[taken]
-    classes = len(data.classes)
-    if cell.labels % classes:
-        raise InputError(f"{cell.labels} labels cannot be shared equally by {classes} classes: use a multiple")
-    y = mask_labels(labels, stratified_labels(labels, cell.labels // classes, seed=cell.seed))
-    return torch.from_numpy(images), torch.from_numpy(y)
+def _kept(cell: Cell) -> dict[str, Any]:
+    """What decides the figure of a cell, as JSON keeps it; the machine does not."""
+    tables = cell.experiment.resolved().tables()
+    del tables["machine"]
+    return tables
 
 
-def _epochs(plan: Protocol, method: Method) -> int:
-    return plan.training.epochs * method.longer
-
-
-def _is_of(found: dict[str, Any], cell: Cell) -> bool:
-    """Whether a cell's figures were made by its protocol."""
-    said = found.get("protocol")
-    if not isinstance(said, dict):
+def _is_of(result: dict[str, Any], cell: Cell) -> bool:
+    """Whether a cell's figures were made by its experiment; settings that came later were as by default."""
+    tables = result.get("experiment")
+    if not isinstance(tables, dict):
         return False
-    # A cell of an earlier version does not know settings that came later: they were as they are by default.
-    terms = asdict(Objective())
-    defaults = {"objective": terms, "teacher": terms, "training": Machine.removed_from(asdict(Training()))}
-    whole = {key: known | said[key] for key, known in defaults.items() if isinstance(said.get(key), dict)}
-    epochs = _epochs(cell.plan, METHODS[cell.method])
-    return said | whole == _described(cell) and found.get("epochs") == epochs
-
-
-def _described(cell: Cell) -> dict[str, Any]:
-    """What decides the figure of a cell, as JSON keeps it."""
-    plan, method = asdict(cell.plan), METHODS[cell.method]
-    described = {
-        **plan,
-        "training": Machine.removed_from(asdict(cell.plan.training_on(cell.labels))),
-        "labels": [*cell.plan.labels],
-        "objective": asdict(method.objective),
-    }
-    if method.constraint != "soft":
-        described["constraint"] = method.constraint
-    if method.teacher is not None:
-        described["teacher"] = asdict(METHODS[method.teacher].objective)
-    return described
+    try:
+        return Experiment.of_tables(tables).resolved() == cell.experiment.resolved()
+    except InputError:
+        return False

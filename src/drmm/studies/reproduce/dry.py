@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from drmm.errors import InputError
-from drmm.learning.config import Training
-from drmm.model.deep import DRMM
-from drmm.model.presets import Shape, build
-from drmm.studies.reproduce.machine import Machine
+from drmm.learning.config import Machine
+from drmm.model.presets import Shape
+from drmm.runs.experiment import Experiment
+from drmm.studies.reproduce.machine import threads
 from drmm.studies.reproduce.processes import launch
-from drmm.studies.reproduce.protocol import METHODS, Method, Protocol
+from drmm.studies.reproduce.tables import Benchmark
 
 __all__ = ["DryRun", "drawn_images", "dry_run"]
 
@@ -50,12 +50,12 @@ class DryRun:
         return statistics.median(self.seconds[len(self.seconds) // 2 :])
 
 
-def dry_run(plan: Protocol, method: str, machine: Machine, steps: int, seed: int = 0) -> DryRun:
+def dry_run(table: Benchmark, row: str, machine: Machine, steps: int, seed: int = 0) -> DryRun:
     """Make some steps of a row exactly as a run would, in processes of their own, and write nothing.
 
     Args:
-        plan: the data set's protocol; the data itself is not needed.
-        method: name of the row.
+        table: the data set's benchmark; the data itself is not needed.
+        row: the recipe's name.
         machine: how to carry it out.
         steps: how many.
         seed: of the images, the weights and the batches.
@@ -64,35 +64,34 @@ def dry_run(plan: Protocol, method: str, machine: Machine, steps: int, seed: int
         InputError: if there is no such row, step or machine, or the loss is not finite.
         RunError: if a process was killed.
     """
-    if method not in METHODS:
-        raise InputError(f"no method {method!r}: choose from {', '.join(METHODS)}")
     if steps < 1:
         raise InputError(f"a dry run of {steps} steps shows nothing: make 1 or more")
-    config = replace(machine.carry_out(plan.training), epochs=1, seed=seed)
-    return launch(_steps, machine.devices, plan, METHODS[method], config, steps, threads=machine.threads())
+    experiment = table.experiment(row, table.labels[0], seed).changed("training", epochs=1).resolved()
+    experiment = replace(experiment, machine=machine)
+    return launch(_steps, machine.devices, experiment, steps, threads=threads(machine))
 
 
-def _steps(plan: Protocol, method: Method, config: Training, steps: int) -> DryRun:
+def _steps(experiment: Experiment, steps: int) -> DryRun:
     from drmm.learning.trainer import Steps, run_loop  # noqa: PLC0415  # Lightning takes seconds to import
 
-    shape = _SHAPES[plan.dataset]
-    torch.manual_seed(config.seed)
-    model: DRMM = build(plan.preset, _CLASSES, shape, constraint=method.constraint, width=plan.width)
-    x, y = _images(method, config, steps, shape)
+    shape, training = _SHAPES[experiment.data.source], experiment.training
+    model = experiment.model.fitted(shape, tuple(map(str, range(_CLASSES)))).build(training.seed)
+    x, y = _images(experiment, steps, shape)
     watch = Steps()
-    run_loop(model.train(), x, y, method.objective, config, watching=[watch])
+    run_loop(model.train(), x, y, experiment.objective, training, experiment.machine, watching=[watch])
     count = sum(p.numel() for p in model.parameters())
     return DryRun(tuple(watch.losses), tuple(watch.seconds), _peak_memory(), count)
 
 
-def _images(method: Method, config: Training, steps: int, shape: Shape) -> tuple[Tensor, Tensor]:
+def _images(experiment: Experiment, steps: int, shape: Shape) -> tuple[Tensor, Tensor]:
     """As many as make so many batches in an epoch."""
-    if method.labels_only or method.teacher is not None:
-        n = labelled = config.batch_size * config.devices * steps
+    training = experiment.training
+    if training.labels_only or experiment.teacher is not None:
+        n = labelled = training.batch_size * steps
     else:
-        labelled = config.labelled_per_batch * config.devices
-        n = (config.batch_size - config.labelled_per_batch) * config.devices * steps
-    return drawn_images(n, shape, labelled=labelled, seed=config.seed)
+        labelled = training.labelled_per_batch
+        n = (training.batch_size - labelled) * steps
+    return drawn_images(n, shape, labelled=labelled, seed=training.seed)
 
 
 def drawn_images(n: int, shape: Shape, *, labelled: int, seed: int) -> tuple[Tensor, Tensor]:

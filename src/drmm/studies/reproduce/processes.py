@@ -60,12 +60,12 @@ def launch(function: Callable[..., _Answer], processes: int, *args: Any, threads
         RunError: if a process was killed.
     """
     answers = get_context("spawn").SimpleQueue()
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())} if processes > 1 else {}
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())} if processes > 1 else {}
     try:
-        spawn(_take_part, (function, args, place, threads, answers), nprocs=processes)
+        spawn(_take_part, (function, args, variables, threads, answers), nprocs=processes)
     except (ProcessExitedException, ProcessRaisedException) as error:
-        if not answers.empty() and isinstance(told := answers.get(), DrmmError):
-            raise told from None
+        if not answers.empty() and isinstance(answer := answers.get(), DrmmError):
+            raise answer from None
         if isinstance(error, ProcessExitedException):
             raise RunError(
                 f"a process was ended from outside (exit code {error.exit_code}): "
@@ -79,12 +79,12 @@ def _take_part(
     rank: int,
     function: Callable[..., Any],
     args: tuple[Any, ...],
-    place: dict[str, str],
+    variables: dict[str, str],
     threads: int,
     answers: Any,
 ) -> None:
-    if place:
-        os.environ.update(place, LOCAL_RANK=str(rank))
+    if variables:
+        os.environ.update(variables, LOCAL_RANK=str(rank))
     torch.set_num_threads(threads)
     tune_allocator()
     try:

@@ -14,10 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from drmm.errors import RunError
-from drmm.explain.plots import readable_log
+from drmm.display.figure import canvas, readable_log
+from drmm.display.text import literal
+from drmm.errors import InputError, RunError
 from drmm.files import read_json
-from drmm.studies.reproduce.protocol import COMPARED, METHODS, PROTOCOLS, PUBLISHED
+from drmm.learning.recipes import names, read_recipe
+from drmm.runs.experiment import Experiment
+from drmm.studies.reproduce.tables import BENCHMARKS, COMPARED, PUBLISHED, ROWS
 
 __all__ = ["Comparison", "Row", "comparisons", "figure", "markdown", "rows", "spread", "title"]
 
@@ -56,7 +59,7 @@ class Row:
     scaled: str = ""
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """Mean ± standard deviation, in percent."""
         return spread(self.errors)
 
@@ -72,18 +75,18 @@ def rows(out: Path) -> list[Row]:
     Raises:
         RunError: if a file is damaged.
     """
-    found: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    runs: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
     for path in sorted(out.glob("*/*/*.json")):
         run = read_json(path)
         try:
-            place = (path.parent.parent.name, int(run["labels"]), str(run["method"]))
+            key = (path.parent.parent.name, int(run["labels"]), str(run["method"]))
             figures = {key: float(run[key]) for key in ("test_error", "seconds", "seed")}
             others = {"resumed": bool(run.get("resumed")), "scaled": _scaled(run)}
-            found.setdefault(place, []).append(figures | others)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            runs.setdefault(key, []).append(figures | others)
+        except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path} is damaged ({error}): remove it and run its cell again") from error
-    order = sorted(found, key=lambda place: (_place(place[0], PROTOCOLS), place[1], _place(place[2], METHODS)))
-    return [_row(*place, found[place]) for place in order]
+    order = sorted(runs, key=lambda key: (_place(key[0], BENCHMARKS), key[1], _place(key[2], ROWS)))
+    return [_row(*key, runs[key]) for key in order]
 
 
 def _row(dataset: str, labels: int, method: str, runs: Sequence[dict[str, Any]]) -> Row:
@@ -101,17 +104,20 @@ def _row(dataset: str, labels: int, method: str, runs: Sequence[dict[str, Any]])
 
 
 def _scaled(run: dict[str, Any]) -> str:
-    """In what a run differs from its protocol in full size."""
-    plan = run.get("protocol", {})
-    full, width, images = PROTOCOLS.get(plan.get("dataset")), plan.get("width"), plan.get("images")
-    epochs = plan.get("training", {}).get("epochs")
+    """In what a run differs from its benchmark in full size."""
+    experiment = Experiment.of_tables(run["experiment"])
+    full, width, images = BENCHMARKS.get(experiment.data.source), experiment.model.width, experiment.data.images
+    epochs, row, seed = experiment.training.epochs, str(run["method"]), experiment.training.seed
+    usual = epochs
+    if full is not None and row in ROWS:
+        usual = full.experiment(row, int(run["labels"]), seed).training.epochs
     differences = {
         f"on {run.get('dataset')}": full is not None and run.get("dataset") != full.dataset,
         f"{width} wide": width is not None,
         f"{images} images": images is not None,
-        f"{epochs} epochs": full is not None and epochs != full.training.epochs,
+        f"{epochs} epochs": epochs != usual,
     }
-    return ", ".join(said for said, differs in differences.items() if differs)
+    return ", ".join(difference for difference, differs in differences.items() if differs)
 
 
 def _place(name: str, order: Iterable[str]) -> tuple[int, str]:
@@ -146,7 +152,7 @@ class Comparison:
         return float(np.mean(self.differences)) - half, float(np.mean(self.differences)) + half
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """Mean difference [95 % confidence interval], in points."""
         low, high = self.interval
         return f"{np.mean(self.differences):+.2f} [{low:+.2f}, {high:+.2f}]"
@@ -154,11 +160,11 @@ class Comparison:
 
 def comparisons(table: Sequence[Row]) -> list[Comparison]:
     """What `COMPARED` asks for, wherever two rows share two or more draws."""
-    found = {(row.dataset, row.labels, row.method): row for row in table}
+    row_of = {(row.dataset, row.labels, row.method): row for row in table}
     made = []
-    for (dataset, labels, method), row in found.items():
+    for (dataset, labels, method), row in row_of.items():
         for against in COMPARED.get(method, ()):
-            other = found.get((dataset, labels, against))
+            other = row_of.get((dataset, labels, against))
             errors = {} if other is None else dict(zip(other.seeds, other.errors, strict=True))
             mine = zip(row.seeds, row.errors, strict=True)
             differences = tuple(error - errors[seed] for seed, error in mine if seed in errors)
@@ -207,19 +213,19 @@ def _pivot(table: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _once(said: Iterable[str]) -> list[str]:
-    """What is said, each thing once and nothing empty."""
-    return list(dict.fromkeys(filter(None, said)))
+def _once(texts: Iterable[str]) -> list[str]:
+    """Each text once, and none that is empty."""
+    return list(dict.fromkeys(filter(None, texts)))
 
 
 def _cell(row: Row | None, usual: int) -> str:
     if row is None:
         return "–"
     draws = len(row.errors)
-    return row.said if draws == usual else f"{row.said} ({draws} draw{'s' * (draws > 1)})"
+    return row.text if draws == usual else f"{row.text} ({draws} draw{'s' * (draws > 1)})"
 
 
-def _compared(found: Sequence[Comparison]) -> str:
+def _compared(compared: Sequence[Comparison]) -> str:
     lines = [
         "The same label draws, test error of the first less that of the second, in points [95 % interval]:",
         "",
@@ -227,35 +233,34 @@ def _compared(found: Sequence[Comparison]) -> str:
         "|---|--:|---|---|--:|--:|",
     ]
     lines += [
-        f"| {one.dataset} | {one.labels:,} | {title(one.method)} | {title(one.against)} | {one.said} "
+        f"| {one.dataset} | {one.labels:,} | {title(one.method)} | {title(one.against)} | {one.text} "
         f"| {len(one.differences)} |"
-        for one in found
+        for one in compared
     ]
     return "\n".join(lines)
 
 
 def title(method: str) -> str:
     """What the table calls a method."""
-    return METHODS[method].title if method in METHODS else method
+    return read_recipe(method).title if method in names() else method
 
 
 def _methods(table: Sequence[Row]) -> list[str]:
     """Those that were run, in the order of the table."""
-    return sorted({row.method for row in table}, key=lambda method: _place(method, METHODS))
+    return sorted({row.method for row in table}, key=lambda method: _place(method, ROWS))
 
 
 def figure(table: Sequence[Row]) -> Figure:
     """Every draw as a point, means and published figures as lines; a panel for each number of labels."""
-    places = list(dict.fromkeys((row.dataset, row.labels) for row in table))
+    panels = list(dict.fromkeys((row.dataset, row.labels) for row in table))
     heights = {method: i for i, method in enumerate(_methods(table))}
-    across, down = min(_ACROSS, max(1, len(places))), max(1, -(-len(places) // _ACROSS))
-    size = (2.2 + 3.0 * across, 0.8 + (0.8 + 0.36 * len(heights)) * down)
-    drawn = Figure(figsize=size, layout="constrained")
+    across, down = min(_ACROSS, max(1, len(panels))), max(1, -(-len(panels) // _ACROSS))
+    drawn = canvas(2.2 + 3.0 * across, 0.8 + (0.8 + 0.36 * len(heights)) * down)
     axes = drawn.subplots(down, across, sharey=True, squeeze=False).ravel()
-    for axis in axes[len(places) :]:
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
-    for axis, place in zip(axes, places, strict=False):
-        shown = [row for row in table if (row.dataset, row.labels) == place]
+    for axis, panel in zip(axes, panels, strict=False):
+        shown = [row for row in table if (row.dataset, row.labels) == panel]
         for row in shown:
             i = heights[row.method]
             axis.plot([np.mean(row.errors)] * 2, [i - 0.3, i + 0.3], color=_MEAN, linewidth=5, alpha=0.5)
@@ -263,11 +268,11 @@ def figure(table: Sequence[Row]) -> Figure:
             if row.published is not None:
                 axis.plot([row.published] * 2, [i - 0.4, i + 0.4], color=_PUBLISHED, linewidth=1.5)
         scaled = _once(row.scaled for row in shown)
-        axis.set_title("\n".join([f"{place[0]}, {place[1]:,} labels", *scaled]), fontsize=9)
+        axis.set_title(literal("\n".join([f"{panel[0]}, {panel[1]:,} labels", *scaled])), fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-        mine = [row for row in table if row.dataset == place[0]]
+        mine = [row for row in table if row.dataset == panel[0]]
         _percent_axis(axis, [value for row in mine for value in (*row.errors, row.published or row.errors[0])])
-    axes[0].set_yticks(range(len(heights)), [fill(title(method), 24) for method in heights], fontsize=8)
+    axes[0].set_yticks(range(len(heights)), [literal(fill(title(method), 24)) for method in heights], fontsize=8)
     axes[0].set_ylim(len(heights) - 0.5, -0.5)
     drawn.supxlabel("points: label draws; blue: their mean; red: the slides", fontsize=8)
     return drawn

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from drmm._version import __version__
+from drmm import __version__
 from drmm.data.decoding import decode_picture
 from drmm.errors import InputError, RunError
 from drmm.files import check_new, new_folder, read_json, write_csv, write_json

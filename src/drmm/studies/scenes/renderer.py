@@ -256,9 +256,9 @@ def _cards(latents: Latents, coverage: Floats) -> Masks:
     return cards
 
 
-def _edge(place: npt.NDArray[np.float64], weight: Floats, share: float) -> float:
+def _edge(position: npt.NDArray[np.float64], weight: Floats, share: float) -> float:
     """Where to begin so that the places from there on come closest to that share of the weight."""
-    lines, line = np.unique(-place.round(6), return_inverse=True)  # pixels of one line are hidden together
+    lines, line = np.unique(-position.round(6), return_inverse=True)  # pixels of one line are hidden together
     beyond = np.cumsum(np.bincount(line, weight.astype(np.float64)))
     hidden = int(np.argmin(np.abs(np.concatenate([[0.0], beyond]) - share * beyond[-1])))
     return -float(lines[hidden - 1]) - 1e-6 if hidden else np.inf

@@ -91,9 +91,9 @@ def _soft(wave: Floats) -> Floats:
 @cache
 def _between(size: int, cells: int) -> Floats:
     """Weights (size, cells + 1) that interpolate smoothly between the points of a lattice."""
-    place = (np.arange(size) + 0.5) / size * cells
-    left = np.minimum(place.astype(int), cells - 1)
-    part = place - left
+    position = (np.arange(size) + 0.5) / size * cells
+    left = np.minimum(position.astype(int), cells - 1)
+    part = position - left
     part = part * part * (3 - 2 * part)
     weights = np.zeros((size, cells + 1), np.float32)
     weights[np.arange(size), left] = 1 - part

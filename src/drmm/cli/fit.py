@@ -1,0 +1,142 @@
+"""`drmm fit` and `drmm settings`: what was asked for as an experiment, and what came out as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from drmm.cli.console import say
+from drmm.display.text import printable
+from drmm.errors import InputError
+from drmm.learning.allocator import tune_allocator
+from drmm.learning.recipes import DEFAULT, names, read_recipe
+from drmm.learning.selection import Criterion
+from drmm.records import nearest
+from drmm.runs.experiment import Experiment
+from drmm.runs.fit import fit_run
+from drmm.runs.run import Run
+
+__all__ = ["asked_for", "fit_and_report", "show_settings"]
+
+_SHOWN = ("dataset", "images", "labels", "epochs", "validation_error", "test_error", "cluster_accuracy", "seconds")
+
+
+def asked_for(
+    recipe: str | None, run: Path | None, everyday: Mapping[str, Any], assignments: Sequence[str]
+) -> Experiment:
+    """The experiment that a command line asks for.
+
+    Args:
+        recipe: a name or a file; None is the default, or what the run to go on with has.
+        run: to go on with, or None.
+        everyday: settings that have an option of their own, by "table.name"; None leaves one as it is.
+        assignments: "table.name=value".
+
+    Raises:
+        InputError: if there is no such recipe or setting, or no data.
+        RunError: if there is no such run.
+    """
+    experiment = Experiment.read(recipe or DEFAULT)
+    if run is not None and recipe is None:
+        experiment = Run.to_resume(run).experiment or experiment
+        # What the run filled in from its data is filled in again.
+        experiment = replace(experiment, data=replace(experiment.data, digest=""))
+    experiment = experiment.set(*assignments)
+    for path, value in everyday.items():
+        if value is not None:
+            table, _, name = path.partition(".")
+            experiment = experiment.changed(table, **{name: value})
+    if not experiment.data.source:
+        raise InputError("no DATA: name a folder of pictures or a data set, as in drmm fit digits --out runs/a")
+    return experiment
+
+
+def fit_and_report(
+    experiment: Experiment, out: Path, *, data_dir: Path | None, resume: bool, command: str
+) -> None:
+    """Train, and print what came out."""
+    tune_allocator()
+    before = Run.to_resume(out).results if resume else {}
+    done, asked = before.get("epochs"), experiment.training.epochs
+    if done is not None and asked > done:
+        say(f"{out} was finished after {done} epochs: it learns {asked - done} more, by a new schedule")
+    results = fit_run(experiment, out, data_dir=data_dir, resume=resume, command=command)
+    if not results:
+        return
+    console = Console()
+    if results.get("selection"):
+        console.print(_selection_table(**results["selection"]))
+    console.print(_results_table(results))
+    if before and results == before:
+        say(f"{out} was finished before: for more training, add more --epochs to --resume")
+    say(f"written to {out}; next: drmm predict {out} IMAGES, drmm report {out}, drmm sample {out}")
+
+
+def show_settings(table: str | None, recipe: str | None) -> None:
+    """Print every setting, with its value and its meaning, and every recipe.
+
+    Raises:
+        InputError: if there is no such table or recipe.
+    """
+    tables = Experiment.read(recipe or DEFAULT).settings()
+    if table is not None and table not in tables:
+        raise InputError(f"no settings {table!r}{nearest(table, tables)}")
+    console = Console()
+    for name, settings in tables.items():
+        if table in {None, name}:
+            rows = Table("setting", "value", "what it is", title=name, title_justify="left", box=None)
+            for setting in settings:
+                meaning = f"{setting.meaning} ({setting.choices})"
+                rows.add_row(Text(f"{name}.{setting.name}"), Text(_value(setting.value)), Text(meaning))
+            console.print(rows)
+            console.print()
+    if table is None:
+        rows = Table("recipe", "what it is", title="recipes", title_justify="left", box=None)
+        for shipped in names():
+            rows.add_row(Text(shipped), Text(read_recipe(shipped).title))
+        console.print(rows)
+        say("\nset any of them: drmm fit DATA --out RUN --recipe best --set objective.kl=0.3 --set model.width=16")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _results_table(results: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False, box=None)
+    for key in _SHOWN:
+        value = results.get(key)
+        if value is not None:
+            unit = " %" if key.endswith(("error", "accuracy")) else ""
+            table.add_row(key.replace("_", " "), Text(f"{printable(str(value))}{unit}"))
+    return table
+
+
+def _selection_table(criterion: Criterion, candidates: list[dict[str, Any]]) -> Table:
+    """In what the candidates differ, the winner marked; `selection.csv` has the rest."""
+    columns = [name for name in candidates[0] if name not in {"seconds", "winner"} and not name.endswith("_se")]
+    differing = [name for name in columns if name == criterion or len({row[name] for row in candidates}) > 1]
+    table = Table(title=f"selected by {criterion}", box=None)
+    for name in differing:
+        table.add_column(name, justify="left" if name == "preset" else "right")
+    for row in candidates:
+        cells = [_cell(row[name], row.get(f"{criterion}_se") if name == criterion else None) for name in differing]
+        table.add_row(*cells, "←" if row["winner"] else "", style="bold" if row["winner"] else None)
+    return table
+
+
+def _cell(value: object, error: float | None) -> str:
+    if value is None:
+        return "-"
+    text = f"{value:,.1f}" if isinstance(value, float) else str(value)
+    return text if error is None else f"{text} ± {error:.1f}"

@@ -1,0 +1,343 @@
+"""Train a model into a run's folder: select a structure, learn, measure, keep; go on after a stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drmm.data import NAMES, Dataset, load
+from drmm.errors import InputError, RunError
+from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits
+from drmm.learning.recipes import is_recipe, names, read_recipe
+from drmm.learning.selection import check_selection, select
+from drmm.learning.train import train
+from drmm.model.deep import DRMM
+from drmm.model.storage import Recipe
+from drmm.runs.experiment import Data, Experiment, Teacher
+from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest
+from drmm.runs.run import Run, versions
+
+__all__ = ["fit_run", "learn", "learn_on"]
+
+
+def fit_run(
+    experiment: Experiment,
+    folder: str | Path,
+    *,
+    data_dir: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    command: str = "",
+) -> dict[str, Any]:
+    """Train a model as an experiment says, into a folder.
+
+    A run that is finished goes on for more epochs with `resume` and an experiment that has more: a new schedule,
+    from the model as it is. Its former results are kept in the new ones, as "earlier".
+
+    Args:
+        experiment: what to do; with `resume` the run's own, but for the machine and the number of epochs.
+        folder: a new folder, or with `resume` one of the same experiment.
+        data_dir: where the data sets' files are.
+        resume: go on from where the folder's training was stopped.
+        progress: show a progress bar.
+        command: the exact command line, kept with the results.
+
+    Returns:
+        What `results.json` holds: errors in percent, seconds of all sessions, versions. Empty in DDP's further
+        processes.
+
+    Raises:
+        InputError: if the data cannot be used; nothing has been written then.
+        RunError: if the folder exists, does not fit, or cannot be written, or the data or the teacher has changed.
+    """
+    folder = Path(folder)
+    if not resume:  # a finished run has the winner's sizes beside what was selected from
+        _check_free(experiment)
+    data = load(experiment.data.source, data_dir=data_dir, size=experiment.data.size)
+    parts = parts_of(experiment, data)
+    whole = _whole(experiment, data)
+    candidates = _candidates(whole, parts)
+    run = _opened(folder, whole, data) if resume else Run(folder, whole)
+    # DDP starts the same command again for every further device; only the first process owns the folder.
+    leader = os.environ.get("LOCAL_RANK", "0") == "0"
+    if leader and not resume:
+        run = Run.create(folder, whole)
+        run.keep_labels(data, parts.known)
+    done = _epochs_done(run) if resume else None
+    if done is not None and done >= whole.training.epochs:
+        return run.results
+    session = _Session(run, parts, progress=progress)
+    with _cleared_after_mistakes(run, keep=resume or not leader):
+        parts = session.taught(whole, candidates[0])
+        if done is not None:
+            recipe, model, selection = run.recipe, session.further(whole, done), run.results.get("selection")
+        else:
+            recipe, selection = session.select(whole, candidates)
+            model = session.learn(whole, recipe)
+    if not leader:
+        return {}
+    results = _results(whole, data, parts, model) | {"resumed": resume, "command": command, "selection": selection}
+    results |= {"seconds": session.seconds(), "versions": versions()}
+    if done is not None:
+        results["earlier"] = [*run.results.get("earlier", []), _without(run.results, "earlier")]
+    run.keep_experiment(whole)
+    run.keep_model(model, recipe)
+    run.keep_results(results)
+    return results
+
+
+class _Session:
+    """One sitting of a run: what it learns, and how long that has taken in all.
+
+    Args:
+        run: its folder is written to while learning.
+        parts: what it learns from.
+        progress: show progress bars.
+    """
+
+    def __init__(self, run: Run, parts: Parts, *, progress: bool) -> None:
+        self.run, self.parts, self.progress = run, parts, progress
+        self.before = run.seconds_so_far()
+        self.start = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Of all sessions."""
+        return round(self.before + time.perf_counter() - self.start, 1)
+
+    def taught(self, experiment: Experiment, recipe: Recipe) -> Parts:
+        """The labels of the teacher where there is none, if there is one."""
+        if experiment.teacher is not None:
+            folder = self._teacher(experiment, recipe)
+            self.parts = taught_by(folder, recipe, self.parts)
+        return self.parts
+
+    def _teacher(self, experiment: Experiment, recipe: Recipe) -> Path:
+        """Where the teacher's model is; it is learned first if it is a recipe."""
+        source = experiment.teacher.source if experiment.teacher is not None else ""
+        folder = self.run.teacher_folder
+        if is_recipe(source) and not Run(folder, None).has_model:
+            lesson = Experiment.read(source).resolved()
+            lesson = replace(lesson, data=experiment.data, machine=experiment.machine)
+            lesson = lesson.changed("training", seed=experiment.training.seed)
+            taught_recipe = replace(recipe, constraint=lesson.model.constraint)
+            model = learn(lesson, taught_recipe, self.parts, folder=folder, resume=True, progress=self.progress)
+            Run(folder, lesson).keep_model(model, taught_recipe)
+        return folder
+
+    def select(
+        self, experiment: Experiment, candidates: tuple[Recipe, ...]
+    ) -> tuple[Recipe, dict[str, Any] | None]:
+        """The recipe to train, and how it was chosen."""
+        if not experiment.select:
+            return candidates[0], None
+        selection = select(
+            candidates,
+            lambda recipe, x, y: learn(
+                experiment, recipe, replace(self.parts, images=x, labels=y), progress=self.progress
+            ),
+            self.parts.images,
+            self.parts.labels,
+            criterion=experiment.select.criterion,
+            seed=experiment.training.seed,
+            folder=self.run.selection_folder,
+            progress=self.progress,
+        )
+        self.run.keep_selection(selection.rows())
+        return selection.winner, {"criterion": selection.criterion, "candidates": selection.rows()}
+
+    def learn(self, experiment: Experiment, recipe: Recipe) -> DRMM:
+        """Train the model, from its last checkpoint on if there is one."""
+        folder = self.run.training_folder()
+        return learn(experiment, recipe, self.parts, folder=folder, resume=True, progress=self.progress)
+
+    def further(self, experiment: Experiment, done: int) -> DRMM:
+        """Train the run's finished model for the epochs that it lacks."""
+        folder = self.run.training_folder(experiment.training.epochs)
+        more = experiment.training.epochs - done
+        return learn_on(
+            self.run.model, experiment, self.parts, more, folder=folder, resume=True, progress=self.progress
+        )
+
+
+def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) -> DRMM:
+    """A fresh model of a recipe, trained as an experiment says.
+
+    Args:
+        experiment: resolved.
+        recipe: of the model.
+        parts: what it learns from.
+        options: folder, resume and progress, as of `drmm.learning.train.train`.
+    """
+    return _train(recipe.build(experiment.training.seed), experiment, parts, **options)
+
+
+def learn_on(model: DRMM, experiment: Experiment, parts: Parts, epochs: int, **options: Any) -> DRMM:
+    """A trained model, trained for some more epochs by a schedule of their own; arguments as of `learn`.
+
+    Raises:
+        InputError: if it learned by EM, which does not start from templates that are there.
+    """
+    if experiment.training.learning == "em":
+        raise InputError("a model that was learned by em does not go on learning: train a new one")
+    changed = {"epochs": epochs, "min_steps": 0, "initialisation": "default", "patience": None}
+    return _train(model, experiment.changed("training", **changed), parts, **options)
+
+
+def _train(model: DRMM, experiment: Experiment, parts: Parts, **options: Any) -> DRMM:
+    return train(
+        model,
+        parts.images,
+        parts.labels,
+        objective=experiment.objective,
+        config=experiment.training,
+        machine=experiment.machine,
+        validation=parts.validation,
+        **options,
+    )
+
+
+def _whole(experiment: Experiment, data: Dataset) -> Experiment:
+    """The experiment with all that its data decides: what `run.json` keeps."""
+    whole = experiment.resolved()
+    asked = replace(whole.data, source=_absolute(whole.data), digest=data.digest)
+    whole = replace(whole, data=asked, model=fitted_recipe(whole, data))
+    if whole.teacher is None:
+        return whole
+    source = whole.teacher.source
+    if is_recipe(source):
+        read_recipe(source)  # complains now, not after a while
+        return whole if source in names() else _taught_from(whole, source, "")
+    return _taught_from(whole, source, teacher_digest(Path(source).expanduser()))
+
+
+def _taught_from(experiment: Experiment, source: str, digest: str) -> Experiment:
+    """The experiment with where its teacher is, whatever the working directory."""
+    where = str(Path(source).expanduser().resolve())
+    return replace(experiment, teacher=Teacher(where, digest))
+
+
+def _absolute(data: Data) -> str:
+    """Where a folder is, whatever the working directory; a data set's name as it is."""
+    path = Path(data.source).expanduser()
+    return str(path.resolve()) if path.exists() and data.source not in NAMES else data.source
+
+
+def _check_free(experiment: Experiment) -> None:
+    """Refuse to select what is given."""
+    for name in ("preset", "width", "depth"):
+        if getattr(experiment.select, name) and getattr(experiment.model, name) != getattr(Recipe(), name):
+            raise InputError(f"{name} is both given and selected: leave model.{name} out")
+
+
+def _candidates(experiment: Experiment, parts: Parts) -> tuple[Recipe, ...]:
+    """What to choose from, or the one recipe there is; each can be built."""
+    grid, recipe = experiment.select, experiment.model
+    if not grid:
+        if grid.criterion is not None:
+            raise InputError("a criterion needs something to choose between: set select.width=8,16, say")
+        recipe.build(seed=0)
+        return (recipe,)
+    if experiment.machine.devices > 1:
+        raise InputError("structures are selected on one device: set machine.devices to 1, or select first")
+    candidates = grid.candidates(recipe)
+    check_selection(candidates, parts.labels, grid.criterion, experiment.training.seed)
+    return candidates
+
+
+_MAY_DIFFER = {"training.epochs", "data.source", "data.digest", "teacher.source", "teacher.digest"}
+
+
+def _opened(folder: Path, experiment: Experiment, data: Dataset) -> Run:
+    """The run to go on with.
+
+    Raises:
+        RunError: if there is none, or it was started with other data, settings or another teacher.
+    """
+    run = Run.to_resume(folder)
+    before = run.experiment or experiment
+    run.check_data(data)
+    taught_by_digest = "" if before.teacher is None else before.teacher.digest
+    if taught_by_digest and experiment.teacher is not None and taught_by_digest != experiment.teacher.digest:
+        raise RunError(f"the teacher's model is another one than {folder} was started with: put it back")
+    before = replace(before.resolved(), model=replace(before.model, channels=experiment.model.channels))
+    changed = [name for name in before.differences(experiment) if not _may_differ(name, run)]
+    if changed:
+        raise RunError(f"{folder} was started with another {changed[0]}: resume with the same settings")
+    if experiment.training.epochs < before.training.epochs:
+        raise RunError(f"{folder} was started for {before.training.epochs} epochs: resume with as many, or more")
+    if experiment.training.epochs > before.training.epochs and not run.finished:
+        raise RunError(
+            f"{folder} has not finished its {before.training.epochs} epochs: resume it with as many first, then "
+            "train it further"
+        )
+    return run
+
+
+def _may_differ(name: str, run: Run) -> bool:
+    """Whether a resumed run may have another setting: where it is and what it runs on, not what it is."""
+    old = run.experiment is not None and not run.experiment.model.classes  # of version 0.1.0
+    filled_in = old and name in {"model.preset", "model.image_shape", "model.classes"}
+    return name in _MAY_DIFFER or name.startswith("machine.") or filled_in
+
+
+def _epochs_done(run: Run) -> int | None:
+    """Of a finished run, for how many epochs it was asked; None before."""
+    if not run.finished or run.experiment is None:
+        return None
+    return int(run.results.get("epochs", run.experiment.training.epochs))
+
+
+@contextmanager
+def _cleared_after_mistakes(run: Run, *, keep: bool) -> Iterator[None]:
+    """Where nothing could be learned, remove the folder unless it is to be kept."""
+    try:
+        yield
+    except InputError:
+        if not keep and not run.has_begun:
+            shutil.rmtree(run.folder)  # a second try finds its place free
+        raise
+
+
+def _results(experiment: Experiment, data: Dataset, parts: Parts, model: DRMM) -> dict[str, Any]:
+    clustering = is_clustering(experiment, data)
+    return {
+        "dataset": data.name,
+        "labels": len(parts.known),
+        "images": len(parts.images),
+        "seed": experiment.training.seed,
+        "epochs": experiment.training.epochs,
+        "learning": experiment.training.learning,
+        "constraint": experiment.model.constraint,
+        "validation_error": None if parts.validation is None else error_percent(model, *parts.validation),
+        "test_error": None if clustering else _test_error(model, data),
+        "cluster_accuracy": _cluster_accuracy(model, data) if clustering else None,
+    }
+
+
+def _test_error(model: DRMM, data: Dataset) -> float | None:
+    known = data.y_test >= 0
+    if not known.any():
+        return None
+    return error_percent(model, torch.from_numpy(data.x_test[known]), torch.from_numpy(data.y_test[known]))
+
+
+def _cluster_accuracy(model: DRMM, data: Dataset) -> float | None:
+    """On the test set, with clusters named by what most of their training images are; in percent."""
+    if not (data.y_test >= 0).any() or not (data.y_train >= 0).any():
+        return None
+    training, test = (
+        predict_logits(model, torch.from_numpy(x)).argmax(1).numpy() for x in (data.x_train, data.x_test)
+    )
+    return cluster_accuracy(test, data.y_test, name_clusters(training, data.y_train))
+
+
+def _without(results: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in results.items() if key != name}

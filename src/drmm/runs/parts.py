@@ -1,0 +1,115 @@
+"""What a run learns from: which images, which of their labels, which are held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from drmm.data import Dataset, holdout, mask_labels, stratified_labels
+from drmm.data.base import digest_of
+from drmm.data.labels import UNLABELLED, check_labels
+from drmm.errors import InputError
+from drmm.files import read_bytes
+from drmm.learning.metrics import taught_labels
+from drmm.model.storage import MODEL_FILES, Recipe, load_model
+from drmm.runs.experiment import Experiment
+
+__all__ = ["Parts", "fitted_recipe", "is_clustering", "parts_of", "taught_by", "teacher_digest"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run learns from.
+
+    Attributes:
+        images: levels, uint8 (N, C, H, W).
+        labels: class indices (N,), -1 where hidden.
+        known: indices in the data set's training part of the images with a label.
+        validation: held-out images and labels.
+    """
+
+    images: Tensor
+    labels: Tensor
+    known: npt.NDArray[np.int64]
+    validation: tuple[Tensor, Tensor] | None
+
+
+def parts_of(experiment: Experiment, data: Dataset) -> Parts:
+    """Take some images if asked, hold out the validation part, draw the labels to keep, hide the others.
+
+    Raises:
+        InputError: if the labels do not allow it.
+    """
+    asked, seed = experiment.data, experiment.training.seed
+    kept = _taken(asked.images, len(data.x_train), seed)
+    validation = None
+    if asked.validation:
+        held_out = kept[holdout(data.y_train[kept], asked.validation, seed=seed)]
+        validation = (torch.from_numpy(data.x_train[held_out]), torch.from_numpy(data.y_train[held_out]))
+        kept = np.setdiff1d(kept, held_out)
+    images, labels = data.x_train[kept], data.y_train[kept]
+    if asked.labels_per_class == 0:
+        labels = np.full_like(labels, UNLABELLED)
+    elif asked.labels_per_class is not None:
+        labels = mask_labels(labels, stratified_labels(labels, asked.labels_per_class, seed=seed))
+    clustering = is_clustering(experiment, data)
+    if asked.clusters is not None and not clustering:
+        raise InputError("clusters need images without labels: keep 0 labels per class, or leave clusters out")
+    if not clustering:
+        check_labels(labels, len(labels), classes=list(range(len(data.classes))))
+    return Parts(torch.from_numpy(images), torch.from_numpy(labels), kept[labels >= 0], validation)
+
+
+def is_clustering(experiment: Experiment, data: Dataset) -> bool:
+    """Whether no image has a label, so that images fall into clusters."""
+    asked = experiment.data
+    unlabelled = bool((data.y_train == UNLABELLED).all())
+    return asked.labels_per_class == 0 or (asked.clusters is not None and unlabelled)
+
+
+def fitted_recipe(experiment: Experiment, data: Dataset) -> Recipe:
+    """The model for these images and classes, or clusters."""
+    channels, height, width = data.x_train.shape[1:]
+    classes = tuple(data.classes)
+    if is_clustering(experiment, data):
+        clusters = experiment.data.clusters
+        classes = tuple(f"cluster {i}" for i in range(len(classes) if clusters is None else clusters))
+        if len(classes) < 2:
+            raise InputError(f"images cannot fall into {len(classes)} clusters: say how many there are, 2 or more")
+    return experiment.model.fitted((channels, height, width), classes)
+
+
+def taught_by(folder: Path, recipe: Recipe, parts: Parts) -> Parts:
+    """The same with the labels of a trained model where there is none.
+
+    Raises:
+        InputError: if every image has a label, or the model knows other classes or images.
+        RunError: if there is no such model.
+    """
+    if len(parts.known) == len(parts.labels):
+        raise InputError("there is nothing to teach: every image has a label; leave the teacher out")
+    model, known = load_model(folder)
+    if (known.classes, known.image_shape) != (recipe.classes, recipe.image_shape):
+        raise InputError(f"the model in {folder} knows other classes or image sizes: take one of the same data")
+    return replace(parts, labels=taught_labels(model, parts.images, parts.labels))
+
+
+def teacher_digest(folder: Path) -> str:
+    """Of the model's files.
+
+    Raises:
+        RunError: if there is no model.
+    """
+    return digest_of([read_bytes(folder / name) for name in MODEL_FILES])
+
+
+def _taken(images: int | None, total: int, seed: int) -> npt.NDArray[np.int64]:
+    """Indices of the training images to take, sorted."""
+    if images is None or images >= total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).permutation(total)[:images])

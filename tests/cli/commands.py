@@ -1,0 +1,61 @@
+"""A command as a user gives it, and what came out."""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from drmm.cli import app as cli
+
+Answer = tuple[int, str, str]
+"""Exit code, stdout and stderr."""
+
+QUICK = ["--set", "training.min_steps=0"]
+FIT = ["fit", "digits", "--labels-per-class", "5", "--epochs", "2", "--width", "4", *QUICK]
+FIT += ["--set", "training.batch_size=256"]
+EM = ["fit", "digits", "--set", "training.learning=em", "--set", "training.tolerance=0"]
+EM += ["--epochs", "2", "--width", "4", "--labels-per-class", "5"]
+
+
+def drmm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> Answer:
+    """One command in this process."""
+    monkeypatch.setattr(sys, "argv", ["drmm", *map(str, words)])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def sets(*assignments: str) -> list[str]:
+    """Options that set settings."""
+    return [word for assignment in assignments for word in ("--set", assignment)]
+
+
+def refused(answer: Answer, *words: str) -> None:
+    """Exit code 2 and one line that holds the words."""
+    code, _, err = answer
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

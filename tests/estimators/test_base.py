@@ -1,0 +1,144 @@
+"""What comes out of an estimator it takes again; warm starts; fits in several threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from drmm import DRMMClassifier, RenderingMixture
+from drmm.errors import InputError
+from drmm.estimators.classifier import _go_on
+from drmm.model.storage import Recipe
+
+
+def quick(steps: int = 30, random_state: int = 0, **options: object) -> DRMMClassifier:
+    training = {"min_steps": steps, "batch_size": 32, "labelled_per_batch": 8, "learning_rate": 0.01}
+    return DRMMClassifier(
+        model={"width": 4}, training=training, machine={"accelerator": "cpu"}, epochs=2, random_state=random_state,
+        **options,
+    )  # fmt: skip
+
+
+def thirds(n: int = 60, channels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Three classes of bright thirds, uint8."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 3
+    x = rng.integers(0, 60, (n, 12, 12) if channels is None else (n, 12, 12, channels)).astype(np.uint8)
+    for i in range(n):
+        x[i, 4 * y[i] : 4 * y[i] + 4] += 160
+    return x, y
+
+
+def hidden(y: np.ndarray, labelled: int = 12) -> np.ndarray:
+    return np.where(np.arange(len(y)) < labelled, y, -1)
+
+
+# --- what comes out is like what went in ---
+
+
+# What the images are made of those of `thirds`, and how the estimator has to be told.
+GREY = {
+    "uint8": (lambda x: x, {}),
+    "float": (lambda x: x / 255, {}),
+    "int64": (lambda x: x.astype(np.int64), {}),
+    "uint16": (lambda x: x.astype(np.uint16) * 257, {}),
+    "bool": (lambda x: x > 100, {}),
+    "range": (lambda x: x / 255 * 7 - 3, {"pixel_range": (-3.0, 4.0)}),
+    "uint8 beside a range": (lambda x: x, {"pixel_range": (0.0, 16.0)}),
+    "list": (lambda x: (x / 255).tolist(), {}),
+    "tensor": (torch.from_numpy, {}),
+}
+COLOUR = {
+    "channels last": (lambda x: x, {}),
+    "channels first": (lambda x: x.transpose(0, 3, 1, 2), {}),
+    "channels last, flat": (lambda x: x.reshape(len(x), -1), {"image_shape": (12, 12, 3)}),
+}
+
+
+@pytest.mark.parametrize("kind", [*GREY, *COLOUR])
+def test_an_estimator_takes_its_own_pictures(kind: str) -> None:
+    x, y = thirds(45, 3 if kind in COLOUR else None)
+    change, options = (GREY | COLOUR)[kind]
+    x = change(x)
+    array = np.asarray(x)
+    model = quick(steps=10, **options).fit(x, hidden(y))
+    mixture = RenderingMixture(3, reach=1, max_iter=100, tol=0.01, random_state=0, **options).fit(x)
+    made = (
+        model.sample(20, random_state=0)[0],
+        model.inverse_transform(model.transform(x)),
+        mixture.sample(20, random_state=0)[0],
+        mixture.means_,
+    )
+    low, high = float(array.min()), float(array.max())
+    for pictures in made:
+        assert pictures.shape[1:] == array.shape[1:]
+        assert pictures.dtype == (np.float32 if array.dtype.kind == "f" else array.dtype)
+        for estimator in (model, mixture):
+            estimator.predict(pictures)
+    assert float(made[0].max()) > low + 0.3 * (high - low)  # the units are those of X
+    middle = np.asarray(mixture.means_).astype(float).mean()
+    assert abs(middle - array.astype(float).mean()) < 0.25 * (high - low)
+
+
+def test_control_noise_lies_beyond_black_and_is_cut_off() -> None:
+    x, y = thirds(45)
+    x = x / 255
+    model = quick(steps=10).fit(x, hidden(y))
+    raw = model.model_.sample(20, generator=torch.Generator().manual_seed(0))
+    assert raw.min() < 0
+    with pytest.raises(InputError, match="pixels run from -"):
+        model.predict(raw.numpy())
+    assert model.sample(20, random_state=0)[0].min() == 0
+
+
+def test_a_mean_picture_has_its_pixels_where_x_has_them() -> None:
+    x, _ = thirds(45, 3)
+    x = (x * np.array([1.0, 0.5, 0.1])).astype(np.uint8)  # channels that differ
+    pictures = [
+        RenderingMixture(1, reach=0, max_iter=200, random_state=0, **options).fit(data).means_.reshape(shape)
+        for data, options, shape in (
+            (x, {}, x.shape[1:]),
+            (x.reshape(45, -1), {"image_shape": x.shape[1:]}, x.shape[1:]),
+            (x.transpose(0, 3, 1, 2), {}, (3, *x.shape[1:3])),
+        )
+    ]
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    np.testing.assert_array_equal(pictures[0], pictures[2].transpose(1, 2, 0))
+    assert np.abs(pictures[0].mean((0, 1)) / x.mean((0, 1, 2)) - 1).max() < 0.2  # each channel as bright as it is
+
+
+# --- warm starts, threads ---
+
+
+@pytest.mark.parametrize("constraint", ["soft", "hard", "weight_norm"])
+def test_a_warm_start_keeps_what_tells_its_templates_apart(constraint: str) -> None:
+    x = torch.rand(60, 1, 12, 12)
+    options = {"preset": "conv_small", "image_shape": (1, 12, 12), "constraint": constraint, "width": 4}
+    before = Recipe(classes=("a", "b", "c", "d"), **options).build(0).eval()
+    before.templates.bias.data -= before(x).mean(0)
+    explained = before(x).argmax(1)
+    labels = (explained >= 2).long()
+    assert len(explained.unique()) == 4
+    model = Recipe(classes=("0", "1"), **options).build(1).eval()
+    _go_on(model, before, x, labels)
+    wanted = torch.stack([before.templates.weight[explained[labels == c]].mean(0) for c in (0, 1)])
+    apart, wanted = (w - w.mean(0) for w in (model.templates.weight, wanted))
+    cosine = (apart * wanted).sum() / (apart.norm() * wanted.norm())
+    assert cosine > 0.999
+    if constraint == "hard":
+        assert model.templates.weight.min() > 0  # an entry of 0 would never move
+        inverted = wanted.abs() - wanted.abs().mean(0)  # control: what the parametrisation made of it
+        assert (inverted * wanted).sum() / (inverted.norm() * wanted.norm() + 1e-12) < 0.9
+
+
+def test_two_threads_that_fit_at_once_fit_as_one_after_the_other() -> None:
+    x, y = thirds()
+    alone = quick().fit(x, hidden(y)).model_.state_dict()
+    models = [quick() for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda model: model.fit(x, hidden(y)), models))
+    for model in models:
+        assert all(torch.equal(alone[name], value) for name, value in model.model_.state_dict().items())
+    other = quick(random_state=7).fit(x, hidden(y)).model_.state_dict()
+    assert not all(torch.equal(alone[name], value) for name, value in other.items())  # control

@@ -1,0 +1,370 @@
+"""A run can be stopped, moved, gone on with and trained further; it stops where its data or teacher changed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from photos import small, write_photos
+from safetensors.torch import load_file
+
+from drmm.cli.apply import predict
+from drmm.cli.fit import asked_for
+from drmm.cli.prune import prune
+from drmm.errors import InputError, RunError
+from drmm.files import read_json
+from drmm.learning import trainer
+from drmm.report import write_report
+from drmm.runs import fit
+from drmm.runs.experiment import Experiment
+from drmm.runs.fit import fit_run
+from drmm.runs.run import Run
+
+
+def quiet(experiment: Experiment, folder: Path, **options: object) -> dict:
+    return fit_run(experiment, folder, progress=False, **options)
+
+
+def resume(folder: Path, **training: object) -> dict:
+    """Go on as `drmm fit --out RUN --resume` does, with some settings of the training."""
+    everyday = {f"training.{name}": value for name, value in training.items()}
+    return quiet(asked_for(None, folder, everyday, ()), folder, resume=True)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures and a run of one epoch on them; no test changes it."""
+    folder = tmp_path_factory.mktemp("made")
+    quiet(small(write_photos(folder / "photos")), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path) -> Path:
+    """A copy of one's own, whose run knows its own pictures."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    run = Run.open(tmp_path / "run")
+    assert run.experiment is not None
+    run.keep_experiment(run.experiment.changed("data", source=str(tmp_path / "photos")))
+    return tmp_path
+
+
+def stop_in_epoch(patch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Ctrl-C in the first step of an epoch."""
+    step = trainer._Learner.training_step
+
+    def stopping(self: trainer._Learner, batch: object, number: int) -> torch.Tensor:
+        if self.current_epoch == epoch:
+            raise KeyboardInterrupt
+        return step(self, batch, number)
+
+    patch.setattr(trainer._Learner, "training_step", stopping)
+
+
+# --- where it is -------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_used_and_trained_further_from_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_photos(tmp_path / "photos")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    quiet(small("photos"), Path("run"))
+    assert Run.open("run").experiment.data.source == str(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    moved = Path("moved")
+    shutil.move(tmp_path / "run", moved)
+    assert predict(moved, [tmp_path / "photos" / "red"], Path("labels.csv")) == 6
+    write_report(moved, Path("report.html"), images=2)
+    prune(moved, Path("smaller"), keep=0.5)
+    assert resume(moved, epochs=2)["epochs"] == 2
+
+
+def test_pictures_can_be_moved_too(here: Path) -> None:
+    (here / "photos").rename(here / "pictures")
+    with pytest.raises(InputError, match="no data set, folder or zip archive"):
+        resume(here / "run", epochs=2)
+    everyday = {"data.source": str(here / "pictures"), "training.epochs": 2}
+    results = quiet(asked_for(None, here / "run", everyday, ()), here / "run", resume=True)
+    assert results["epochs"] == 2
+    assert Run.open(here / "run").experiment.data.source == str(here / "pictures")
+
+
+# --- when the data or the teacher changed ------------------------------------------------------------------
+
+
+def bytes_of_a_file(photos: Path) -> None:
+    shutil.copy(photos / "red" / "1.png", photos / "red" / "0.png")
+
+
+def name_of_a_file(photos: Path) -> None:
+    (photos / "red" / "0.png").rename(photos / "red" / "00.png")
+
+
+def another_file(photos: Path) -> None:
+    shutil.copy(photos / "red" / "0.png", photos / "unlabelled" / "new.png")
+
+
+def one_file_less(photos: Path) -> None:
+    (photos / "unlabelled" / "5.png").unlink()
+
+
+def a_label(photos: Path) -> None:
+    (photos / "red" / "5.png").rename(photos / "blue" / "6.png")
+
+
+def name_of_a_class(photos: Path) -> None:
+    (photos / "red").rename(photos / "reddish")
+
+
+CHANGES = [bytes_of_a_file, name_of_a_file, another_file, one_file_less, a_label, name_of_a_class]
+
+
+def uses(here: Path) -> dict[str, Callable[[], object]]:
+    run = here / "run"
+    return {
+        "resume": lambda: resume(run),
+        "train further": lambda: resume(run, epochs=2),
+        "prune": lambda: prune(run, here / "smaller", keep=0.5),
+        "report": lambda: write_report(run, here / "report.html", images=2),
+    }
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_images_stop_what_needs_them(change: Callable[[Path], None], here: Path) -> None:
+    change(here / "photos")
+    before = contents(here)
+    for use in uses(here).values():
+        with pytest.raises(RunError, match=r"photos holds other images or labels now than .*run learned") as error:
+            use()
+        assert "\n" not in str(error.value)
+    assert contents(here) == before, "nothing was written"
+    assert predict(here / "run", [here / "photos" / "blue"], here / "labels.csv") >= 6, (
+        "labels need no training images"
+    )
+
+
+def test_images_that_are_as_they_were_stop_nothing(here: Path) -> None:
+    """The control: read again, copied, and put back."""
+    shutil.copytree(here / "photos", here / "copy")
+    shutil.rmtree(here / "photos")
+    (here / "copy").rename(here / "photos")
+    (here / "photos" / "notes.txt").write_text("no picture")
+    for use in uses(here).values():
+        use()
+
+
+def test_another_teacher_stops_a_resume(here: Path) -> None:
+    teacher, pupil = here / "run", here / "pupil"
+    quiet(small(here / "photos").changed("teacher", source=str(teacher)), pupil)
+    assert read_json(pupil / "run.json")["teacher"]["source"] == str(teacher)
+    assert resume(pupil) == Run.open(pupil).results, "control: the same one"
+    moved = here / "moved"
+    teacher.rename(moved)
+    elsewhere = asked_for(None, pupil, {"teacher.source": str(moved)}, ())
+    assert quiet(elsewhere, pupil, resume=True) == Run.open(pupil).results, "control: it may be somewhere else"
+    moved.rename(teacher)
+    resume(teacher, epochs=2)
+    before = contents(pupil)
+    with pytest.raises(
+        RunError, match=r"the teacher's model is another one than .*pupil was started with"
+    ) as error:
+        resume(pupil)
+    assert "\n" not in str(error.value)
+    assert contents(pupil) == before
+
+
+def test_a_recipe_teaches(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is learned first on the same images; a second time its model is there."""
+    read = Experiment.read
+    quick = {"epochs": 1, "min_steps": 0, "batch_size": 8, "labelled_per_batch": 4}
+    monkeypatch.setattr(Experiment, "read", lambda name="few-labels": read(name).changed("training", **quick))
+    learned, learn = [], fit.learn
+    monkeypatch.setattr(
+        fit, "learn", lambda lesson, *parts, **rest: learned.append(lesson) or learn(lesson, *parts, **rest)
+    )
+    pupil = small(here / "photos").changed("model", constraint="hard").changed("teacher", source="kl")
+    quiet(pupil, here / "pupil")
+    assert [(one.model.constraint, one.objective.kl) for one in learned] == [("soft", 0.5), ("hard", 0.0)]
+    assert Run(here / "pupil" / "teacher", None).recipe.constraint == "soft"
+    assert read_json(here / "pupil" / "run.json")["teacher"] == {"source": "kl", "digest": ""}
+    (here / "pupil" / "results.json").unlink()
+    resume(here / "pupil")
+    assert len(learned) == 3, "the pupil alone"
+
+
+# --- more epochs -------------------------------------------------------------------------------------------
+
+
+def test_more_epochs_train_a_finished_run_further(here: Path) -> None:
+    run = here / "run"
+    first, before = Run.open(run).results, weights(run)
+    second = resume(run, epochs=3)
+    assert (first["epochs"], second["epochs"]) == (1, 3)
+    assert second["earlier"] == [first]
+    assert not same(before, weights(run))
+    assert read_json(run / "run.json")["training"]["epochs"] == 3
+    third = resume(run, epochs=4)
+    assert third["earlier"] == [first, {name: value for name, value in second.items() if name != "earlier"}]
+    assert first["seconds"] <= second["seconds"] <= third["seconds"]
+    assert read_json(run / "results.json") == third
+
+
+def test_what_is_stopped_while_it_is_trained_further_ends_as_if_it_had_not(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, whole = here / "run", shutil.copytree(here / "run", here / "whole")
+    first, before = contents(stopped), weights(stopped)
+    resume(whole, epochs=4)
+    with monkeypatch.context() as patch:
+        stop_in_epoch(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            resume(stopped, epochs=4)
+    assert {name: value for name, value in contents(stopped).items() if "further" not in name} == first
+    assert (stopped / "further" / "4" / "checkpoints" / "last.ckpt").exists(), "control: it had begun"
+    results = resume(stopped, epochs=4)
+    assert (results["epochs"], results["resumed"], len(results["earlier"])) == (4, True, 1)
+    assert same(weights(stopped), weights(whole))
+    assert not same(weights(stopped), before)
+
+
+def test_a_finished_run_is_left_as_it_is(here: Path) -> None:
+    before = contents(here / "run")
+    assert resume(here / "run") == Run.open(here / "run").results
+    assert contents(here / "run") == before
+
+
+def test_epochs_never_become_fewer(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resume(here / "run", epochs=2)
+    with pytest.raises(RunError, match="was started for 2 epochs: resume with as many, or more"):
+        resume(here / "run", epochs=1)
+    with monkeypatch.context() as patch:
+        stop_in_epoch(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(small(here / "photos", epochs=3), here / "new")
+    for epochs, says in (
+        (2, "as many, or more"),
+        (4, "has not finished its 3 epochs: resume it with as many first"),
+    ):
+        with pytest.raises(RunError, match=says):
+            resume(here / "new", epochs=epochs)
+    assert resume(here / "new")["epochs"] == 3
+
+
+def test_a_run_learned_by_em_is_not_trained_further(here: Path) -> None:
+    experiment = small(here / "photos", learning="em").changed("model", preset="dense")
+    quiet(experiment, here / "em")
+    before = contents(here / "em")
+    with pytest.raises(InputError, match="learned by em does not go on learning"):
+        resume(here / "em", epochs=5)
+    assert contents(here / "em") == before
+
+
+# --- a stop ------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_run_ends_as_if_it_had_not_been(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = small(here / "photos", epochs=3)
+    whole = quiet(experiment, here / "whole")
+    with monkeypatch.context() as patch:
+        stop_in_epoch(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(experiment, here / "stopped")
+    assert not (here / "stopped" / "model.json").exists()
+    results = resume(here / "stopped")
+    assert same(weights(here / "stopped"), weights(here / "whole"))
+    assert (whole["resumed"], results["resumed"]) == (False, True)
+
+
+def test_seconds_are_those_of_all_sessions(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first session's are made to be many: what a checkpoint says is counted."""
+    with monkeypatch.context() as patch:
+        stop_in_epoch(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(small(here / "photos", epochs=2), here / "new")
+    checkpoint = here / "new" / "checkpoints" / "last.ckpt"
+    state = torch.load(checkpoint, weights_only=True)
+    assert 0 < state["seconds"] < 500
+    torch.save(state | {"seconds": 1000.0}, checkpoint)
+    first = resume(here / "new")["seconds"]
+    assert 1000 <= first < 1500
+    second = resume(here / "new", epochs=3)["seconds"]
+    assert first <= second < 1500, "each session once"
+    assert Run.open(here / "run").results["seconds"] < 500, "control"
+
+
+def test_a_mistake_that_learning_finds_leaves_no_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise InputError("the loss is not finite")
+
+    monkeypatch.setattr(fit, "train", refuse)
+    with pytest.raises(InputError, match="not finite"):
+        quiet(small(here / "photos"), here / "new")
+    assert not (here / "new").exists()
+    before = contents(here / "run")
+    with pytest.raises(InputError, match="not finite"):
+        resume(here / "run", epochs=2)
+    assert contents(here / "run") == before, "control: what was there stays"
+
+
+# --- what is no run to resume ------------------------------------------------------------------------------
+
+
+def test_what_holds_no_run_to_resume(here: Path) -> None:
+    prune(here / "run", here / "smaller", keep=0.5)
+    before = contents(here / "smaller")
+    for folder in (here / "smaller", here / "none", here / "photos"):
+        with pytest.raises(RunError, match="holds no run to resume: leave --resume out"):
+            resume(folder)
+        with pytest.raises(RunError, match="holds no run to resume: leave --resume out"):
+            quiet(small(here / "photos"), folder, resume=True)
+    assert contents(here / "smaller") == before
+
+
+def test_other_settings_are_named(here: Path) -> None:
+    for assignment, name in (
+        ("objective.kl=0.125", "objective.kl"),
+        ("training.seed=3", "training.seed"),
+        ("data.validation=2", "data.validation"),
+        ("model.width=3", "model.width"),
+        ("model.preset=dense", "model.preset"),
+        ("select.width=2,3", "select.width"),
+    ):
+        with pytest.raises((RunError, InputError), match=name.replace(".", r"\.")):
+            quiet(asked_for(None, here / "run", {}, [assignment]), here / "run", resume=True)
+    other_machine = asked_for(None, here / "run", {"machine.accelerator": "cpu"}, ())
+    assert quiet(other_machine, here / "run", resume=True), "control: a machine is no setting of the model"
+
+
+def test_a_run_that_was_selected_says_what_was_asked_and_goes_on(here: Path) -> None:
+    experiment = small(here / "photos").set("model.width=none", "select.width=1,2", "select.criterion=picture")
+    results = quiet(experiment, here / "selected")
+    plan = read_json(here / "selected" / "run.json")
+    assert (plan["model"]["width"], plan["select"]["width"]) == (None, [1, 2])
+    winner = next(row["width"] for row in results["selection"]["candidates"] if row["winner"])
+    assert Run.open(here / "selected").recipe.width == winner
+    assert resume(here / "selected") == results
+    further = resume(here / "selected", epochs=2)
+    assert further["selection"] == results["selection"]
+    assert Run.open(here / "selected").recipe.width == winner
+
+
+def test_the_results_are_what_the_file_says(made: Path) -> None:
+    results = json.loads((made / "run" / "results.json").read_text())
+    assert (results["dataset"], results["labels"], results["images"]) == ("photos", 12, 18)
+    assert results["test_error"] is None, "there are no test images"
