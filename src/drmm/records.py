@@ -6,13 +6,14 @@ import dataclasses
 import difflib
 import inspect
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from drmm.errors import InputError
 
-__all__ = ["DERIVED", "Record", "Setting", "from_table", "nearest", "parse", "settings_of"]
+__all__ = ["DERIVED", "Record", "Setting", "from_table", "in_table", "nearest", "parse", "settings_of"]
 
 DERIVED: Any = {"derived": True}
 """Metadata of a field that nobody sets: a run fills it in from its data."""
@@ -104,6 +105,15 @@ def from_table(record: type[_Record], table: Mapping[str, Any], base: _Record | 
         else:
             values[name] = parse(record, name, value)
     return record(**values) if base is None else dataclasses.replace(base, **values)
+
+
+@contextmanager
+def in_table(name: str) -> Iterator[None]:
+    """Within it, an error about a setting says in which table that is."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
 
 
 def settings_of(record: Record) -> list[Setting]:

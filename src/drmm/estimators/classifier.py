@@ -22,7 +22,7 @@ from drmm.errors import InputError
 from drmm.estimators.base import ImageEstimator, seed_of
 from drmm.estimators.settings import RECORDS, Settings, changed, settings_of_recipe
 from drmm.learning.config import Machine, Training
-from drmm.learning.metrics import taught_labels
+from drmm.learning.metrics import labels_from_folder
 from drmm.learning.objective import Objective
 from drmm.learning.recipes import DEFAULT
 from drmm.learning.recipes import names as names_of_recipes
@@ -30,7 +30,7 @@ from drmm.learning.train import train
 from drmm.model.constraints import is_nonnegative, set_weight
 from drmm.model.deep import DRMM
 from drmm.model.randomness import categorical
-from drmm.model.storage import Recipe, load_model, misfit
+from drmm.model.storage import Recipe, misfit
 
 __all__ = ["DRMMClassifier"]
 
@@ -211,20 +211,14 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         if (codes == UNLABELLED).all():
             raise InputError("a teacher needs labels to learn from: label some images, or leave the teacher out")
         if isinstance(teacher, Path):
-            return self._taught_by_run(teacher, x, codes)
+            names = [str(name) for name in self.classes_]
+            labels = labels_from_folder(teacher, names, self.image_shape_, x, torch.from_numpy(codes))
+            return np.asarray(labels.numpy())
         self.teacher_ = clone(teacher).fit(X, y)
         answers = np.asarray(self.teacher_.predict(X))
         if not np.isin(answers, self.classes_).all():
             raise InputError("the teacher knows classes that y does not have: fit it to the same labels")
         return np.where(codes == UNLABELLED, np.searchsorted(self.classes_, answers), codes)
-
-    def _taught_by_run(self, folder: Path, x: Tensor, codes: Array) -> Array:
-        model, recipe = load_model(folder)
-        if recipe.classes != tuple(str(name) for name in self.classes_) or recipe.image_shape != self.image_shape_:
-            raise InputError(
-                f"the model in {folder} knows other classes or image sizes: take one of the same data"
-            )
-        return np.asarray(taught_labels(model, x, torch.from_numpy(codes)).numpy())
 
     def predict(self, X: object) -> Array:
         """Labels (N,) of images: always one of `classes_`, never -1."""

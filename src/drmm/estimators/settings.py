@@ -12,7 +12,7 @@ from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.learning.recipes import read_recipe
 from drmm.model.storage import Recipe
-from drmm.records import Record, from_table, parse
+from drmm.records import Record, from_table, in_table, parse
 
 __all__ = ["RECORDS", "Settings", "changed", "settings_of_recipe"]
 
@@ -65,7 +65,8 @@ def settings_of_recipe(recipe: str | Path, parameters: Mapping[str, Any]) -> Set
         if isinstance(given, kind):
             records[name] = given
         elif given is None or isinstance(given, Mapping):
-            records[name] = _of_table(name, {**tables.get(name, {}), **(given or {})})
+            with in_table(name):
+                records[name] = from_table(kind, {**tables.get(name, {}), **(given or {})})
         else:
             raise InputError(f"{name} is a drmm {kind.__name__} or a dictionary of its settings, not {given!r}")
     return Settings(**records, teacher=str(tables.get("teacher", {}).get("source", "")))
@@ -82,11 +83,3 @@ def changed(name: str, before: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(before, Record):
         return before.set_params(**values)
     return {**(before or {}), **{key: parse(RECORDS[name], key, value) for key, value in values.items()}}
-
-
-def _of_table(name: str, table: Mapping[str, Any]) -> Record:
-    """A record of a table; an error says in which one."""
-    try:
-        return from_table(RECORDS[name], table)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error

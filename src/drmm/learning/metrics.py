@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,12 +15,14 @@ from torch import Tensor, nn
 from drmm.data.images import pixels
 from drmm.errors import InputError
 from drmm.model.deep import DRMM
+from drmm.model.storage import load_model
 
 __all__ = [
     "CERTIFIED_AT_ONCE",
     "certified_percent",
     "cluster_accuracy",
     "error_percent",
+    "labels_from_folder",
     "name_clusters",
     "predict_logits",
     "taught_labels",
@@ -54,6 +59,28 @@ def cluster_accuracy(clusters: Labels, y: Labels, names: dict[int, int]) -> floa
     """Share of images whose cluster is named like their class, in percent; a cluster without a name is wrong."""
     named = np.array([names.get(int(cluster), -1) for cluster in clusters])
     return round(100 * float((named == y)[y >= 0].mean()), 4)
+
+
+def labels_from_folder(
+    folder: Path, classes: Sequence[str], image_shape: tuple[int, int, int], x: Tensor, y: Tensor
+) -> Tensor:
+    """`taught_labels` by the model in a folder.
+
+    Args:
+        folder: of a trained model.
+        classes: names of the classes of y.
+        image_shape: (C, H, W) of the images.
+        x: images, as of `taught_labels`.
+        y: class indices (N,), -1 where there is no label.
+
+    Raises:
+        InputError: if the model knows other classes or images.
+        RunError: if there is no model.
+    """
+    teacher, known = load_model(folder)
+    if (known.classes, known.image_shape) != (tuple(classes), image_shape):
+        raise InputError(f"the model in {folder} knows other classes or image sizes: take one of the same data")
+    return taught_labels(teacher, x, y)
 
 
 def taught_labels(teacher: nn.Module, x: Tensor, y: Tensor) -> Tensor:

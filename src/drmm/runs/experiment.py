@@ -13,7 +13,7 @@ from drmm.learning.objective import Objective
 from drmm.learning.recipes import DEFAULT, read_recipe
 from drmm.learning.selection import Grid
 from drmm.model.storage import Recipe
-from drmm.records import DERIVED, Record, Setting, from_table, nearest, parse, settings_of
+from drmm.records import DERIVED, Record, Setting, from_table, in_table, nearest, settings_of
 
 __all__ = ["Data", "Experiment", "Teacher"]
 
@@ -125,7 +125,8 @@ class Experiment:
         records: dict[str, Any] = {}
         for name, table in tables.items():
             if table is not None:
-                records[name] = _named(name, lambda n=name, t=table: from_table(_RECORDS[n], t))
+                with in_table(name):
+                    records[name] = from_table(_RECORDS[name], table)
         return cls(**records)
 
     def tables(self) -> dict[str, Any]:
@@ -166,12 +167,9 @@ class Experiment:
         for name in values:
             if name not in known:
                 raise InputError(f"no setting {table}.{name}{_nearest_setting(table, name)}")
-        before = getattr(self, table) or record()
-
-        def set_them() -> Any:
-            return replace(before, **{name: parse(record, name, value) for name, value in values.items()})
-
-        return replace(self, **{table: _named(table, set_them)})
+        with in_table(table):
+            after: Any = (getattr(self, table) or record()).set_params(**values)
+        return replace(self, **{table: after})
 
     def resolved(self) -> Experiment:
         """With a value in place of every none that depends on the constraint, the learning rule or the teacher."""
@@ -208,14 +206,6 @@ def _paired(mine: Record | None, theirs: Record | None, record: type[Record]) ->
     """Every field of two records side by side; a record that is missing is as by default."""
     for one in fields(record):
         yield one.name, getattr(mine or record(), one.name), getattr(theirs or record(), one.name)
-
-
-def _named(table: str, make: Any) -> Any:
-    """Make something; an error says in which table."""
-    try:
-        return make()
-    except InputError as error:
-        raise InputError(f"{table}: {error}") from error
 
 
 def _nearest_setting(table: str, name: str) -> str:

@@ -25,7 +25,7 @@ from drmm.runs.experiment import Data, Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest
 from drmm.runs.run import Run, versions
 
-__all__ = ["fit_run", "learn", "learn_on"]
+__all__ = ["fit_run", "is_leader", "learn", "learn_on"]
 
 
 def fit_run(
@@ -67,7 +67,7 @@ def fit_run(
     candidates = _candidates(whole, parts)
     run = _opened(folder, whole, data) if resume else Run(folder, whole)
     # DDP starts the same command again for every further device; only the first process owns the folder.
-    leader = os.environ.get("LOCAL_RANK", "0") == "0"
+    leader = is_leader()
     if leader and not resume:
         run = Run.create(folder, whole)
         run.keep_labels(data, parts.known)
@@ -165,6 +165,11 @@ class _Session:
         return learn_on(
             self.run.model, experiment, self.parts, more, folder=folder, resume=True, progress=self.progress
         )
+
+
+def is_leader() -> bool:
+    """Whether this process is the one that writes, among those that train together."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) -> DRMM:

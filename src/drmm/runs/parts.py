@@ -15,8 +15,8 @@ from drmm.data.base import digest_of
 from drmm.data.labels import UNLABELLED, check_labels
 from drmm.errors import InputError
 from drmm.files import read_bytes
-from drmm.learning.metrics import taught_labels
-from drmm.model.storage import MODEL_FILES, Recipe, load_model
+from drmm.learning.metrics import labels_from_folder
+from drmm.model.storage import MODEL_FILES, Recipe
 from drmm.runs.experiment import Experiment
 
 __all__ = ["Parts", "fitted_recipe", "is_clustering", "parts_of", "taught_by", "teacher_digest"]
@@ -93,10 +93,8 @@ def taught_by(folder: Path, recipe: Recipe, parts: Parts) -> Parts:
     """
     if len(parts.known) == len(parts.labels):
         raise InputError("there is nothing to teach: every image has a label; leave the teacher out")
-    model, known = load_model(folder)
-    if (known.classes, known.image_shape) != (recipe.classes, recipe.image_shape):
-        raise InputError(f"the model in {folder} knows other classes or image sizes: take one of the same data")
-    return replace(parts, labels=taught_labels(model, parts.images, parts.labels))
+    labels = labels_from_folder(folder, recipe.classes, recipe.image_shape, parts.images, parts.labels)
+    return replace(parts, labels=labels)
 
 
 def teacher_digest(folder: Path) -> str:

@@ -25,6 +25,7 @@ from drmm.data import Dataset, load
 from drmm.errors import InputError, RunError
 from drmm.files import check_new, read_json, write_csv, write_json
 from drmm.learning.recipes import is_recipe
+from drmm.learning.train import seconds_in
 from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe, load_model, save_model
 from drmm.runs.earlier import experiment_tables
@@ -254,8 +255,6 @@ class Run:
 
     def seconds_so_far(self) -> float:
         """That former sessions learned for."""
-        from drmm.learning.train import seconds_in  # noqa: PLC0415
-
         folders = [self.folder, self.folder / "teacher", *sorted(self.folder.glob("further/*"))]
         chosen = sum(number(_json(path), "seconds") or 0.0 for path in self.selection_folder.glob("*.json"))
         return chosen + sum(seconds_in(folder) for folder in folders)

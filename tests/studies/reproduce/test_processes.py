@@ -22,8 +22,9 @@ from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.learning.train import train
 from drmm.learning.trainer import warm_cosine
+from drmm.runs.fit import is_leader
 from drmm.studies.reproduce.dry import drawn_images
-from drmm.studies.reproduce.processes import is_leader, launch
+from drmm.studies.reproduce.processes import launch
 
 DEVICES = 2
 MACHINE = Machine("cpu", DEVICES)

@@ -22,11 +22,11 @@ from drmm.learning.config import Machine
 from drmm.learning.metrics import certified_percent, error_percent, taught_labels
 from drmm.model.deep import DRMM
 from drmm.runs.experiment import Experiment
-from drmm.runs.fit import learn
+from drmm.runs.fit import is_leader, learn
 from drmm.runs.parts import Parts, fitted_recipe, parts_of
 from drmm.runs.run import versions
 from drmm.studies.reproduce.machine import described, threads
-from drmm.studies.reproduce.processes import end_with_parent, is_leader, launch
+from drmm.studies.reproduce.processes import end_with_parent, launch
 from drmm.studies.reproduce.tables import Benchmark, check_rows
 
 __all__ = ["Cell", "Failure", "cells", "run_cells", "run_one"]

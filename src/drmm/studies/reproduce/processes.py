@@ -17,14 +17,9 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from drmm.errors import DrmmError, RunError
 from drmm.learning.allocator import tune_allocator
 
-__all__ = ["end_with_parent", "is_leader", "launch"]
+__all__ = ["end_with_parent", "launch"]
 
 _Answer = TypeVar("_Answer")
-
-
-def is_leader() -> bool:
-    """Whether this process is the one that writes, among those that train together."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def end_with_parent() -> None:
