@@ -11,6 +11,7 @@ elements to use and how much to weigh each, and add noise. Two inferences are ex
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -113,7 +114,11 @@ class RMM(nn.Module):
         reach: int | tuple[int, int] = 2,
     ) -> None:
         super().__init__()
-        rows, columns = (reach, reach) if isinstance(reach, int) else reach
+        try:
+            both = reach if isinstance(reach, tuple | list) else (reach, reach)
+            rows, columns = (int(operator.index(pixels)) for pixels in both)
+        except (TypeError, ValueError):
+            raise InputError(f"reach must be pixels, one number or (rows, columns), got {reach!r}") from None
         channels, height, width = image_shape
         if n_classes < 1:
             raise InputError(f"a mixture needs one class or more, got {n_classes}")
@@ -325,7 +330,8 @@ class RMM(nn.Module):
     def _configurations(self, x: Tensor) -> Tensor:
         """As `evaluate`, (N, C, T, 2^K)."""
         joint = self.evaluate(x.to(self.inference_dtype), self._quadratic())
-        return joint.unflatten(1, (self.n_classes, -1))
+        configurations: Tensor = joint.unflatten(1, (self.n_classes, -1))
+        return configurations
 
     def _quadratic(self) -> Quadratic:
         return Quadratic(*(part.to(self.inference_dtype) for part in self.quadratic(self.gram())))

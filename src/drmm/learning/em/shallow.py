@@ -182,8 +182,8 @@ def maximise(model: RMM, moments: Moments) -> None:
     the model as it is and saves EM many small steps (Liu, Rubin and Wu 1998, parameter-expanded EM). What no image
     tells of stays as it was: a pixel that was never on the canvas, an element that was never on.
 
-    Two bounds keep the density of repeated images finite: on σ² from below, on |ζ| from above. The maximum is taken
-    within them, so that they never lower the objective.
+    Two bounds keep the density of repeated images finite: on σ² from below, on |ζ| from above. The maximum is
+    taken within them, so that they never lower the objective.
     """
     n, of_class = moments.weights.sum(), moments.weights.sum((1, 2))
     on = moments.weights.sum(1) @ model.masks.double()
@@ -199,7 +199,7 @@ def maximise(model: RMM, moments: Moments) -> None:
 
 
 def _templates(model: RMM, moments: Moments) -> tuple[Tensor, Tensor]:
-    """Λ by least squares, float64 (C, K, C_in, H, W), K unknowns for each class and pixel; and what is left of ‖I‖²."""
+    """Λ by least squares, float64 (C, K, C_in, H, W), K unknowns a class and pixel; and what is left of ‖I‖²."""
     visible = model.visible().flatten(1)
     system = (moments.pairs.permute(0, 2, 3, 1) @ visible).movedim(-1, 1)
     target = moments.pictures.flatten(3).permute(0, 3, 1, 2)
