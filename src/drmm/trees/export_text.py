@@ -8,7 +8,6 @@ that several ways share where a node has more than two children (190 lines for 2
 from __future__ import annotations
 
 import html
-import sys
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -37,7 +36,7 @@ def shown_nodes(tree: EvolutionaryTree, max_depth: int | None) -> list[int]:
     Raises:
         InputError: if the level is negative, or no whole number.
     """
-    if max_depth is not None and max_depth not in range(sys.maxsize):
+    if max_depth is not None and not (isinstance(max_depth, int | np.integer) and max_depth >= 0):
         raise InputError(f"max_depth={max_depth} must be 0 or more, or None for all")
     deepest = tree.depth if max_depth is None else max_depth
     return [int(node) for node in np.flatnonzero(tree.level <= deepest)]
