@@ -172,11 +172,24 @@ def test_control_a_class_called_train_within_a_split(tmp_path):
         (SPLIT | files("val/cat/1.png"), "val/ holds folders: rename it"),
         (SPLIT | files("train/3.png"), "train/ holds pictures beside folders: move them into train/<class>/"),
         (SPLIT | files("loose.png"), "picture loose.png is in no class folder"),
+        (
+            files("cat/Train/1.png", "cat/test/1.png", "dog/1.png"),
+            "class folders hold test/: move its pictures up",
+        ),
+        (
+            files("cat/unlabeled/1.png", "dog/1.png"),
+            "class folders hold unlabeled/: move its pictures up, to unlab",
+        ),
     ],
 )
 def test_what_may_be_a_part_or_a_class_is_never_guessed(tmp_path, spec, message):
     with pytest.raises(InputError, match=message):
         load_folder_splits(fill(tmp_path, spec))
+
+
+def test_control_what_lies_deeper_is_of_the_class(tmp_path):
+    spec = files("cat/train/1.png", "dog/old/deep/1.png", "unlabelled/train/1.png", "unlabelled/test/1.png")
+    assert load(fill(tmp_path, spec)).y_train.tolist() == [0, 1, -1, -1]
 
 
 def test_parts_are_no_classes(tmp_path):
@@ -221,7 +234,7 @@ def test_any_name_is_a_class_by_saying_so(tmp_path):
     data = load(tmp_path, classes=names)
     assert data.classes == ("Unlabelled", "cat", "train", "unlabelled things")
     assert data.y_train.min() == 0
-    with pytest.raises(InputError, match="declare it a class"):  # the control
+    with pytest.raises(InputError, match="declare a class of that name"):  # the control
         load(tmp_path, classes=names[:2])
     with pytest.raises(InputError, match="holds no pictures of class cow: leave it out"):
         load(tmp_path, classes=(*names, "cow"))

@@ -87,8 +87,7 @@ def decode_picture(
         raise InputError(f"pictures have 1 to 4 channels, not {channels}: pass such images as a .npy file")
     try:
         content = source if isinstance(source, bytes) else source.read_bytes()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's: of what it can do without, such as a broken EXIF block
+        with warnings.catch_warnings(action="ignore"):  # of what Pillow does without, such as a broken EXIF block
             return _with_any_texts(content, name, channels, size)
     except InputError:
         raise

@@ -27,7 +27,7 @@ _SPLITS = {"train", "test"}
 _LIKE_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _UNLABELLED_WORDS = {UNLABELLED_FOLDER, "unlabeled"}
 _BEGINS_UNLABELLED = "unlab"  # misspelt, or with more after it
-_DECLARE = "declare it a class (setting data.classes)"
+_DECLARE = "declare a class of that name (setting data.classes)"
 _SHOWN = 5  # names in a warning
 
 
@@ -86,6 +86,7 @@ def load_folder_splits(
     with listed(path) as found:
         reading = _Reading(path, declared, 2 if _are_split(found.pictures, path, declared) else 1)
         places = {member: reading.place(member) for member in found.pictures}
+        reading.check_within_classes(places)
         if absent := declared - {place.label for place in places.values()}:
             raise InputError(f"{path} holds no pictures of class {min(absent)}: leave it out of the classes")
         _read_once(found, places)
@@ -140,6 +141,20 @@ class _Reading(NamedTuple):
             advice = f"rename it to {UNLABELLED_FOLDER}/, or {_DECLARE}"
             raise InputError(f"{self.root}: {folder}/ may be a class or pictures without a label: {advice}")
         return name
+
+    def check_within_classes(self, places: Mapping[PurePosixPath, _Place]) -> None:
+        """Refuse parts within classes, which would all be learned from."""
+        inner = {
+            _word(folder)
+            for member, place in places.items()
+            if place.label
+            for folder in member.parts[self.depth : -1]
+        }
+        if odd := inner & _UNLABELLED_WORDS or (_SPLITS if inner >= _SPLITS else set()):
+            raise InputError(
+                f"{self.root}: class folders hold {min(odd)}/: move its pictures up, to {UNLABELLED_FOLDER}/ or "
+                "to train/<class>/ and test/<class>/"
+            )
 
     def warn_of_classes(self, folders: Sequence[PurePosixPath], pictures: Collection[PurePosixPath]) -> None:
         """Say which class folders make no class, one of a single picture, or one class together."""

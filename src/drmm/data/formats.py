@@ -3,6 +3,7 @@
 __all__ = ["TOO_LARGE_TEXTS", "is_picture", "is_raw", "open_picture"]
 
 import re
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from io import BytesIO
@@ -14,11 +15,11 @@ from PIL.ExifTags import Base as Tag
 
 
 class _Foreign(NamedTuple):
-    """A kind of picture that Pillow does not read by itself: its suffixes, how it begins, and what helps."""
+    """A kind of picture that Pillow does not read by itself."""
 
     name: str
-    suffixes: frozenset[str]
-    start: re.Pattern[bytes]
+    suffixes: str
+    start: bytes  # of its content, as a pattern
     remedy: str
     plugin: str = ""  # a module that teaches Pillow to read it
 
@@ -26,52 +27,37 @@ class _Foreign(NamedTuple):
         return f"{self.name}: {self.remedy}"
 
 
-def _foreign(name: str, suffixes: str, start: bytes, remedy: str, plugin: str = "") -> _Foreign:
-    return _Foreign(name, frozenset(suffixes.split()), re.compile(start, re.DOTALL), remedy, plugin)
-
-
-_RAW = _foreign(
+_AS_PNG = "export it as PNG"
+_RAW = _Foreign(
     "camera raw",
     ".3fr .arw .cr2 .cr3 .crw .dng .erf .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f",
     rb".{4}ftypcrx|FUJIFILM|(II\*\0|MM\0\*).{4}CR",
     "develop it into PNG or JPEG",
 )
-_AS_PNG = "export it as PNG"
+_HEIC = _Foreign(
+    "HEIC",
+    ".heic .heif .hif",
+    rb".{4}ftyp(he|mif1|msf1)",
+    "pip install pillow-heif",
+    "pillow_heif.HeifImagePlugin",
+)
+_JXL_START = rb"\xff\x0a|\0\0\0\x0cJXL "
+_VIDEO = ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv"
+_VIDEO_START = rb".{4}ftyp|RIFF.{4}AVI |\x1aE\xdf\xa3|\0\0\x01[\xb3\xba]"
+_SVG_START = rb"%!PS|\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg"
 _FOREIGN = (  # the first that fits
-    _foreign(
-        "HEIC",
-        ".heic .heif .hif",
-        rb".{4}ftyp(he|mif1|msf1)",
-        "pip install pillow-heif",
-        "pillow_heif.HeifImagePlugin",
-    ),
-    _foreign("AVIF", ".avif .avifs", rb".{4}ftypavi", "pip install --upgrade pillow"),
-    _foreign(
-        "JPEG XL",
-        ".jxl",
-        rb"\xff\x0a|\0\0\0\x0cJXL ",
-        "pip install pillow-jxl-plugin",
-        "pillow_jxl",
-    ),
+    _HEIC,
     _RAW,
-    _foreign(
-        "video",
-        ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv",
-        rb".{4}ftyp|RIFF.{4}AVI |\x1aE\xdf\xa3|\0\0\x01[\xb3\xba]",
-        "take frames from it, as ffmpeg does",
-    ),
-    _foreign(
-        "vector graphics",
-        ".ai .emf .eps .ps .svg .svgz .wmf",
-        rb"%!PS|\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg",
-        _AS_PNG,
-    ),
-    _foreign("XCF", ".xcf", b"gimp xcf", _AS_PNG),
-    _foreign("OpenEXR", ".exr", rb"\x76\x2f\x31\x01", _AS_PNG),
-    _foreign("Radiance", "", rb"#\?RADIANCE", _AS_PNG),
-    _foreign("JPEG XR", ".hdp .jxr .wdp", b"II\xbc", _AS_PNG),
-    _foreign("DICOM", ".dcm .dicom", b".{128}DICM", _AS_PNG),
-    _foreign("TIFF of an unusual kind", "", rb"II[*+]\0|MM\0[*+]", "save it as grey or RGB of 8 or 16 bits"),
+    _Foreign("AVIF", ".avif .avifs", rb".{4}ftypavi", "pip install --upgrade pillow"),
+    _Foreign("JPEG XL", ".jxl", _JXL_START, "pip install pillow-jxl-plugin", "pillow_jxl"),
+    _Foreign("video", _VIDEO, _VIDEO_START, "take frames from it, as ffmpeg does"),
+    _Foreign("vector graphics", ".ai .emf .eps .ps .svg .svgz .wmf", _SVG_START, _AS_PNG),
+    _Foreign("XCF", ".xcf", b"gimp xcf", _AS_PNG),
+    _Foreign("OpenEXR", ".exr", rb"\x76\x2f\x31\x01", _AS_PNG),
+    _Foreign("Radiance", "", rb"#\?RADIANCE", _AS_PNG),
+    _Foreign("JPEG XR", ".hdp .jxr .wdp", b"II\xbc", _AS_PNG),
+    _Foreign("DICOM", ".dcm .dicom", b".{128}DICM", _AS_PNG),
+    _Foreign("TIFF of an unusual kind", "", rb"II[*+]\0|MM\0[*+]", "save it as grey or RGB of 8 or 16 bits"),
 )
 TOO_LARGE_TEXTS = "MAX_TEXT"  # in the error that Pillow raises of them
 # What Pillow knows by name only, or runs a program for: Ghostscript, for EPS.
@@ -89,7 +75,7 @@ def is_picture(path: PurePath, opener: Callable[[], IO[bytes]]) -> bool:
     if Image.registered_extensions().get(suffix) in Image.OPEN.keys() - _NOT_READ or _by_suffix(suffix):
         return True
     try:
-        with opener() as file:
+        with opener() as file, warnings.catch_warnings(action="ignore"):
             if _by_content(file.read(1024)):
                 return True
             file.seek(0)
@@ -122,7 +108,7 @@ def open_picture(content: bytes, suffix: str) -> Image.Image:
 def is_raw(picture: Image.Image, suffix: str) -> str:
     """What helps, if an opened picture is but the preview in a camera's raw file; else nothing."""
     previews = picture.format == "TIFF" and (
-        suffix in _RAW.suffixes or Tag.DNGVersion in getattr(picture, "tag_v2", ())
+        suffix in _RAW.suffixes.split() or Tag.DNGVersion in getattr(picture, "tag_v2", ())
     )
     return str(_RAW) if previews else ""
 
@@ -136,11 +122,11 @@ def _formats(suffix: str) -> list[str]:
 
 
 def _by_suffix(suffix: str) -> _Foreign | None:
-    return next((kind for kind in _FOREIGN if suffix in kind.suffixes), None)
+    return next((kind for kind in _FOREIGN if suffix in kind.suffixes.split()), None)
 
 
 def _by_content(head: bytes) -> _Foreign | None:
-    return next((kind for kind in _FOREIGN if kind.start.match(head)), None)
+    return next((kind for kind in _FOREIGN if re.match(kind.start, head, re.DOTALL)), None)
 
 
 def _learned(plugin: str) -> bool:

@@ -326,7 +326,9 @@ def _from_array(file: Path, shape: tuple[int, int, int], pixel_range: tuple[floa
     try:
         images = as_images(pixels, image_shape=shape if pixels.ndim == 2 else None, pixel_range=pixel_range)
     except InputError as error:
-        fact = str(error).partition(": ")[0].replace(" of X", "").replace("X ", "its array ")
+        fact = str(error).partition(": ")[0]  # what follows is advice to who calls `as_images`
+        for word, ours in (" of X", ""), ("X ", "its array "), ("image_shape=", "the shape "):
+            fact = fact.replace(word, ours)
         advice = "save uint8 levels 0..255, or floats 0..1, as (N, H, W) or (N, H, W, C)"
         raise InputError(f"{file}: {fact}: {advice}") from None
     if images.shape[1] != shape[0]:

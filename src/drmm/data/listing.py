@@ -75,7 +75,7 @@ class Listing:
         except OSError as error:
             raise UnreadableError(name, error.strerror or str(error)) from error
         except Exception as error:  # zipfile adds zlib.error, RuntimeError, NotImplementedError to its own
-            raise UnreadableError(name, f"does not unpack ({error or type(error).__name__})") from error
+            raise UnreadableError(name, f"does not unpack ({error})") from error
 
 
 def check_losses(skipped: Sequence[Skipped], n_read: int, root: PurePath) -> None:

@@ -76,8 +76,8 @@ def _check_labels(labels: npt.NDArray[np.int64], data: Dataset, least: int) -> N
     if len(counts) < 2:
         raise InputError(f"{data.name} has only one class, {data.classes[0]}: label images of a second one")
     if counts.min() < least:
-        rarest = data.classes[int(counts.argmin())]
-        raise InputError(f"class {rarest} has {counts.min()} labels to learn from, fewer than {least}: label more")
+        few = f"class {data.classes[int(counts.argmin())]} has {counts.min()} labels to learn from"
+        raise InputError(f"{few}, fewer than {least}: label more, or ask for fewer")
 
 
 def is_clustering(experiment: Experiment, data: Dataset) -> bool:
