@@ -259,7 +259,7 @@ def test_texts_and_profiles_stop_no_picture(extra, place):
 def test_control_pillow_refuses_large_texts_and_a_broken_chunk_is_refused_here_too():
     plain = saved(Image.new("RGB", (9, 8), (1, 2, 3)))
     large = plain[:33] + chunk(b"zTXt", b"note\0\0" + LARGE) + plain[33:]
-    with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
+    with pytest.raises(ValueError, match=r"(?i)decompressed data too large"):
         Image.open(BytesIO(large))
     with pytest.raises(UnreadableError):
         decode_picture(large.replace(b"IDAT", b"IDOT"), "x")
@@ -291,7 +291,7 @@ SUFFIXES = {"TGA": "x.tga"}  # it has no mark to know it by
 
 @pytest.mark.parametrize("kind", READ)
 def test_what_counts_is_the_content(kind):
-    if kind not in Image.registered_extensions().values() or (kind == "AVIF" and not features.check("avif")):
+    if kind not in Image.SAVE or (kind == "AVIF" and not features.check("avif")):
         pytest.skip(f"this Pillow reads no {kind}")
     content = saved(Image.new("RGB", (16, 16), (200, 30, 30)), kind)
     for name in {SUFFIXES.get(kind, "x.txt"), SUFFIXES.get(kind, "x"), SUFFIXES.get(kind, "x.png")}:

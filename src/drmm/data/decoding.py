@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
-from drmm.data.formats import TOO_LARGE_TEXTS, is_raw, open_picture
+from drmm.data.formats import PNG_START, is_raw, open_picture
 from drmm.errors import InputError, RunError
 
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -98,8 +98,8 @@ def decode_picture(
 def _with_any_texts(content: bytes, *how: Any) -> Picture:
     try:
         return _decoded(content, *how)
-    except ValueError as error:
-        if TOO_LARGE_TEXTS not in str(error):
+    except ValueError:  # of Pillow, for large texts among others
+        if not content.startswith(PNG_START):
             raise
         return _decoded(_without_texts(content), *how)
 
@@ -120,7 +120,7 @@ def _decoded(content: bytes, name: str, channels: int | None, size: tuple[int, i
             raise ValueError(advice)
         _check_meaning(opened, name)
         has_more = opened.format != "PSD" and getattr(opened, "is_animated", False)  # PSD's frames are layers
-        is_deep = ";16" in f"{opened.mode}{getattr(opened, 'tile', [])[:1]}"
+        is_deep = ";16" in f"{opened.mode}{(getattr(opened, 'tile', None) or [])[:1]}"
         tags = getattr(opened, "tag_v2", {})
         opened.load()
         picture = _from_16_bits(opened, tags) if opened.mode.startswith("I") else opened
@@ -148,10 +148,11 @@ def _without_texts(png: bytes) -> bytes:
 
 def _check_meaning(opened: Image.Image, name: str) -> None:
     """Refuse numbers of which no format says how they look."""
-    tags, bands = getattr(opened, "tag_v2", {}), opened.getbands()
+    tags, bands = getattr(opened, "tag_v2", {}), [band for band in opened.getbands() if band != "X"]
     if tags.get(Tag.SamplesPerPixel, 1) > len(bands):
+        colours = "+".join(bands)
         raise InputError(
-            f"{name} has {tags[Tag.SamplesPerPixel]} bands, not {'+'.join(bands)} alone: save it as grey or RGB"
+            f"{name} has {tags[Tag.SamplesPerPixel]} bands, not {colours} alone: save it as grey or RGB"
         )
     kinds = set(tags.get(Tag.SampleFormat, ()))
     has_white = opened.format in _SIXTEEN_BITS or (opened.format == "TIFF" and opened.mode.startswith("I;"))

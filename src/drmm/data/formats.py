@@ -1,6 +1,6 @@
 """Which files are pictures: by what is in them, and by their suffix where Pillow needs help or fails."""
 
-__all__ = ["TOO_LARGE_TEXTS", "is_picture", "is_raw", "open_picture"]
+__all__ = ["PNG_START", "is_picture", "is_raw", "open_picture"]
 
 import re
 import warnings
@@ -59,7 +59,8 @@ _FOREIGN = (  # the first that fits
     _Foreign("DICOM", ".dcm .dicom", b".{128}DICM", _AS_PNG),
     _Foreign("TIFF of an unusual kind", "", rb"II[*+]\0|MM\0[*+]", "save it as grey or RGB of 8 or 16 bits"),
 )
-TOO_LARGE_TEXTS = "MAX_TEXT"  # in the error that Pillow raises of them
+PNG_START = b"\x89PNG"
+_HEAD = 1024  # bytes that tell the kind of a file
 # What Pillow knows by name only, or runs a program for: Ghostscript, for EPS.
 _NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
@@ -76,12 +77,13 @@ def is_picture(path: PurePath, opener: Callable[[], IO[bytes]]) -> bool:
         return True
     try:
         with opener() as file, warnings.catch_warnings(action="ignore"):
-            if _by_content(file.read(1024)):
+            head = file.read(_HEAD)
+            if _by_content(head) or head.startswith(PNG_START):
                 return True
             file.seek(0)
             Image.open(file, formats=_formats("")).close()
-    except (UnidentifiedImageError, ValueError) as error:
-        return TOO_LARGE_TEXTS in str(error)
+    except (UnidentifiedImageError, ValueError):
+        return False
     except Exception:  # noqa: BLE001  # Pillow's readers raise whatever they like on pictures that they cannot read
         return True
     return True
@@ -97,7 +99,7 @@ def open_picture(content: bytes, suffix: str) -> Image.Image:
     try:
         return Image.open(BytesIO(content), formats=_formats(suffix))
     except UnidentifiedImageError:
-        kind = _by_content(content[:1024]) or _by_suffix(suffix)
+        kind = _by_content(content[:_HEAD]) or _by_suffix(suffix)
         if kind is None:
             raise
         if not _learned(kind.plugin):
