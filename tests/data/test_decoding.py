@@ -172,6 +172,7 @@ MEANINGLESS = [
     ("floats", saved(Image.fromarray(np.full((8, 9), 0.5, np.float32)), "TIFF"), "holds floats with no set black"),
     ("floats of PFM", b"Pf\n9 8\n-1.0\n" + of(np.nan, "<f4"), "holds floats with no set black and white"),
     ("12 bits in 16", tiff(grey(16), of(4095, "<u2")), "uses the lowest 12 of its 16 bits"),
+    ("12 bits in 16, white is zero", tiff(grey(16, 0), of(4095, "<u2")), "uses the lowest 12 of its 16 bits"),
     ("8 bits in 16", saved(Image.fromarray(np.full((8, 9), 255, np.uint16))), "uses the lowest 12 of its 16 bits"),
     ("12 bits in 16 a colour", tiff(bands(16), of(4095, "<u2", 3)), "uses the lowest 12 of its 16 bits"),
     ("near infrared", tiff(bands(8, 0), of(9, "u1", 4)), r"has 4 bands, not R\+G\+B alone"),

@@ -125,7 +125,7 @@ def _decoded(content: bytes, name: str, channels: int | None, size: tuple[int, i
         opened.load()
         picture = _from_16_bits(opened, tags) if opened.mode.startswith("I") else opened
         if is_deep and tags.get(Tag.BitsPerSample, (16,))[0] == 16:
-            _check_depth(picture, name)
+            _check_depth(picture, tags, name)
         picture = _converted(_upright(opened, picture), channels)
     original = (picture.height, picture.width)
     if size is not None and original != size:
@@ -173,11 +173,12 @@ def _from_16_bits(picture: Image.Image, tags: Any) -> Image.Image:
     return grey
 
 
-def _check_depth(picture: Image.Image, name: str) -> None:
-    """Refuse 12 bits or fewer kept in 16: scaled as they should be, all would be black."""
-    if np.asarray(picture.convert("RGB")).max() < 16:
+def _check_depth(picture: Image.Image, tags: Any, name: str) -> None:
+    """Refuse 12 bits or fewer kept in 16: by the white of 16, all would be black, or white where white is zero."""
+    levels = np.asarray(picture.convert("RGB"))
+    if levels.max() < 16 or (tags.get(Tag.PhotometricInterpretation) == 0 and levels.min() >= 240):
         raise InputError(
-            f"{name} uses the lowest 12 of its 16 bits, and would be black: scale it to 16 bits, or save it with 8"
+            f"{name} uses the lowest 12 of its 16 bits, and could not be seen: scale it to 16, or save it with 8"
         )
 
 
