@@ -297,6 +297,7 @@ def test_any_name_of_a_folder_or_file(tmp_path, name):
     assert set(data.classes) == {"cat", name}
     assert f"cat/{name}" in data.files
     assert len(data.digest) == 32
+    assert "\n" not in data.account()
 
 
 # --- every file ---

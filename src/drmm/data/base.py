@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drmm.data.labels import UNLABELLED
+from drmm.display.text import one_line
 
 _SHOWN = 10  # classes whose pictures are counted in a line
 
@@ -72,7 +73,7 @@ class Dataset:
         """What was read and what was skipped, in one line."""
         counts = Counter(self.y_train.tolist())
         unlabelled = counts.pop(UNLABELLED, 0)
-        each = ", ".join(f"{name} {counts[code]:,}" for code, name in enumerate(self.classes))
+        each = ", ".join(f"{one_line(name)} {counts[code]:,}" for code, name in enumerate(self.classes))
         said = [f"{counts.total():,} labelled images of {len(self.classes)} classes"]
         said[0] += f" ({each})" if 0 < len(self.classes) <= _SHOWN else ""
         said += [f"{unlabelled:,} unlabelled"] if unlabelled else []
