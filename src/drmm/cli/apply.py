@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from drmm.cli.console import say
+from drmm.data.base import summary
 from drmm.data.images import load_image_files, pixels
 from drmm.errors import InputError, RunError
 from drmm.explain.figures import explanation
@@ -43,10 +45,12 @@ def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False
     tune_allocator()
     opened = Run.open(run)
     model, recipe = opened.model, opened.recipe
-    x, names = load_image_files(images, recipe.image_shape)
+    x, names, skipped = load_image_files(images, recipe.image_shape)
     rows = [row for part in track(x.split(CERTIFIED_AT_ONCE), "predicting") for row in _rows(model, recipe, part)]
     labelled = [[name, *row] for name, row in zip(names, rows, strict=True)]
     write_csv(out, ["image", "label", "confidence", "log_joint", "gap", "certified"], labelled)
+    if skipped:
+        say(summary(skipped))
     return len(names)
 
 
@@ -116,7 +120,7 @@ def explain(
     check_absent(out, force=force)
     opened = Run.open(run)
     model, recipe = opened.model, opened.recipe
-    x, names = load_image_files(image, recipe.image_shape)
+    x, names, _ = load_image_files(image, recipe.image_shape)
     if len(names) != 1:
         raise InputError(f"{image} holds {len(names)} images: pass one picture")
     asked = (_class_index(recipe, name) for name in (label, other))

@@ -66,7 +66,7 @@ def fit_and_report(
     done, asked = before.get("epochs"), experiment.training.epochs
     if done is not None and asked > done:
         say(f"{out} was finished after {done} epochs: it learns {asked - done} more, by a new schedule")
-    results = fit_run(experiment, out, data_dir=data_dir, resume=resume, command=command)
+    results = fit_run(experiment, out, data_dir=data_dir, resume=resume, command=command, tell=say)
     if not results:
         return
     console = Console()

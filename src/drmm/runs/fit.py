@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,7 @@ def fit_run(
     resume: bool = False,
     progress: bool = True,
     command: str = "",
+    tell: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Train a model as an experiment says, into a folder.
 
@@ -49,6 +50,7 @@ def fit_run(
         resume: go on from where the folder's training was stopped.
         progress: show a progress bar.
         command: the exact command line, kept with the results.
+        tell: is told, before anything is learned, which images there are.
 
     Returns:
         What `results.json` holds: errors in percent, seconds of all sessions, versions. Empty in DDP's further
@@ -61,7 +63,10 @@ def fit_run(
     folder = Path(folder)
     if not resume:  # a finished run has the winner's sizes beside what was selected from
         _check_free(experiment)
-    data = load(experiment.data.source, data_dir=data_dir, size=experiment.data.size)
+    asked = experiment.data
+    data = load(asked.source, data_dir=data_dir, size=asked.size, classes=asked.classes)
+    if is_leader():
+        tell(data.account())
     parts = parts_of(experiment, data)
     whole = _whole(experiment, data)
     candidates = _candidates(whole, parts)
@@ -71,6 +76,7 @@ def fit_run(
     if leader and not resume:
         run = Run.create(folder, whole)
         run.keep_labels(data, parts.known)
+        run.keep_skipped(data)
     done = _epochs_done(run) if resume else None
     if done is not None and done >= whole.training.epochs:
         return run.results

@@ -1,10 +1,11 @@
 """A run's folder: the only code that knows the names of its files.
 
-`run.json` is the experiment (`drmm.runs.experiment`), `labels.csv` says which images had a label, `model.json` and
-`model.safetensors` are the model, `results.json` what came out. `logs/` and `checkpoints/` are of the training,
-`further/` of what a finished run learned later, `teacher/` of a teacher that it learned first, `selection/` and
-`selection.csv` of the choice of a structure. The folder of a pruned model has `pruning.json` in place of the first
-and last, and that of the demo one model in each of its subfolders.
+`run.json` is the experiment (`drmm.runs.experiment`), `labels.csv` says which images had a label, `skipped.csv`
+which files of a folder were not read, `model.json` and `model.safetensors` are the model, `results.json` what came
+out. `logs/` and `checkpoints/` are of the training, `further/` of what a finished run learned later, `teacher/` of
+a teacher that it learned first, `selection/` and `selection.csv` of the choice of a structure. The folder of a
+pruned model has `pruning.json` in place of the first and last, and that of the demo one model in each of its
+subfolders.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Curve = tuple[tuple[float, ...], tuple[float, ...]]
 """What was logged: epochs (or iterations), and values."""
 
 _RUN, _RESULTS, _PRUNING, _LABELS = "run.json", "results.json", "pruning.json", "labels.csv"
-_MODEL, _SELECTION = "model.json", "selection.csv"
+_MODEL, _SELECTION, _SKIPPED = "model.json", "selection.csv", "skipped.csv"
 _DEMO_MODEL = "soft"  # of the models of a demo, the one that a report is about
 
 
@@ -187,7 +188,7 @@ class Run:
             raise RunError(
                 f"{self.folder} does not say which images its model learned from: take a folder of drmm fit"
             )
-        return load(asked.source, data_dir=data_dir, download=download, size=asked.size)
+        return load(asked.source, data_dir=data_dir, download=download, size=asked.size, classes=asked.classes)
 
     def check_data(self, data: Dataset) -> None:
         """Refuse images that are not the run's.
@@ -223,6 +224,11 @@ class Run:
         """Write `labels.csv`: the images that had a label, by index and, where they were files, by name."""
         rows = [(int(i), data.classes[data.y_train[i]], data.files[i] if data.files else "") for i in known]
         write_csv(self.folder / _LABELS, ["index", "label", "file"], rows)
+
+    def keep_skipped(self, data: Dataset) -> None:
+        """Write `skipped.csv`: the files that were not read, and why; none where all were."""
+        if data.skipped:
+            write_csv(self.folder / _SKIPPED, ["file", "reason"], [(one.file, one.reason) for one in data.skipped])
 
     # --- training ------------------------------------------------------------------------------------------------
 
