@@ -39,7 +39,7 @@ def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False
     Returns:
         How many images there were.
     """
-    check_absent(out, force=force)
+    check_absent(out, ".csv", force=force)
     tune_allocator()
     opened = Run.open(run)
     model, recipe = opened.model, opened.recipe
@@ -81,7 +81,7 @@ def sample(
         InputError: if there is no such class, or no image of it to take patches from.
         RunError: if `run` is no run, or the images that it learned from are gone.
     """
-    check_absent(out, force=force)
+    check_absent(out, ".png", force=force)
     opened = Run.open(run)
     model, recipe = opened.model, opened.recipe
     code = _class_index(recipe, label)
@@ -113,7 +113,7 @@ def explain(
         InputError: if there is no such class, both are the same, or the file holds several images.
         RunError: if `run` is no run, or the picture cannot be read.
     """
-    check_absent(out, force=force)
+    check_absent(out, ".png", force=force)
     opened = Run.open(run)
     model, recipe = opened.model, opened.recipe
     x, names = load_image_files(image, recipe.image_shape)

@@ -183,7 +183,7 @@ def bench(path: Path, *, quick: bool, force: bool = False) -> None:
     Raises:
         RunError: if the file is there and not to be replaced, or cannot be written.
     """
-    check_absent(path, force=force)
+    check_absent(path, ".json", force=force)
     tune_allocator()
     options: dict[str, Any] = {"batch_sizes": (64,), "repeats": 5} if quick else {}
     with Console().status("measuring") as status:
@@ -261,7 +261,7 @@ def show_shortest_path(
         RunError: if the file is there and not to be replaced, or cannot be written.
     """
     if out is not None:
-        check_absent(out, force=force)
+        check_absent(out, ".png", force=force)
     chosen = [edge(printable(text)) for text in edges] if edges else SLIDES_EDGES
     tables = unroll(paths(chosen, to or chosen[-1][1]), SEMIRINGS[semiring])
     first = start or chosen[0][0]

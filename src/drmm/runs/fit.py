@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import torch
 from drmm.data import NAMES, Dataset, load
 from drmm.errors import InputError, RunError
 from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits
+from drmm.learning.processes import is_leader
 from drmm.learning.recipes import is_recipe, names, read_recipe
 from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
@@ -25,7 +25,7 @@ from drmm.runs.experiment import Data, Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest
 from drmm.runs.run import Run, versions
 
-__all__ = ["fit_run", "is_leader", "learn", "learn_on"]
+__all__ = ["fit_run", "learn", "learn_on"]
 
 
 def fit_run(
@@ -165,11 +165,6 @@ class _Session:
         return learn_on(
             self.run.model, experiment, self.parts, more, folder=folder, resume=True, progress=self.progress
         )
-
-
-def is_leader() -> bool:
-    """Whether this process is the one that writes, among those that train together."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) -> DRMM:

@@ -9,7 +9,6 @@ and last, and that of the demo one model in each of its subfolders.
 
 from __future__ import annotations
 
-import csv
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ import torch
 from drmm import __version__
 from drmm.data import Dataset, load
 from drmm.errors import InputError, RunError
-from drmm.files import check_new, read_json, write_csv, write_json
+from drmm.files import check_new, read_csv, read_json, write_csv, write_json
 from drmm.learning.recipes import is_recipe
 from drmm.learning.train import seconds_in
 from drmm.model.deep import DRMM
@@ -354,13 +353,7 @@ def _curves(folder: Path) -> dict[str, Curve]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+    return read_csv(path) if path.exists() else []
 
 
 def _float(text: object) -> float | None:

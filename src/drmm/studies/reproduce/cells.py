@@ -20,9 +20,10 @@ from drmm.files import read_json, write_json
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.config import Machine
 from drmm.learning.metrics import certified_percent, error_percent, taught_labels
+from drmm.learning.processes import is_leader
 from drmm.model.deep import DRMM
 from drmm.runs.experiment import Experiment
-from drmm.runs.fit import is_leader, learn
+from drmm.runs.fit import learn
 from drmm.runs.parts import Parts, fitted_recipe, parts_of
 from drmm.runs.run import versions
 from drmm.studies.reproduce.machine import described, threads
