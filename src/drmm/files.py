@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from mimetypes import MimeTypes
@@ -22,9 +23,13 @@ from torch import Tensor
 
 from drmm.errors import RunError
 
+if sys.platform != "win32":
+    import fcntl
+
 __all__ = [
     "check_absent",
     "check_new",
+    "locked",
     "new_folder",
     "read_bytes",
     "read_csv",
@@ -191,6 +196,30 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of a folder. The lock ends with the process, however that ends.
+
+    Raises:
+        RunError: if another process has it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise RunError(f"another process is writing to {folder}: wait until it ends") from error
+    except OSError:
+        pass  # not every file system has locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def _like(path: Path, temporary: Path) -> None:
     """Keep the mode of what is replaced."""
     if path.exists():
@@ -214,11 +243,11 @@ def check_absent(path: Path, suffix: str, *, force: bool = False) -> None:
     """
     _check_place(path)
     _check_file(path)
+    if path.exists() and not force:
+        raise RunError(f"{path} exists: choose another --out, or replace it with --force")
     types = MimeTypes()  # those that Python knows, whatever this machine adds
     if types.guess_type(path.name) not in {(None, None), ("text/plain", None), types.guess_type(f"x{suffix}")}:
         raise RunError(f"{path} does not get what its name promises: let it end in {suffix}")
-    if path.exists() and not force:
-        raise RunError(f"{path} exists: choose another --out, or replace it with --force")
 
 
 def check_new(folder: Path, remedy: str = "choose another --out") -> None:

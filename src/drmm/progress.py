@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from drmm.display.text import one_line
+from drmm.display.text import one_line, printable
 
 T = TypeVar("T")
 
@@ -53,9 +53,11 @@ class Meter:
         else:
             self._due = now + _INTERVAL
             of = "" if total is None else f" of {self._shown(total)}"
-            self._console.print(
-                f"{what}: {self._shown(done)}{of}", markup=False, highlight=False, emoji=False, soft_wrap=True
-            )
+            self.say(f"{what}: {self._shown(done)}{of}")
+
+    def say(self, line: str) -> None:
+        """A line of its own, as it is, above the bar."""
+        self._console.print(printable(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar off the screen; harmless if it is gone already."""

@@ -2,7 +2,7 @@
 
 import os
 
-import lazy_loader
+import lazy_loader  # type: ignore[import-untyped]
 
 # Commands write files and open no window: whatever backend a user chose for windows, broken or not, is no matter.
 os.environ["MPLBACKEND"] = "agg"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
+from tempfile import gettempdir
 
 import torch
 from torch import Tensor
@@ -46,7 +49,7 @@ def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False
     x, names = load_image_files(images, recipe.image_shape)
     rows = [row for part in track(x.split(CERTIFIED_AT_ONCE), "predicting") for row in _rows(model, recipe, part)]
     labelled = [[name, *row] for name, row in zip(names, rows, strict=True)]
-    write_csv(out, ["image", "label", "confidence", "log_joint", "gap", "certified"], labelled)
+    _write_somewhere(out, ["image", "label", "confidence", "log_joint", "gap", "certified"], labelled)
     return len(names)
 
 
@@ -121,6 +124,22 @@ def explain(
         raise InputError(f"{image} holds {len(names)} images: pass one picture")
     asked = (_class_index(recipe, name) for name in (label, other))
     save_figure(explanation(model, x[0], recipe.classes, *asked, k=paths), out)
+
+
+def _write_somewhere(out: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table, in the end elsewhere: what took an hour is not lost with a disk that is full by then.
+
+    Raises:
+        RunError: if it is not where it was asked for.
+    """
+    try:
+        write_csv(out, header, rows)
+    except RunError as error:
+        elsewhere = Path(gettempdir(), f"drmm-{token_hex(4)}-{out.name}")
+        with suppress(RunError):
+            write_csv(elsewhere, header, rows)
+            raise RunError(f"{error}; the predictions are in {elsewhere}") from error
+        raise
 
 
 def _class_index(recipe: Recipe, name: str | None) -> int | None:

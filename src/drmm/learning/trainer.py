@@ -29,7 +29,7 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
@@ -499,7 +499,8 @@ def _trainer(
     if config.patience is not None:
         monitor = "val/error" if validated else _WATCHED
         callbacks.append(EarlyStopping(monitor, patience=config.patience, check_on_train_epoch_end=True))
-    rank_zero_only.rank = local_rank()  # Lightning took it from whatever launcher left one
+    # Lightning took it from whatever launcher left one.
+    rank_zero_only.rank = local_rank()  # type: ignore[attr-defined]
     if machine.devices > 1:
         lead()
     try:

@@ -63,10 +63,15 @@ class Run:
         Raises:
             RunError: if the folder holds something already, or cannot be written.
         """
-        check_new(folder, "choose another --out, or go on with --resume")
+        cls.check_free(folder)
         run = cls(folder, experiment)
         run.keep_experiment(experiment)
         return run
+
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Refuse what `create` would refuse, before any work; errors as there."""
+        check_new(folder, "choose another --out, or go on with --resume")
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -214,9 +219,15 @@ class Run:
         if not path.exists():
             return None
         try:
-            return tuple((int(row["index"]), row["label"]) for row in _rows(path))
+            labels = tuple((int(row["index"]), row["label"]) for row in _rows(path))
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+        known = number(self.results, "labels")
+        if known is not None and known != len(labels):
+            raise RunError(
+                f"{path} is damaged ({len(labels)} labels of {known:.0f}): copy it again or train again"
+            )
+        return labels
 
     def keep_labels(self, data: Dataset, known: Iterable[int]) -> None:
         """Write `labels.csv`: the images that had a label, by index and, where they were files, by name."""

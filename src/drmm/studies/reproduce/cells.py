@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import product
 from multiprocessing import get_context
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from drmm.data import Dataset, load
-from drmm.errors import DrmmError, InputError
+from drmm.errors import DrmmError, InputError, RunError
 from drmm.files import read_json, write_json
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.config import Machine
@@ -88,6 +89,7 @@ def run_cells(
     workers: int = 1,
     command: str = "",
     done: Callable[[Cell, dict[str, Any] | Failure], None] | None = None,
+    look: Callable[[int], None] | None = None,
 ) -> list[Failure]:
     """Run what has no JSON yet, several at a time, each on one thread of a CPU.
 
@@ -101,6 +103,7 @@ def run_cells(
         workers: how many at a time.
         command: the exact command line, kept with each cell.
         done: told of each cell when it is finished.
+        look: told every second how many are left.
 
     Returns:
         What failed; the others are finished.
@@ -130,11 +133,18 @@ def run_cells(
             pool.submit(job.guarded, cell): cell for cell in waiting
         }
         try:
-            for future in as_completed(futures):
-                result = future.result()
-                if isinstance(result, Failure):
-                    failures.append(result)
-                tell(futures[future], result)
+            left = set(futures)
+            while left:
+                finished, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    result = future.result()
+                    if isinstance(result, Failure):
+                        failures.append(result)
+                    tell(futures[future], result)
+                if look is not None:
+                    look(len(left))
+        except BrokenProcessPool as error:
+            raise RunError("a run was ended from outside: free memory, or use fewer --workers") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
