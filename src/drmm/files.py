@@ -29,6 +29,7 @@ if sys.platform != "win32":
 __all__ = [
     "check_absent",
     "check_new",
+    "expanded",
     "locked",
     "new_folder",
     "read_bytes",
@@ -67,6 +68,11 @@ def read_tensors(path: Path, remedy: str = "copy it again or train again") -> di
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except SafetensorError as error:
         raise RunError(f"{path} is damaged ({error}): {remedy}") from error
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with a home in place of its ~; that of nobody stays as it is, as a shell leaves it."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (whose own way raises for nobody's)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -1,5 +1,6 @@
 """The loop: it does not wait for the device, ends on a broken loss, and draws from streams of its own."""
 
+import re
 import traceback
 from collections import Counter
 from threading import Thread
@@ -101,6 +102,20 @@ def test_what_is_shown_is_seldom_asked_for(monkeypatch):
     seconds = iter(range(10_000))
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(40 * next(seconds)))
     assert waits(20, progress=True)[0] >= few + 16  # control: time flies
+
+
+def test_how_far_it_is_is_a_line_where_there_is_no_terminal(monkeypatch, capsys):
+    waits(4, progress=True)
+    assert capsys.readouterr() == ("", "")
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(20 * next(seconds)))
+    waits(4, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"(training, epoch 1 of 1, loss -?\d+\.\d{3}: [1-4] of 4\n)+", err), err
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(20 * next(seconds)))
+    waits(4)
+    assert capsys.readouterr().err == "", "control"
 
 
 def test_control_a_step_that_asks_is_counted(monkeypatch):

@@ -5,6 +5,7 @@ A command imports what it needs when it is called, so that help does not wait fo
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -63,6 +64,7 @@ def main() -> None:
     """
     show_what_can_be_shown()
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which warns of its cache
     signal.signal(signal.SIGTERM, _stop)
     try:
         _run()
@@ -75,7 +77,7 @@ def main() -> None:
         abandon_output()
         if not isinstance(error, BrokenPipeError):  # who looks at the first lines alone misses nothing
             complain("error", in_one_line(error))
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, OSError | MemoryError) else 1)
 
 
 def _run() -> None:

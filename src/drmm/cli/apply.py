@@ -135,11 +135,11 @@ def _write_somewhere(out: Path, header: Sequence[str], rows: Sequence[Sequence[s
     try:
         write_csv(out, header, rows)
     except RunError as error:
-        elsewhere = Path(gettempdir(), f"drmm-{token_hex(4)}-{out.name}")
+        told, elsewhere = str(error), Path(gettempdir(), f"drmm-{token_hex(4)}.csv")
         with suppress(RunError):
             write_csv(elsewhere, header, rows)
-            raise RunError(f"{error}; the predictions are in {elsewhere}") from error
-        raise
+            told = f"{told}; the predictions are in {elsewhere}"
+        raise RunError(told) from error
 
 
 def _class_index(recipe: Recipe, name: str | None) -> int | None:

@@ -21,9 +21,11 @@ def path(text: str) -> Path:
     Raises:
         RunError: if it is empty.
     """
+    from drmm.files import expanded
+
     if not str(text):
         raise RunError("the name of a file or folder is empty: write it out, or leave its option out")
-    return Path(os.path.expanduser(text))  # noqa: PTH111  (which leaves the ~ of nobody as it is)
+    return expanded(text)
 
 
 def show_what_can_be_shown() -> None:

@@ -140,8 +140,8 @@ def run_loop(
             raise RunError(
                 f"cannot write {folder}: {error.strerror or error}; free space or use another place"
             ) from error
-        except SystemExit:
-            if trainer.interrupted:  # Lightning leaves the process where a library should not
+        except SystemExit as leave:
+            if trainer.interrupted and leave.code == 1:  # Lightning leaves the process where a library should not
                 raise KeyboardInterrupt from None
             raise
         # Lightning skips this where a resumed run had already made its last step.

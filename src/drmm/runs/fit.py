@@ -14,7 +14,7 @@ import torch
 
 from drmm.data import NAMES, Dataset, load
 from drmm.errors import InputError, RunError
-from drmm.files import locked
+from drmm.files import expanded, locked
 from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits
 from drmm.learning.processes import is_leader
 from drmm.learning.recipes import is_recipe, names, read_recipe
@@ -219,18 +219,18 @@ def _whole(experiment: Experiment, data: Dataset) -> Experiment:
     if is_recipe(source):
         read_recipe(source)  # complains now, not after a while
         return whole if source in names() else _taught_from(whole, source, "")
-    return _taught_from(whole, source, teacher_digest(Path(source).expanduser()))
+    return _taught_from(whole, source, teacher_digest(expanded(source)))
 
 
 def _taught_from(experiment: Experiment, source: str, digest: str) -> Experiment:
     """The experiment with where its teacher is, whatever the working directory."""
-    where = str(Path(source).expanduser().resolve())
+    where = str(expanded(source).resolve())
     return replace(experiment, teacher=Teacher(where, digest))
 
 
 def _absolute(data: Data) -> str:
     """Where a folder is, whatever the working directory; a data set's name as it is."""
-    path = Path(data.source).expanduser()
+    path = expanded(data.source)
     return str(path.resolve()) if path.exists() and data.source not in NAMES else data.source
 
 

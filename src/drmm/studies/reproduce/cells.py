@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -129,26 +129,31 @@ def run_cells(
         min(workers, len(waiting)), mp_context=get_context("spawn"), initializer=end_with_parent
     )
     with pool:
-        futures: dict[Future[dict[str, Any] | Failure], Cell] = {
-            pool.submit(job.guarded, cell): cell for cell in waiting
-        }
+        futures = {pool.submit(job.guarded, cell): cell for cell in waiting}
         try:
-            left = set(futures)
-            while left:
-                finished, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    result = future.result()
-                    if isinstance(result, Failure):
-                        failures.append(result)
-                    tell(futures[future], result)
-                if look is not None:
-                    look(len(left))
+            for cell, result in _finished(futures, look):
+                if isinstance(result, Failure):
+                    failures.append(result)
+                tell(cell, result)
         except BrokenProcessPool as error:
             raise RunError("a run was ended from outside: free memory, or use fewer --workers") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return failures
+
+
+def _finished(
+    futures: Mapping[Future[dict[str, Any] | Failure], Cell], look: Callable[[int], None] | None
+) -> Iterator[tuple[Cell, dict[str, Any] | Failure]]:
+    """Each cell as it is finished; arguments as of `run_cells`."""
+    left = set(futures)
+    while left:
+        finished, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+        for future in finished:
+            yield futures[future], future.result()
+        if look is not None:
+            look(len(left))
 
 
 @dataclass(frozen=True)
