@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,7 +66,8 @@ def main() -> None:
     show_what_can_be_shown()
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which warns of its cache
-    signal.signal(signal.SIGTERM, _stop)
+    with suppress(ValueError):  # a thread other than the first one is told of no signals
+        signal.signal(signal.SIGTERM, _stop)
     try:
         _run()
     except DrmmError as error:
