@@ -18,6 +18,7 @@ from drmm.data.idx import read_idx_pair
 from drmm.data.mat import read_svhn
 from drmm.data.splits import holdout
 from drmm.errors import InputError, RunError
+from drmm.files import expanded
 
 _DIGITS = tuple("0123456789")
 _FASHION = (
@@ -77,9 +78,9 @@ def load(
     """
     if isinstance(name, str) and name in _LOADERS:
         _check_no_folder(name, size, classes)
-        root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+        root = default_data_dir() if data_dir is None else expanded(data_dir)
         return _LOADERS[name](Cache(name, root, download))
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir() and _idx_file(path, _IDX_STEMS[0][0]) is not None:
         _check_no_folder(path, size, classes)
         return _idx_folder(path)

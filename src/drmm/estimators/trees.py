@@ -19,7 +19,7 @@ from drmm.data.labels import check_labels
 from drmm.errors import InputError
 from drmm.estimators.base import ImageEstimator, seed_of
 from drmm.estimators.options import NOT_NEGATIVE, POSITIVE, SHARE, StrOptions, check_options, whole
-from drmm.files import write_bytes
+from drmm.files import expanded, write_bytes
 from drmm.learning.em.loop import Trace, run_em
 from drmm.progress import track
 from drmm.trees.discriminative import Relaxation, relaxed
@@ -302,7 +302,7 @@ class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[m
             return as_dot(chosen, self._names(), max_depth)
         if self.mean_ is not None:
             raise InputError("templates of vectors are no pictures: pass folder=None, or image_shape to fit")
-        directory, shown = Path(folder).expanduser(), shown_nodes(chosen, max_depth)
+        directory, shown = expanded(folder), shown_nodes(chosen, max_depth)
         files = write_pictures(self._pictures(chosen, images), shown, directory)
         text = as_dot(chosen, self._names(), max_depth, files)
         write_bytes(directory / "tree.dot", text.encode())

@@ -10,7 +10,6 @@ subfolders.
 
 from __future__ import annotations
 
-import csv
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ import torch
 from drmm import __version__
 from drmm.data import Dataset, load
 from drmm.errors import InputError, RunError
-from drmm.files import check_new, read_json, write_csv, write_json
+from drmm.files import check_new, read_csv, read_json, write_csv, write_json
 from drmm.learning.recipes import is_recipe
 from drmm.learning.train import seconds_in
 from drmm.model.deep import DRMM
@@ -65,10 +64,15 @@ class Run:
         Raises:
             RunError: if the folder holds something already, or cannot be written.
         """
-        check_new(folder, "choose another --out, or go on with --resume")
+        cls.check_free(folder)
         run = cls(folder, experiment)
         run.keep_experiment(experiment)
         return run
+
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Refuse what `create` would refuse, before any work; errors as there."""
+        check_new(folder, "choose another --out, or go on with --resume")
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -216,9 +220,15 @@ class Run:
         if not path.exists():
             return None
         try:
-            return tuple((int(row["index"]), row["label"]) for row in _rows(path))
+            labels = tuple((int(row["index"]), row["label"]) for row in _rows(path))
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+        known = number(self.results, "labels")
+        if known is not None and known != len(labels):
+            raise RunError(
+                f"{path} is damaged ({len(labels)} labels of {known:.0f}): copy it again or train again"
+            )
+        return labels
 
     def keep_labels(self, data: Dataset, known: Iterable[int]) -> None:
         """Write `labels.csv`: the images that had a label, by index and, where they were files, by name."""
@@ -360,13 +370,7 @@ def _curves(folder: Path) -> dict[str, Curve]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+    return read_csv(path) if path.exists() else []
 
 
 def _float(text: object) -> float | None:
