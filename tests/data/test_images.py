@@ -73,7 +73,7 @@ def test_channels_last_is_moved_not_reinterpreted():
         ((5, 7, 8, 9), {}, "no first or last axis of size 1 to 4"),
         ((5, 3, 8, 9), {"channels": 1}, "no first or last axis of size channels=1"),
         ((5, 3, 8, 9), {"image_shape": (7, 9)}, r"beside image_shape=\(7, 9\)"),
-        ((5, 3, 9, 4), {}, "pass channels=C"),
+        ((5, 3, 9, 4), {}, r"pass image_shape=\(H, W\)"),
         ((5, 8, 9), {"channels": 3}, "is grey .* channels=3"),
         ((5, 8, 9), {"image_shape": (9, 8)}, r"does not hold images of image_shape=\(9, 8\)"),
         ((5, 3, 8, 9), {"image_shape": (1, 8, 9)}, "does not hold images"),
@@ -218,17 +218,17 @@ def test_integers_follow_a_given_range_but_uint8_does_not():
     X = levels(12, 8, 9) % 17
     assert as_images(X.astype(np.int64), pixel_range=(0, 16)).max() == 1
     assert as_images(X.astype(np.uint16), pixel_range=(0, 16)).max() == 1
-    with pytest.warns(UserWarning, match="all pixels are 0 to 16 of 255"):
+    with pytest.warns(UserWarning, match="all pixels are at most 16 of 255"):
         assert as_images(X, pixel_range=(0, 16)).max() < 0.1
 
 
 @pytest.mark.parametrize(
     ("dtype", "options", "message"),
     [
-        (np.uint8, {}, "all pixels are 0 or 1 of 255"),
-        (np.int64, {}, "all pixels are 0 or 1 of 255"),
-        (float, {"pixel_range": (0, 255)}, "all pixels are 0 or 1 of 255"),
-        (np.uint16, {}, "all pixels are 0 to 255 of 65535"),
+        (np.uint8, {}, "all pixels are at most 1 of 255"),
+        (np.int64, {}, "all pixels are at most 1 of 255"),
+        (float, {"pixel_range": (0, 255)}, "all pixels are at most 1 of 255"),
+        (np.uint16, {}, "all pixels are at most 255 of 65535"),
     ],
 )
 def test_images_scaled_twice_are_warned_of(dtype, options, message):

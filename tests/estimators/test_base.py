@@ -1,10 +1,16 @@
-"""What comes out of an estimator it takes again; warm starts; fits in several threads."""
+"""What comes out of an estimator it takes again; forms of X; warm starts; seeds; fits in several threads."""
 
+import copy
+import pickle
+import random
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from drmm import DRMMClassifier, RenderingMixture
 from drmm.errors import InputError
@@ -108,7 +114,138 @@ def test_a_mean_picture_has_its_pixels_where_x_has_them() -> None:
     assert np.abs(pictures[0].mean((0, 1)) / x.mean((0, 1, 2)) - 1).max() < 0.2  # each channel as bright as it is
 
 
-# --- warm starts, threads ---
+@pytest.fixture(scope="module")
+def fitted() -> DRMMClassifier:
+    x, y = thirds()
+    return quick().fit(x, hidden(y))
+
+
+SAME = {
+    "flat rows": lambda x: x.reshape(len(x), -1),
+    "a channel last": lambda x: x[..., None],
+    "a channel first": lambda x: x[:, None],
+    "a list": list,
+    "a list of tensors": lambda x: [torch.from_numpy(image) for image in x],
+    "a list of Pillow's images": lambda x: [Image.fromarray(image) for image in x],
+    "a series": lambda x: pd.Series(list(x)),
+    "a data frame": lambda x: pd.DataFrame(x.reshape(len(x), -1)),
+    "float": lambda x: x / 255,
+    "float64 of other strides": lambda x: (x / 255)[:, ::-1][:, ::-1],
+    "int64": lambda x: x.astype(np.int64),
+    "uint16": lambda x: x.astype(np.uint16) * 257,
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_the_same_images_have_the_same_probabilities_in_whatever_form(kind: str, fitted: DRMMClassifier) -> None:
+    x, _ = thirds(12)
+    expected = fitted.predict_proba(x)
+    np.testing.assert_allclose(fitted.predict_proba(SAME[kind](x)), expected, atol=1e-5)
+    assert not np.allclose(fitted.predict_proba(SAME[kind](255 - x)), expected, atol=1e-5), "control"
+
+
+ODD = {
+    "one image": (lambda x: x[0], r"X of shape \(12, 12\) is a single image: pass X\[None\]"),
+    "one of Pillow's": (lambda x: Image.fromarray(x[0]), r"is a single image: pass X\[None\]"),
+    "one row": (lambda x: x[0].ravel(), r"a single image is X\[None\]"),
+    "one in colour": (lambda x: np.stack([x[0]] * 3, -1), "looks like one picture"),
+    "other rows": (lambda x: x.reshape(12, -1)[:, :100], "rows of X have 100 values"),
+    "other images": (lambda x: x[:, :6], "but the model was fitted on"),
+    "none": (lambda x: x[:0], "at least one image"),
+    "NaN": (lambda x: np.where(np.arange(12)[:, None, None] == 3, np.nan, x / 255), "image 3 of X contains NaN"),
+    "infinity": (lambda x: np.where(x == x.max(), np.inf, x / 255), "contains NaN or inf"),
+    "levels in float": (lambda x: x.astype(float), r"pass uint8 or pixel_range=\(0, 255\)"),
+    "standardised": (lambda x: (x - x.mean()) / x.std(), r"pass pixel_range=\("),
+    "a path": (lambda x: "folder", "load_image_files"),
+    "paths": (lambda x: ["a.png", "b.png"], "load_image_files"),
+    "Paths": (lambda x: [Path("a.png"), Path("b.png")], "load_image_files"),
+    "nothing": (lambda x: None, "not numbers"),
+    "objects": (lambda x: x.astype(object), "not numbers"),
+    "a palette": (lambda x: [Image.fromarray(image).convert("P") for image in x], "palette's colours"),
+    "sizes": (lambda x: [x[0], x[1, :6]], "differ in size or channels"),
+    "masked": (lambda x: np.ma.array(x, mask=x > 200), "masked pixels"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_batch_of_its_images_is_one_clear_line(kind: str, fitted: DRMMClassifier) -> None:
+    change, message = ODD[kind]
+    x, _ = thirds(12)
+    with pytest.raises(InputError, match=message) as caught:
+        fitted.predict(change(x))
+    assert "\n" not in str(caught.value)
+
+
+def test_vectors_are_checked_as_images_are() -> None:
+    x = np.random.default_rng(0).normal(size=(30, 5))
+    mixture = RenderingMixture(2, max_iter=1, random_state=0).fit(x)
+    x[7, 2] = np.nan
+    with pytest.raises(InputError, match="row 7 of X contains NaN or inf") as caught:
+        mixture.predict(x)
+    assert "\n" not in str(caught.value)
+
+
+# 1x1 and 2x2 images, which dense nets alone can see.
+TINY = {
+    "1x1": ((1, 1), {}),
+    "1x1, a channel": ((1, 1, 1), {}),
+    "1x1, flat": ((1,), {"image_shape": (1, 1)}),
+    "1x1, flat, a channel": ((1,), {"image_shape": (1, 1, 1)}),
+    "2x2": ((2, 2), {}),
+}
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_the_smallest_images(kind: str) -> None:
+    shape, options = TINY[kind]
+    x = np.random.default_rng(0).integers(0, 256, (40, *shape)).astype(np.uint8)
+    model = quick(steps=2, **options).fit(x, hidden(np.arange(40) % 2))
+    assert model.recipe_.preset == "dense"
+    assert model.predict(model.sample(3, random_state=0)[0]).shape == (3,)
+    assert model.inverse_transform(model.transform(x)).shape == x.shape
+    if kind == "2x2":
+        with pytest.raises(InputError, match="it needs 8x8; use larger images or preset 'dense'"):
+            model.set_params(model__preset="conv_small").fit(x, hidden(np.arange(40) % 2))
+
+
+@pytest.mark.parametrize("white", [16.0, 255.0])
+@pytest.mark.parametrize("n", [1, 12])
+def test_another_scale_than_when_fitting_is_said(white: float, n: int) -> None:
+    x, y = thirds()
+    model = quick(steps=2, pixel_range=(0.0, white)).fit(x / 255 * white, hidden(y))
+    with pytest.warns(UserWarning, match=f"all pixels are at most 1 of {white:g}, almost black"):
+        model.predict(x[:n] / 255)
+    model.predict(x[:n] / 255 * white)  # control: nothing is said
+
+
+# --- warm starts, threads, seeds ---
+
+
+@pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1, np.int64(7), np.uint32(7), np.random.RandomState(7)])
+def test_every_seed_of_scikit_learn_is_one(seed: object) -> None:
+    x, y = thirds(12)
+    first, second = (quick(steps=1, random_state=copy.deepcopy(seed)).fit(x, hidden(y, 6)) for _ in range(2))
+    np.testing.assert_array_equal(first.predict_proba(x), second.predict_proba(x))
+    for state in (first.sample(3, random_state=copy.deepcopy(seed)), second.sample(3, random_state=seed)):
+        assert state[0].shape == (3, 12, 12)
+    other = quick(steps=1, random_state=8).fit(x, hidden(y, 6))
+    assert not np.array_equal(first.predict_proba(x), other.predict_proba(x)), "control"
+
+
+def test_nobody_else_s_randomness_is_touched() -> None:
+    x, y = thirds(12)
+
+    def states() -> list[bytes]:
+        kept = random.getstate(), np.random.get_state(), torch.get_rng_state().numpy().tobytes()  # noqa: NPY002
+        return [pickle.dumps(state) for state in kept]
+
+    before = states()
+    model = quick(steps=2).fit(x, hidden(y, 6))
+    model.sample(3, random_state=0)
+    model.inverse_transform(model.transform(x))
+    assert states() == before
+    torch.rand(1)
+    assert states() != before, "control"
 
 
 @pytest.mark.parametrize("constraint", ["soft", "hard", "weight_norm"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from drmm.data.images import as_images, black_white_of, nchw, numbers
 from drmm.errors import InputError
+from drmm.estimators.few_labels import check_nobody_counts_unlabelled
 from drmm.files import tensor_bytes
 
 __all__ = ["ImageEstimator", "seed_of"]
@@ -62,9 +64,14 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _images(self, X: object, *, fitting: bool = False) -> Tensor:
         """X as the model sees it, checked; remembers the layout when fitting."""
-        if self.image_shape is None and _dimensions(X) <= 2:
+        check_nobody_counts_unlabelled()
+        flat = self.image_shape is None and _dimensions(X) == 2
+        if flat if fitting else self.mean_ is not None:
             return self._vectors(X, fitting=fitting)
-        x = as_images(X, image_shape=self.image_shape, pixel_range=self.pixel_range)
+        image_shape = self.layout_ if flat and not fitting else self.image_shape
+        x = as_images(X, image_shape=image_shape, pixel_range=self.pixel_range)
+        names_alone = {"skip_check_array": True, "ensure_2d": False}
+        validate_data(self, X, "no_validation", reset=fitting, **names_alone)
         shape = (x.shape[1], x.shape[2], x.shape[3])
         if fitting:
             self.image_shape_, self.n_features_in_ = shape, math.prod(shape)
@@ -84,7 +91,11 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _vectors(self, X: object, *, fitting: bool) -> Tensor:
         """Standardised vectors as (N, 1, 1, D), in double precision: they are small."""
         fewest = self._fewest if fitting else 1
-        values = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_min_samples=fewest)
+        options = {"dtype": np.float64, "ensure_min_samples": fewest, "ensure_all_finite": False}
+        values = validate_data(self, X, reset=fitting, **options)
+        finite = np.isfinite(values).all(1)
+        if not finite.all():
+            raise InputError(f"row {int(np.argmin(finite))} of X contains NaN or inf: repair or drop it")
         side = math.isqrt(values.shape[1])
         if fitting:
             if side >= 8 and side * side == values.shape[1]:
@@ -156,4 +167,4 @@ def _dimensions(X: object) -> int:
     depth = 0
     while isinstance(X, list | tuple) and len(X):
         X, depth = X[0], depth + 1
-    return depth + int(getattr(X, "ndim", 0 if depth else 2))
+    return depth + int(getattr(X, "ndim", 0 if depth or isinstance(X, str | Path) else 2))
