@@ -218,17 +218,17 @@ def test_integers_follow_a_given_range_but_uint8_does_not():
     X = levels(12, 8, 9) % 17
     assert as_images(X.astype(np.int64), pixel_range=(0, 16)).max() == 1
     assert as_images(X.astype(np.uint16), pixel_range=(0, 16)).max() == 1
-    with pytest.warns(UserWarning, match="all pixels are at most 16 of 255"):
+    with pytest.warns(UserWarning, match="all pixels are 0 to 16 of 255"):
         assert as_images(X, pixel_range=(0, 16)).max() < 0.1
 
 
 @pytest.mark.parametrize(
     ("dtype", "options", "message"),
     [
-        (np.uint8, {}, "all pixels are at most 1 of 255"),
-        (np.int64, {}, "all pixels are at most 1 of 255"),
-        (float, {"pixel_range": (0, 255)}, "all pixels are at most 1 of 255"),
-        (np.uint16, {}, "all pixels are at most 255 of 65535"),
+        (np.uint8, {}, "all pixels are 0 or 1 of 255"),
+        (np.int64, {}, "all pixels are 0 or 1 of 255"),
+        (float, {"pixel_range": (0, 255)}, "all pixels are 0 or 1 of 255"),
+        (np.uint16, {}, "all pixels are 0 to 255 of 65535"),
     ],
 )
 def test_images_scaled_twice_are_warned_of(dtype, options, message):

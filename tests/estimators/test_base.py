@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from sklearn.exceptions import NotFittedError
 
-from drmm import DRMMClassifier, RenderingMixture
+from drmm import DRMMClassifier, EvolutionaryClassifier, RenderingMixture
 from drmm.errors import InputError
 from drmm.estimators.classifier import _go_on
 from drmm.model.storage import Recipe
@@ -208,17 +209,72 @@ def test_the_smallest_images(kind: str) -> None:
             model.set_params(model__preset="conv_small").fit(x, hidden(np.arange(40) % 2))
 
 
-@pytest.mark.parametrize("white", [16.0, 255.0])
+# What a model is fitted on, and the same pictures as they are given by mistake.
+SCALES = {
+    "levels of 255 in float, then 0 to 1": (lambda x: x * 1.0, lambda x: x / 255, {"pixel_range": (0.0, 255.0)}),
+    "levels of 16 in float, then 0 to 1": (lambda x: x / 16, lambda x: x / 255, {"pixel_range": (0.0, 16.0)}),
+    "levels of 16 in float, then as uint8": (lambda x: x / 16, lambda x: x // 16, {"pixel_range": (0.0, 16.0)}),
+    "bool, then 0 and 1 as uint8": (lambda x: x > 100, lambda x: (x > 100).astype(np.uint8), {}),
+    "uint8, then as uint16": (lambda x: x, lambda x: x.astype(np.uint16), {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:all pixels are 0")
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("n", [1, 12])
-def test_another_scale_than_when_fitting_is_said(white: float, n: int) -> None:
+def test_another_scale_than_when_fitting_is_said(scale: str, n: int) -> None:
+    x, y = thirds(12)
+    right, wrong, options = SCALES[scale]
+    model = quick(steps=1, **options).fit(right(x), hidden(y, 6))
+    with pytest.warns(UserWarning, match="ten times darker than what the model was fitted on"):
+        model.predict(wrong(x[:n]))
+    model.predict(right(x[:n]))  # control: nothing is said
+    model.predict(np.zeros_like(right(x[:n])))  # black is black
+
+
+# --- a fit that fails; warm starts, threads, seeds ---
+
+
+FAILS = {
+    "classifier": (lambda: quick(steps=2), {"epochs": 0}),
+    "mixture": (lambda: RenderingMixture(2, reach=0, max_iter=2, tol=1e9, random_state=0), {"n_components": 99}),
+    "tree": (
+        lambda: EvolutionaryClassifier(3, min_steps=1, epochs=1, max_iter=1, random_state=0),
+        {"random_state": "x"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAILS)
+def test_a_fit_that_fails_leaves_the_former_one_whole(kind: str) -> None:
+    make, mistake = FAILS[kind]
     x, y = thirds()
-    model = quick(steps=2, pixel_range=(0.0, white)).fit(x / 255 * white, hidden(y))
-    with pytest.warns(UserWarning, match=f"all pixels are at most 1 of {white:g}, almost black"):
-        model.predict(x[:n] / 255)
-    model.predict(x[:n] / 255 * white)  # control: nothing is said
+    model = make().fit(x, hidden(y))
+    expected, names = model.predict_proba(x), set(vars(model))
+    other, labels = x[:, ::2, ::2] / 255, np.where(hidden(y) < 0, -1, 7 - y)
+    model.set_params(**mistake)
+    with pytest.raises(ValueError, match=r".") as caught:
+        model.fit(other, labels)
+    assert not isinstance(caught.value, NotFittedError)
+    np.testing.assert_array_equal(model.predict_proba(x), expected)
+    assert set(vars(model)) == names
+    with pytest.raises(ValueError, match=r"."):
+        type(model).fit.__wrapped__(model, other, labels)  # control: half of another fit
+    with pytest.raises(InputError, match="fitted on"):
+        model.predict_proba(x)
 
 
-# --- warm starts, threads, seeds ---
+def test_a_fit_that_is_stopped_leaves_the_former_one_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = thirds()
+    model = quick(steps=2).fit(x, hidden(y))
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("drmm.estimators.classifier.train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, np.where(hidden(y) < 0, -1, 7 - y))
+    assert list(model.classes_) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**32 - 1, np.int64(7), np.uint32(7), np.random.RandomState(7)])

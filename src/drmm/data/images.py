@@ -21,7 +21,7 @@ Pixels = npt.NDArray[Any]
 
 _CHANNELS = (1, 2, 3, 4)  # grey, grey + alpha, RGB, RGBA
 _TOLERANCE = 1e-4  # of the pixel range: float16 rounding and resizing overshoot no further
-_MANY = 10  # images; fewer may well be black, unless they have fractions of a level
+_MANY = 10  # images; fewer may well be black
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's own RGB to grey
 
 
@@ -205,8 +205,7 @@ def _scaled(pixels: Pixels, pixel_range: tuple[float, float]) -> npt.NDArray[np.
     slack = _TOLERANCE * (white - black)
     if least < black - slack or most > white + slack:
         raise InputError(_advice(least, most, (black, white), is_float=pixels.dtype.kind == "f"))
-    fractions = pixels.dtype.kind == "f" and len(pixels) < _MANY and (pixels % 1).any()
-    if black == 0 and (fractions or len(pixels) >= _MANY):
+    if len(pixels) >= _MANY:
         _warn_if_faint(most, white, pixel_range)
     scaled = np.empty(pixels.shape, np.float32)
     if black == 0:
@@ -247,8 +246,9 @@ def _warn_if_faint(most: float, white: float, pixel_range: tuple[float, float]) 
     faint = 255.0 if white == 65535 else 1.0
     if 1 < pixel_range[1] < white:  # uint8 is read as levels of 255, whatever range was given
         faint = max(faint, pixel_range[1])
-    if white >= 10 and most <= faint:
-        message = f"all pixels are at most {faint:g} of {white:g}, almost black: convert X with X.astype(float)"
+    if white >= 255 and most <= faint:
+        seen = "0 or 1" if faint == 1 else f"0 to {faint:g}"
+        message = f"all pixels are {seen} of {white:g}, almost black: convert X with X.astype(float)"
         warnings.warn(f"{message} and pass the matching pixel_range", UserWarning, stacklevel=4)
 
 

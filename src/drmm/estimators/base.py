@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ __all__ = ["ImageEstimator", "seed_of"]
 
 Array = npt.NDArray[Any]
 
+_DARK = 0.1  # of what was fitted: levels of 16 read as such of 255 are darker still
+
 
 def seed_of(random_state: int | np.random.RandomState | None) -> int:
     """A seed for torch, drawn from what scikit-learn takes as `random_state`."""
@@ -43,6 +47,7 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         pixel_range: parameter: values of black and white in X; uint8 is always 0 to 255.
         image_shape_: (C, H, W) that the model works on.
         n_features_in_: numbers in one image.
+        brightest_: the brightest pixel that was fitted, from 0 (black) to 1 (white).
         layout_: shape of one image in X.
         dtype_: of X: levels come back as whole numbers of its type.
         black_white_: values of black and white in X; None for vectors.
@@ -53,6 +58,7 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     image_shape: tuple[int, ...] | None
     pixel_range: tuple[float, float]
     image_shape_: tuple[int, int, int]
+    brightest_: float
     layout_: tuple[int, ...]
     dtype_: np.dtype[Any]
     black_white_: tuple[float, float] | None
@@ -61,6 +67,12 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     _order: Array  # for each number that the model sees, its place in an image of X
 
     _fewest = 1  # vectors that can be learned from
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a `fit` that fails or is stopped leave the estimator as it was."""
+        super().__init_subclass__(**options)
+        if "fit" in vars(cls):
+            cls.fit = _whole(cls.fit)
 
     def _images(self, X: object, *, fitting: bool = False) -> Tensor:
         """X as the model sees it, checked; remembers the layout when fitting."""
@@ -73,11 +85,15 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         names_alone = {"skip_check_array": True, "ensure_2d": False}
         validate_data(self, X, "no_validation", reset=fitting, **names_alone)
         shape = (x.shape[1], x.shape[2], x.shape[3])
+        brightest = float(x.max())
         if fitting:
-            self.image_shape_, self.n_features_in_ = shape, math.prod(shape)
+            self.image_shape_, self.n_features_in_, self.brightest_ = shape, math.prod(shape), brightest
             self._remember(numbers(X))
         elif shape != self.image_shape_:
             raise InputError(f"images are {shape}, but the model was fitted on {self.image_shape_} (C, H, W)")
+        elif 0 < brightest < _DARK * self.brightest_:
+            message = "X is ten times darker than what the model was fitted on: give it in the same type and range"
+            warnings.warn(message, UserWarning, stacklevel=3)
         return x
 
     def _remember(self, X: Array) -> None:
@@ -160,6 +176,21 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _whole(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """All of a fit or nothing: the classes of one and the model of another would go together without a word."""
+
+    @wraps(fit)
+    def whole(self: ImageEstimator, *args: Any, **options: Any) -> Any:
+        before = vars(self).copy()
+        try:
+            return fit(self, *args, **options)
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    return whole
 
 
 def _dimensions(X: object) -> int:

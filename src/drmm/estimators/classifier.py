@@ -145,7 +145,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             teacher = "" if asked.teacher is None else asked.teacher.source
             records = {name: getattr(asked, name) for name in RECORDS if name != "model"}
             classifier.set_params(**records, teacher=teacher, validation=asked.data.validation)
-        classifier._images(np.zeros((1, *recipe.image_shape), np.uint8), fitting=True)
+        classifier._images(np.full((1, *recipe.image_shape), 255, np.uint8), fitting=True)
         classifier.model_, classifier.recipe_ = opened.model, recipe
         classifier.classes_ = np.array(recipe.classes)
         return classifier
