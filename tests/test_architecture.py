@@ -24,7 +24,8 @@ ORDER = (
     ("learning",),
     ("trees", "pruning"),
     ("explain",),
-    ("estimators", "runs"),
+    ("runs",),
+    ("estimators",),
     ("report", "studies"),
     ("cli",),
 )

@@ -1,6 +1,7 @@
 from . import explain as explain
 from .data.images import as_images as as_images
 from .estimators.classifier import DRMMClassifier as DRMMClassifier
+from .estimators.few_labels import SemiSupervisedKFold as SemiSupervisedKFold
 from .estimators.mixture import RenderingMixture as RenderingMixture
 from .estimators.trees import EvolutionaryClassifier as EvolutionaryClassifier
 from .learning.initialisation import initialise as initialise

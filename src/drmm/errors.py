@@ -1,6 +1,6 @@
 """The errors a user meets: each is one line that says what is wrong and what to do."""
 
-__all__ = ["DrmmError", "InputError", "RunError"]
+__all__ = ["DrmmError", "InputError", "RunError", "UnlabelledWarning"]
 
 
 class DrmmError(Exception):
@@ -13,3 +13,7 @@ class InputError(DrmmError, ValueError):
 
 class RunError(DrmmError, RuntimeError):
     """A run folder, checkpoint or file that cannot be read or written."""
+
+
+class UnlabelledWarning(UserWarning):
+    """Images without a label were left out where only labels count."""

@@ -73,7 +73,7 @@ def test_channels_last_is_moved_not_reinterpreted():
         ((5, 7, 8, 9), {}, "no first or last axis of size 1 to 4"),
         ((5, 3, 8, 9), {"channels": 1}, "no first or last axis of size channels=1"),
         ((5, 3, 8, 9), {"image_shape": (7, 9)}, r"beside image_shape=\(7, 9\)"),
-        ((5, 3, 9, 4), {}, "pass channels=C"),
+        ((5, 3, 9, 4), {}, r"pass image_shape=\(H, W\)"),
         ((5, 8, 9), {"channels": 3}, "is grey .* channels=3"),
         ((5, 8, 9), {"image_shape": (9, 8)}, r"does not hold images of image_shape=\(9, 8\)"),
         ((5, 3, 8, 9), {"image_shape": (1, 8, 9)}, "does not hold images"),

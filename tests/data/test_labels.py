@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.exceptions import DataConversionWarning
 
-from drmm.data.labels import check_labels
+from drmm.data.labels import check_labels, known_labels
 from drmm.errors import InputError
 
 
@@ -27,6 +27,29 @@ def test_string_classes_in_an_object_array():
         classes, encoded = check_labels(labels, 4)
         assert list(classes) == ["cat", "dog"]
         assert list(encoded) == [1, -1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (np.array([True, False, -1], object), [False, True]),
+        (pd.Series([2.0, 1.0, -1.0]), [1.0, 2.0]),
+        (pd.Series(["b", "a", "b"], dtype="category"), ["a", "b"]),
+        (np.ma.array([1, 0, -1]), [0, 1]),
+        (np.array(["Nanette", "nones", "-12"]), ["-12", "Nanette", "nones"]),  # control: what only begins so
+    ],
+)
+@pytest.mark.filterwarnings("ignore:every image is labelled:UserWarning")
+def test_what_is_a_label(y, classes):
+    assert list(check_labels(y, 3)[0]) == classes
+
+
+def test_known_labels_need_no_second_class():
+    known, labels = known_labels([3, -1, 3], 3)
+    assert (known.tolist(), labels.tolist()) == ([True, False, True], [3, 3])
+    assert not known_labels(np.full((2, 1), -1).ravel(), 2)[0].any()
+    with pytest.raises(InputError, match="2 images but 3 labels"):
+        known_labels([3, -1, 3], 2)
 
 
 def test_classes_fix_the_order():
@@ -65,6 +88,17 @@ def test_warns_if_nothing_is_unlabelled(y):
         (np.array([0.5, 0.1, -1], object), "Unknown label type: "),
         (["cat", -1, "dog"], "labels are strings and contain '-1'.*object array with the integer -1"),
         (np.array(["cat", "-1", "dog"], object), "labels are strings and contain '-1'"),
+        (["cat", "", "dog"], "labels are strings and contain ''.*object array with the integer -1"),
+        (["cat", " Unlabelled", "dog"], "contain ' Unlabelled'.*a class needs another name"),
+        (["cat", np.nan, "dog"], "contain 'nan'"),
+        (np.array([0, "UNLABELED", 1], object), "contain 'UNLABELED'"),
+        (np.array(["cat", "dog", ""], np.dtypes.StringDType()), "contain ''"),
+        (pd.Series(["cat", None, "dog"]).astype(str), "contain 'None'|NaN"),
+        (pd.Series([0, pd.NA, 1], dtype="Int64"), r"NaN \(label 1"),
+        (pd.Series([True, pd.NA, False], dtype="boolean"), r"NaN \(label 1"),
+        (pd.Series(["a", None, "b"], dtype="category"), r"NaN \(label 1"),
+        (np.ma.array([0, 1, 1], mask=[0, 0, 1]), r"masked labels: use -1 for unlabelled, as in y.filled\(-1\)"),
+        (np.array(["2020", "2021", "NaT"], "M8[Y]"), "Unknown label type: datetime64"),
         (np.array(["cat", 3, -1], object), "y mixes strings and numbers"),
         (np.array([b"cat", b"dog", b"dog"]), "bytes"),
         ([[0, 1], [1, 0], [0, 0]], "y must hold one label per image"),

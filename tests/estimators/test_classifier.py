@@ -1,6 +1,7 @@
 """The scikit-learn face: conventions, layouts, ranges, pickles, pipelines, learning rules, clusters."""
 
 import copy
+import csv
 import pickle
 import re
 import warnings
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -19,14 +21,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from drmm import DRMM, DRMMClassifier, Objective, as_images
+from drmm import DRMM, DRMMClassifier, Objective, SemiSupervisedKFold, as_images
+from drmm.cli.apply import predict as predict_files
 from drmm.cli.fit import asked_for
-from drmm.errors import InputError
+from drmm.data import load
+from drmm.errors import InputError, RunError
 from drmm.learning.config import Machine, Training
 from drmm.learning.metrics import cluster_accuracy, name_clusters
 from drmm.learning.recipes import names
 from drmm.model.storage import Recipe, save_model
 from drmm.runs.experiment import Experiment
+from drmm.runs.fit import fit_run
+from drmm.runs.run import Run
 
 QUICK = {
     "epochs": 2,
@@ -130,8 +136,46 @@ def test_features_and_pictures_have_the_shapes_of_the_contract(fitted: DRMMClass
     assert list(twos) == [2] * 4
     with pytest.raises(InputError, match="not among the classes"):
         fitted.sample(1, label=7)
-    with pytest.raises(InputError, match="features must be"):
-        fitted.inverse_transform(features[:, :3])
+    for odd in (features[:, :3], features[0], features[:0], features * np.nan):
+        with pytest.raises(InputError, match=r"features must be \(N, 16\), and finite, as transform returns them"):
+            fitted.inverse_transform(odd)
+
+
+def test_no_image_at_all_can_be_drawn_and_less_cannot(fitted: DRMMClassifier) -> None:
+    for label in (None, 2):
+        images, labels = fitted.sample(0, label=label)
+        assert (images.shape, images.dtype, labels.shape) == ((0, 12, 12), np.uint8, (0,))
+    for n_samples in (-1, 1.5, "2"):
+        with pytest.raises((ValueError, TypeError), match="n_samples"):
+            fitted.sample(n_samples)
+
+
+def test_log_probabilities_are_those_of_the_probabilities(fitted: DRMMClassifier) -> None:
+    x, _ = thirds(9)
+    np.testing.assert_allclose(np.exp(fitted.predict_log_proba(x)), fitted.predict_proba(x), rtol=1e-12)
+    twin = copy.deepcopy(fitted)
+    twin.model_.templates.weight.data *= 1e4
+    assert np.isfinite(twin.predict_log_proba(x)).all()
+    with np.errstate(divide="ignore"):
+        assert np.isinf(np.log(twin.predict_proba(x))).any(), "control: the logarithm of the probabilities"
+
+
+def test_features_have_names_and_come_as_data_frames(fitted: DRMMClassifier) -> None:
+    x, y = thirds(12)
+    assert list(fitted.get_feature_names_out()) == [f"drmmclassifier{i}" for i in range(16)]
+    frame = pd.DataFrame(x.reshape(12, -1), index=range(100, 112)).add_prefix("p")
+    options = {"image_shape": (12, 12), "epochs": 1, "training__min_steps": 1}
+    model = quick(**options).set_output(transform="pandas").fit(frame, hidden(y, 6))
+    features = model.transform(frame)
+    assert list(features.index) == list(range(100, 112))
+    assert list(features.columns) == list(model.get_feature_names_out())
+    assert model.inverse_transform(features).shape == (12, 144)
+    assert list(model.feature_names_in_) == list(frame.columns)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame[frame.columns[::-1]])
+    bare = quick(**options).fit(frame.to_numpy(), hidden(y, 6))
+    assert not hasattr(bare, "feature_names_in_"), "control"
+    np.testing.assert_array_equal(bare.predict(frame.to_numpy()), model.predict(frame))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +317,7 @@ def test_a_teacher_that_is_fitted_stays_as_it_is_in_cross_validation(fitted: DRM
     model = quick(epochs=1, training__min_steps=1, teacher=FrozenEstimator(fitted))
     student = clone(model).fit(x, hidden(y))
     assert student.teacher_.estimator is fitted
-    assert len(cross_val_score(model, x, hidden(y), cv=2, error_score="raise")) == 2
+    assert len(cross_val_score(model, x, hidden(y), cv=SemiSupervisedKFold(2), error_score="raise")) == 2
 
 
 def test_who_cannot_teach() -> None:
@@ -352,8 +396,9 @@ def test_the_default_is_ten_clusters() -> None:
     x, y = thirds()
     model = quick(training__learning="em").fit(x, np.full(60, -1))
     np.testing.assert_array_equal(model.classes_, np.arange(10))
-    with pytest.raises(InputError, match="n_clusters must be at least 2"):
-        DRMMClassifier(**QUICK, n_clusters=1).fit(x, np.full(60, -1))
+    for n_clusters in (1, 2.5, "3"):
+        with pytest.raises(InputError, match="n_clusters must be at least 2, and whole, not"):
+            DRMMClassifier(**QUICK, n_clusters=n_clusters).fit(x, np.full(60, -1))
     with pytest.raises(InputError, match="clusters: ask for fewer"):
         quick(training__learning="em", n_clusters=70).fit(x, np.full(60, -1))
     labelled = DRMMClassifier(**QUICK, n_clusters=7).fit(x, hidden(y))
@@ -404,6 +449,9 @@ def test_a_warm_start_needs_the_same_levels(change: dict[str, object]) -> None:
         ({"recipe": "few-label"}, "no recipe 'few-label': did you mean 'few-labels'?"),
         ({"objective": 3}, "objective is a drmm Objective or a dictionary of its settings, not 3"),
         ({"objective": {"kll": 1}}, "objective: no setting 'kll': did you mean 'kl'?"),
+        ({"recipe": None}, "recipe is a name or the path of a TOML file, not None"),
+        ({"epochs": 2.5}, "epochs cannot be 2.5: it is a whole number"),
+        ({"image_shape": 12}, "image_shape must be (H, W), (H, W, C) or (C, H, W): got 12"),
         ({"training": {"epochs": "many"}}, "training: epochs cannot be 'many': it is a whole number"),
         ({"objective__cutmix": 0.5}, "objective: cutmix is a part of mixup"),
     ],
@@ -676,6 +724,58 @@ def test_a_run_teaches(fitted: DRMMClassifier, tmp_path: Path, kind: type, calls
     expected = np.where(hidden(y) >= 0, y, fitted.predict(x))
     np.testing.assert_array_equal(calls[0]["labels"].numpy(), expected)
     assert calls[0]["objective"].kl == 0
+
+
+# --- what the command line trained ---
+
+
+@pytest.mark.parametrize("hidden_labels", [5, 0])
+def test_load_opens_a_run_of_the_command_line(hidden_labels: int, tmp_path: Path) -> None:
+    experiment = Experiment(
+        data={"source": "digits", "labels_per_class": hidden_labels, "images": 200},
+        model={"preset": "dense", "width": 4},
+        objective={"kl": 0.3},
+        training={"epochs": 1, "min_steps": 5},
+    )
+    fit_run(experiment, tmp_path / "run", progress=False)
+    x = load("digits").x_test[:20]
+    np.save(tmp_path / "x.npy", x)
+    predict_files(tmp_path / "run", [tmp_path / "x.npy"], tmp_path / "labels.csv")
+    with (tmp_path / "labels.csv").open() as file:
+        expected = [row["label"] for row in csv.DictReader(file)]
+    model = DRMMClassifier.load(str(tmp_path / "run"))
+    for given in (x, x[:, 0], x.reshape(20, -1), x / 255, torch.from_numpy(x)):
+        assert model.predict(given).tolist() == expected
+    assert list(model.classes_) == list(Run.open(tmp_path / "run").recipe.classes)
+    assert (model.image_shape_, model.n_features_in_) == ((1, 8, 8), 64)
+    assert (model.objective.kl, model.training.min_steps, model.teacher) == (0.3, 5, "")
+    images, labels = model.sample(3, random_state=0)
+    assert (images.shape, images.dtype) == ((3, 1, 8, 8), np.uint8)
+    assert set(labels) <= set(model.classes_)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
+    other = DRMMClassifier.load(tmp_path / "run")
+    other.model_.templates.weight.data *= -1
+    assert other.predict(x).tolist() != expected, "control"
+
+
+def test_a_loaded_classifier_learns_on_and_afresh(fitted: DRMMClassifier, tmp_path: Path) -> None:
+    x, y = thirds()
+    model = DRMMClassifier.load(saved(fitted, tmp_path / "run"))
+    np.testing.assert_array_equal(model.predict(x), fitted.predict(x).astype(str))
+    assert clone(model).set_params(**QUICK).fit(x, hidden(y)).predict(x).shape == (60,)
+    levels = copy.deepcopy(model.model_.levels.state_dict())
+    options = {"warm_start": True, "training__learning": "em", "epochs": 1}
+    model.set_params(**options).fit(x, hidden(y))
+    assert torch.equal(levels["0.dictionary.weight"], model.model_.levels.state_dict()["0.dictionary.weight"])
+
+
+@pytest.mark.parametrize("name", ["gone", ".", "~/gone"])
+def test_what_is_no_run_is_one_clear_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="holds no model: pass a folder of drmm fit") as caught:
+        DRMMClassifier.load(name)
+    assert "~" not in str(caught.value)
 
 
 def test_a_recipe_is_not_taken_for_a_folder_of_its_name(

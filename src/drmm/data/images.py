@@ -82,19 +82,29 @@ def numbers(X: object) -> Pixels:
         has_numpy_type = not X.is_floating_point() or X.dtype in {torch.float32, torch.float64}
         pixels = (X if has_numpy_type else X.float()).numpy(force=True)
     else:
-        try:
-            pixels = np.asarray(X)
-        except ValueError:
-            raise InputError("the images of X differ in size: resize them to one shape first") from None
+        pixels = _array(X)
     if pixels.dtype.kind == "c":
         raise InputError("Complex data not supported: pass real pixels, such as abs(X)")
     if pixels.dtype.kind not in "buif":
-        raise InputError(f"X has dtype {pixels.dtype}, not numbers: convert it first, as in X.astype(float)")
+        how = "convert it first, as in X.astype(float); drmm.data.images.load_image_files reads files"
+        raise InputError(f"X has dtype {pixels.dtype}, not numbers: {how}")
     if pixels.ndim and not len(pixels):
         raise InputError(f"found 0 sample(s) (shape={pixels.shape}): X must hold at least one image")
     if pixels.size == 0:
         raise InputError(f"0 feature(s) (shape={pixels.shape}) while a minimum of 1 is required.")
     return pixels
+
+
+def _array(X: object) -> Pixels:
+    if isinstance(X, list | tuple) and any(getattr(picture, "mode", "") in {"P", "PA"} for picture in X):
+        raise InputError("X holds numbers of a palette's colours: convert each, as in picture.convert('RGB')")
+    if np.ma.is_masked(X):
+        raise InputError("X has masked pixels: fill them first, as in X.filled(0)")
+    try:
+        pixels = np.asarray(X)
+        return np.asarray(list(pixels)) if pixels.dtype == object and pixels.ndim == 1 else pixels  # of a Series
+    except ValueError:
+        raise InputError("the images of X differ in size or channels: make them alike first") from None
 
 
 # --- layout ----------------------------------------------------------------------------------------------
@@ -123,14 +133,16 @@ def nchw(pixels: Pixels, image_shape: Sequence[int] | None, channels: int | None
 
 
 def _checked_shape(image_shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(int(size) for size in image_shape)
+    shape = tuple(int(size) for size in np.ravel(image_shape))
     if len(shape) not in {2, 3} or min(shape) < 1:
-        raise InputError(f"image_shape must be (H, W), (H, W, C) or (C, H, W): got {shape}")
+        raise InputError(f"image_shape must be (H, W), (H, W, C) or (C, H, W): got {image_shape}")
     return shape
 
 
 def _unflattened(pixels: Pixels, shape: tuple[int, ...] | None) -> Pixels:
     width = pixels.shape[1]
+    if shape is not None and pixels.shape in {shape, shape[1:]} and width != math.prod(shape):
+        raise InputError(f"X of shape {pixels.shape} is a single image: pass X[None]")
     if shape is None:
         side = math.isqrt(width)
         example = (side, side) if side * side == width else ("H", "W")
@@ -158,14 +170,14 @@ def _channel_axis(
     if len(sizes) == 2:
         return None
     wanted = _CHANNELS if channels is None else (channels,)
-    axes = [axis for axis in (0, 2) if sizes[axis] in wanted]
+    axes = [axis for axis in (0, 2) if sizes[axis] in wanted][: None if max(sizes) > 1 else 1]
     if shape is not None and len(shape) == 2:
         axes = [axis for axis in axes if _plane(sizes, axis) == shape]
     if len(axes) == 2 and channels is None:
         # Tiny images, (3, 4, 4) say: only one reading gives square ones. Anything else is a guess.
         axes = [axis for axis in axes if len(set(_plane(sizes, axis))) == 1] or axes
         if len(axes) == 2:
-            raise InputError(f"images of shape {sizes} may have channels first or last: pass channels=C")
+            raise InputError(f"images of shape {sizes} may have channels first or last: pass image_shape=(H, W)")
     if not axes:
         what = "of size 1 to 4" if channels is None else f"of size channels={channels}"
         where = "" if shape is None else f" beside image_shape={shape}"

@@ -1,6 +1,6 @@
 """The boundary through which all labels pass: −1 means unlabelled, everything else is a class."""
 
-__all__ = ["UNLABELLED", "check_labels", "is_unlabelled"]
+__all__ = ["UNLABELLED", "check_labels", "known_labels"]
 
 import warnings
 from collections.abc import Sequence
@@ -15,6 +15,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from drmm.errors import InputError
 
 UNLABELLED = -1
+
+# Strings by which others say that there is no label, and what -1 and NaN become among strings.
+_NO_CLASSES = {"", "-1", "-1.0", "nan", "<na>", "none", "unlabelled", "unlabeled"}
 
 Array = npt.NDArray[Any]
 
@@ -39,37 +42,41 @@ def check_labels(
     Warns:
         UserWarning: Every image is labelled.
     """
-    labels = _vector(y)
-    if len(labels) != n_images:
-        raise InputError(f"{n_images} images but {len(labels)} labels: inconsistent numbers of samples")
-    _reject_missing(labels)
-    unlabelled = _unlabelled(labels)
-    if unlabelled.all():
+    known, labels = known_labels(y, n_images)
+    if not known.any():
         raise InputError("all images are unlabelled (y is -1): label at least one image of each class")
-    known = _one_kind(labels[~unlabelled])
-    distinct, codes = np.unique(known, return_inverse=True)
+    distinct, codes = np.unique(labels, return_inverse=True)
     if classes is not None:
         distinct, codes = _recoded(np.asarray(classes), distinct, codes)
     if len(distinct) < 2:
         raise InputError(f"y has only one class, {distinct[0]} (-1 means unlabelled): label a second class")
-    if not unlabelled.any():
+    if known.all():
         warnings.warn("every image is labelled: unlabelled ones help", UserWarning, stacklevel=2)
     encoded = np.full(n_images, UNLABELLED, np.int64)
-    encoded[~unlabelled] = codes
+    encoded[known] = codes
     return distinct, encoded
 
 
-def is_unlabelled(y: object, n_images: int) -> bool:
-    """Whether y says -1 of each of `n_images` images."""
-    labels = np.asarray(y)
-    if labels.shape != (n_images,) or labels.dtype.kind not in "iufO" or not n_images:
-        return False
-    return bool(np.all([not isinstance(label, str) and label == UNLABELLED for label in labels]))
+def known_labels(y: object, n_images: int) -> tuple[npt.NDArray[np.bool_], Array]:
+    """Which images have a label, (n_images,), and the labels that they have, in order.
+
+    Raises:
+        InputError: Labels missing, or no classification labels.
+    """
+    labels = _vector(y)
+    if len(labels) != n_images:
+        raise InputError(f"{n_images} images but {len(labels)} labels: inconsistent numbers of samples")
+    _reject_missing(labels)
+    known = ~_unlabelled(labels)
+    return known, _one_kind(labels[known])
 
 
 def _vector(y: object) -> Array:
+    if np.ma.is_masked(y):
+        raise InputError("y has masked labels: use -1 for unlabelled, as in y.filled(-1)")
     try:
-        return np.asarray(column_or_1d(np.asarray(y), warn=True))
+        labels = np.asarray(y)
+        return np.asarray(column_or_1d(labels.astype(object) if labels.dtype.kind == "T" else labels, warn=True))
     except (TypeError, ValueError) as error:
         raise InputError(f"y must hold one label per image: {str(error).splitlines()[0]}") from None
 
@@ -92,22 +99,24 @@ def _is_missing(label: object) -> bool:
 
 
 def _unlabelled(labels: Array) -> npt.NDArray[np.bool_]:
-    if labels.dtype.kind in "UO" and any(isinstance(label, str) and label == "-1" for label in labels):
+    if labels.dtype.kind not in "UO":
+        return np.asarray(labels == UNLABELLED)
+    strings = [label for label in labels if isinstance(label, str)]
+    odd = [label for label in strings if label.strip().lower() in _NO_CLASSES]
+    if odd:
         raise InputError(
-            "labels are strings and contain '-1': to mark unlabelled images, use an object array with the "
-            "integer -1, as in np.array(['cat', -1], dtype=object)"
+            f"labels are strings and contain {str(odd[0])!r}: to mark unlabelled images, use an object array with "
+            "the integer -1, as in np.array(['cat', -1], dtype=object); a class needs another name"
         )
-    if labels.dtype.kind == "O":
-        return np.array([not isinstance(label, str) and label == UNLABELLED for label in labels], dtype=bool)
-    if labels.dtype.kind in "US":
-        return np.zeros(len(labels), dtype=bool)
-    return np.asarray(labels == UNLABELLED)
+    return np.array([not isinstance(label, str) and label == UNLABELLED for label in labels], dtype=bool)
 
 
 def _one_kind(known: Array) -> Array:
     """Labels that are all strings or all whole numbers; an object array of numbers becomes numeric."""
     if known.dtype.kind == "U":
         return known
+    if known.dtype.kind in "mM":
+        raise InputError(f"Unknown label type: {known.dtype}: use whole numbers or strings")
     if known.dtype.kind == "O":
         strings = sum(isinstance(label, str) for label in known)
         if strings == len(known):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +22,14 @@ from torch import Tensor
 
 from drmm.data.images import as_images, black_white_of, nchw, numbers
 from drmm.errors import InputError
+from drmm.estimators.few_labels import check_nobody_counts_unlabelled
 from drmm.files import tensor_bytes
 
 __all__ = ["ImageEstimator", "seed_of"]
 
 Array = npt.NDArray[Any]
+
+_DARK = 0.1  # of what was fitted: levels of 16 read as such of 255 are darker still
 
 
 def seed_of(random_state: int | np.random.RandomState | None) -> int:
@@ -42,6 +48,7 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         pixel_range: parameter: values of black and white in X; uint8 is always 0 to 255.
         image_shape_: (C, H, W) that the model works on.
         n_features_in_: numbers in one image.
+        brightest_: the brightest pixel that was fitted, from 0 (black) to 1 (white).
         layout_: shape of one image in X.
         dtype_: of X: levels come back as whole numbers of its type.
         black_white_: values of black and white in X; None for vectors.
@@ -52,6 +59,7 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     image_shape: tuple[int, ...] | None
     pixel_range: tuple[float, float]
     image_shape_: tuple[int, int, int]
+    brightest_: float
     layout_: tuple[int, ...]
     dtype_: np.dtype[Any]
     black_white_: tuple[float, float] | None
@@ -61,17 +69,32 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     _fewest = 1  # vectors that can be learned from
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a `fit` that fails or is stopped leave the estimator as it was."""
+        super().__init_subclass__(**options)
+        if "fit" in vars(cls):
+            cls.fit = _whole(cls.fit)
+
     def _images(self, X: object, *, fitting: bool = False) -> Tensor:
         """X as the model sees it, checked; remembers the layout when fitting."""
-        if self.image_shape is None and _dimensions(X) <= 2:
+        check_nobody_counts_unlabelled()
+        flat = self.image_shape is None and _dimensions(X) == 2
+        if flat if fitting else self.mean_ is not None:
             return self._vectors(X, fitting=fitting)
-        x = as_images(X, image_shape=self.image_shape, pixel_range=self.pixel_range)
+        image_shape = self.layout_ if flat and not fitting else self.image_shape
+        x = as_images(X, image_shape=image_shape, pixel_range=self.pixel_range)
+        names_alone = {"skip_check_array": True, "ensure_2d": False}
+        validate_data(self, X, "no_validation", reset=fitting, **names_alone)
         shape = (x.shape[1], x.shape[2], x.shape[3])
+        brightest = float(x.max())
         if fitting:
-            self.image_shape_, self.n_features_in_ = shape, math.prod(shape)
+            self.image_shape_, self.n_features_in_, self.brightest_ = shape, math.prod(shape), brightest
             self._remember(numbers(X))
         elif shape != self.image_shape_:
             raise InputError(f"images are {shape}, but the model was fitted on {self.image_shape_} (C, H, W)")
+        elif 0 < brightest < _DARK * self.brightest_:
+            message = "X is ten times darker than what the model was fitted on: give it in the same type and range"
+            warnings.warn(message, UserWarning, stacklevel=3)
         return x
 
     def _remember(self, X: Array) -> None:
@@ -85,7 +108,11 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
     def _vectors(self, X: object, *, fitting: bool) -> Tensor:
         """Standardised vectors as (N, 1, 1, D), in double precision: they are small."""
         fewest = self._fewest if fitting else 1
-        values = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_min_samples=fewest)
+        options = {"dtype": np.float64, "ensure_min_samples": fewest, "ensure_all_finite": False}
+        values = validate_data(self, X, reset=fitting, **options)
+        finite = np.isfinite(values).all(1)
+        if not finite.all():
+            raise InputError(f"row {int(np.argmin(finite))} of X contains NaN or inf: repair or drop it")
         side = math.isqrt(values.shape[1])
         if fitting:
             if side >= 8 and side * side == values.shape[1]:
@@ -155,9 +182,24 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         return tags
 
 
+def _whole(fit: Callable[..., Any]) -> Callable[..., Any]:
+    """All of a fit or nothing: the classes of one and the model of another would go together without a word."""
+
+    @wraps(fit)
+    def whole(self: ImageEstimator, *args: Any, **options: Any) -> Any:
+        before = vars(self).copy()
+        try:
+            return fit(self, *args, **options)
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    return whole
+
+
 def _dimensions(X: object) -> int:
     """How deep X is nested, lists of lists or of arrays too; 2 of what does not say."""
     depth = 0
     while isinstance(X, list | tuple) and len(X):
         X, depth = X[0], depth + 1
-    return depth + int(getattr(X, "ndim", 0 if depth else 2))
+    return depth + int(getattr(X, "ndim", 0 if depth or isinstance(X, str | Path) else 2))

@@ -5,21 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import ClassifierMixin, TransformerMixin, clone
-from sklearn.utils import _safe_indexing
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.utils import _safe_indexing, check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from drmm.data.labels import UNLABELLED, check_labels, is_unlabelled
+from drmm.data.labels import UNLABELLED, check_labels, known_labels
 from drmm.data.splits import holdout
 from drmm.errors import InputError
 from drmm.estimators.base import ImageEstimator, seed_of
+from drmm.estimators.few_labels import FewLabelsMixin
 from drmm.estimators.settings import RECORDS, Settings, changed, settings_of_recipe
 from drmm.learning.config import Machine, Training
 from drmm.learning.metrics import labels_from_folder
@@ -31,6 +33,7 @@ from drmm.model.constraints import is_nonnegative, set_weight
 from drmm.model.deep import DRMM
 from drmm.model.randomness import categorical
 from drmm.model.storage import Recipe, misfit
+from drmm.runs.run import Run
 
 __all__ = ["DRMMClassifier"]
 
@@ -41,7 +44,7 @@ _DRAWS = 16  # switches per picture in inverse_transform
 _LEAST = 1e-3  # of the largest entry of templates that must not be negative: at 0 their entries have no slope
 
 
-class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type: ignore[misc]
+class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator):  # type: ignore[misc]
     """Few-label image classifier, and generative model of its images.
 
     X is (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or float, or 2-D with `image_shape`. Two-dimensional X
@@ -49,7 +52,11 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
 
     Settings come from a recipe, the same as of `drmm fit`; `drmm settings` lists them all. `model`, `objective`,
     `training` and `machine` change them: a dictionary changes some settings, a record replaces all of its kind,
-    and `set_params(objective__kl=0.3)`, as in a grid search, reaches every one.
+    and `set_params(objective__kl=0.3)`, as in a grid search, reaches every one. `load` opens what `drmm fit` has
+    trained.
+
+    In cross-validation, `SemiSupervisedKFold` keeps unlabelled images in every training part. What takes -1 for a
+    class, as scorers by name and `CalibratedClassifierCV` do, is refused. `fit` takes no `sample_weight`.
 
     Args:
         recipe: name of a recipe, "few-labels" by default, or the path of a TOML file.
@@ -118,6 +125,31 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         self.random_state = random_state
         self.verbose = verbose
 
+    @classmethod
+    def load(cls, run: str | Path) -> Self:
+        """The classifier that the command line has trained, with its settings.
+
+        It takes images of the run's size in any layout, and draws them as `drmm.data.load` has them: uint8
+        (N, C, H, W). Its classes are names, as in the run.
+
+        Args:
+            run: folder of `drmm fit`, `drmm prune` or `drmm demo`, or any with a model.
+
+        Raises:
+            RunError: if it holds no model, or a file is damaged.
+        """
+        opened = Run.open(Path(run).expanduser())
+        recipe, asked = opened.recipe, opened.experiment
+        classifier = cls(model=recipe, image_shape=recipe.image_shape, n_clusters=len(recipe.classes))
+        if asked is not None:
+            teacher = "" if asked.teacher is None else asked.teacher.source
+            records = {name: getattr(asked, name) for name in RECORDS if name != "model"}
+            classifier.set_params(**records, teacher=teacher, validation=asked.data.validation)
+        classifier._images(np.full((1, *recipe.image_shape), 255, np.uint8), fitting=True)
+        classifier.model_, classifier.recipe_ = opened.model, recipe
+        classifier.classes_ = np.array(recipe.classes)
+        return classifier
+
     def set_params(self, **params: Any) -> Self:
         """As in scikit-learn; `objective__kl` and the like reach every setting of the recipe.
 
@@ -156,7 +188,7 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
             codes = self._taught(self._teacher(teacher, settings), X, x, y, codes)
         settings = settings.resolved(taught=taught)
         epochs = settings.training.epochs if self.epochs is None else self.epochs
-        training = replace(settings.training, seed=seed, epochs=epochs)
+        training = settings.training.set_params(seed=seed, epochs=epochs)
         self.recipe_ = settings.model.fitted(self.image_shape_, names)
         model, labels = self.recipe_.build(seed), torch.from_numpy(codes)
         if before is not None:
@@ -187,13 +219,14 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
 
     def _classes(self, y: object, n_images: int) -> tuple[Array, Array, tuple[str, ...]]:
         """Classes, codes and names; numbers of clusters where no image has a label."""
-        if not is_unlabelled(y, n_images):
-            classes, codes = check_labels(y, n_images)
+        known, _ = known_labels(y, n_images)
+        if known.any():
+            classes, codes = check_labels(np.asarray(y).ravel(), n_images)
             return classes, codes, tuple(str(name) for name in classes)
-        if self.n_clusters < 2:
-            raise InputError(f"n_clusters must be at least 2, not {self.n_clusters}")
-        clusters = np.arange(self.n_clusters)
-        return clusters, np.full(n_images, UNLABELLED), tuple(f"cluster {i}" for i in clusters)
+        asked: Any = self.n_clusters
+        if not isinstance(asked, Integral) or asked < 2:
+            raise InputError(f"n_clusters must be at least 2, and whole, not {asked!r}")
+        return np.arange(self.n_clusters), np.full(n_images, UNLABELLED), _names_of_clusters(self.n_clusters)
 
     def _teacher(self, teacher: Any, settings: Settings) -> Any:
         """An estimator to fit, or the folder of a run; a recipe learns a model of the same size."""
@@ -229,6 +262,23 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         """Posterior q(c|I) of each class, (N, K)."""
         return np.asarray(torch.from_numpy(self._run(X, "logits")).double().softmax(1).numpy())
 
+    def predict_log_proba(self, X: object) -> Array:
+        """Log q(c|I) of each class, (N, K), in nats."""
+        return np.asarray(torch.from_numpy(self._run(X, "logits")).double().log_softmax(1).numpy())
+
+    def score(self, X: object, y: object, sample_weight: object = None) -> float:
+        """As for any few labels; clusters, which are numbered anyhow, have none.
+
+        Raises:
+            InputError: if y holds no labels, or the classes are clusters.
+        """
+        check_is_fitted(self)
+        if self.recipe_.classes == _names_of_clusters(len(self.classes_)):
+            raise InputError(
+                "clusters have no labels to compare with y: use sklearn.metrics.adjusted_rand_score(y, predict(X))"
+            )
+        return super().score(X, y, sample_weight)
+
     def decision_function(self, X: object) -> Array:
         """Max-sum score of each class, (N, K); for two classes the second's lead over the first, (N,)."""
         logits = self._run(X, "logits")
@@ -238,18 +288,26 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         """Top-level features I^(L), (N, D)."""
         return self._run(X, "features")
 
+    @property
+    def _n_features_out(self) -> int:
+        """Numbers that `transform` makes of an image, which `get_feature_names_out` names."""
+        return int(self.model_.templates.weight.shape[1])
+
     @torch.no_grad()
     def inverse_transform(self, features: object) -> Array:
         """Pictures that features are drawn as, averaged over the prior of the switches, in the layout of X.
 
         Args:
             features: (N, D), as from `transform`.
+
+        Raises:
+            InputError: if they are something else.
         """
         check_is_fitted(self)
-        z = torch.as_tensor(np.asarray(features, dtype=np.float32))
-        if z.ndim != 2 or z.shape[1] != self.model_.templates.in_features:
+        z = torch.tensor(np.asarray(features, dtype=np.float32))
+        if z.ndim != 2 or not len(z) or z.shape[1] != self._n_features_out or not bool(z.isfinite().all()):
             raise InputError(
-                f"features must be (N, {self.model_.templates.in_features}), as transform returns them"
+                f"features must be (N, {self._n_features_out}), and finite, as transform returns them"
             )
         generator = torch.Generator().manual_seed(0)
         latents = self.model_.sample_latents(_DRAWS, 0, generator)
@@ -273,13 +331,14 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
             Images in the layout of X, and labels (n_samples,).
         """
         check_is_fitted(self)
+        check_scalar(n_samples, "n_samples", Integral, min_val=0)
         generator = torch.Generator().manual_seed(seed_of(random_state))
         if label is None:
             codes = categorical(self.model_.class_prior, n_samples, generator)
         else:
             matches = np.flatnonzero(self.classes_ == label)
             if len(matches) != 1:
-                raise InputError(f"label {label!r} is not among the classes {list(self.classes_)}")
+                raise InputError(f"label {label!r} is not among the classes {self.classes_.tolist()}")
             codes = torch.full((n_samples,), int(matches[0]))
         return self._layout(self.model_.sample(n_samples, codes, generator)), self.classes_[codes.numpy()]
 
@@ -307,6 +366,10 @@ class DRMMClassifier(ClassifierMixin, TransformerMixin, ImageEstimator):  # type
         model = self.recipe_.build().eval()
         model.load_state_dict(weights)
         return model
+
+
+def _names_of_clusters(n: int) -> tuple[str, ...]:
+    return tuple(f"cluster {i}" for i in range(n))
 
 
 @torch.no_grad()

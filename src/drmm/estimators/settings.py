@@ -56,8 +56,10 @@ def settings_of_recipe(recipe: str | Path, parameters: Mapping[str, Any]) -> Set
         parameters: for each name in `RECORDS` a record, a mapping of settings, or None.
 
     Raises:
-        InputError: if there is no such recipe or setting, or a parameter is something else.
+        InputError: if there is no such recipe or setting, or one of both is something else.
     """
+    if not isinstance(recipe, str | Path):
+        raise InputError(f"recipe is a name or the path of a TOML file, not {recipe!r}")
     tables = read_recipe(recipe).tables
     records: dict[str, Any] = {}
     for name, kind in RECORDS.items():

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import ClassifierMixin
 from sklearn.ensemble import VotingClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -18,6 +17,7 @@ from torch import Tensor
 from drmm.data.labels import check_labels
 from drmm.errors import InputError
 from drmm.estimators.base import ImageEstimator, seed_of
+from drmm.estimators.few_labels import FewLabelsMixin
 from drmm.estimators.options import NOT_NEGATIVE, POSITIVE, SHARE, StrOptions, check_options, whole
 from drmm.files import expanded, write_bytes
 from drmm.learning.em.loop import Trace, run_em
@@ -43,7 +43,7 @@ _MISSING = 0.25
 TreeLearning = Literal["em", "discriminative"]
 
 
-class EvolutionaryClassifier(ClassifierMixin, ImageEstimator):  # type: ignore[misc]
+class EvolutionaryClassifier(FewLabelsMixin, ImageEstimator):
     """Decision trees and forests whose nodes are pictures: inference in the evolutionary DRMM.
 
     Every node has a template, the sum of the increments from the root down; a leaf has class probabilities. Two

@@ -414,7 +414,11 @@ class DRMM(nn.Module):
         """
         labels = torch.as_tensor(label, device=self.templates.weight.device)
         whole = not labels.is_floating_point() and labels.dtype != torch.bool
-        if not whole or labels.numel() not in {1, n} or labels.min() < 0 or labels.max() >= self.n_classes:
+        if (
+            not whole
+            or labels.numel() not in {1, n}
+            or not set(labels.flatten().tolist()) <= set(range(self.n_classes))
+        ):
             raise InputError(f"label must be one or {n} class indices from 0 to {self.n_classes - 1}")
         return labels.long().reshape(-1).expand(n)
 
