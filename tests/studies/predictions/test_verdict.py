@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from drmm.errors import InputError
-from drmm.studies.predictions import MARGINS, Interval, interval, judge, together
-from drmm.studies.predictions.verdict import LEAST
+from drmm.studies.predictions import LEAST, MARGINS, Interval, interval, judge, together
 
 INF = float("inf")
 

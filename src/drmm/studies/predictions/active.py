@@ -70,10 +70,10 @@ class ActivePaths:
             law="T5",
             verdict="refuted" if worst > _HARMLESS else judge(times, MARGINS["a hundred times"]),
             says="What is off adds 0 already, whatever the weights: a trained net could not say otherwise, and "
-            f"the figures check the masks alone. Setting all inactive units ({100 * share:.0f} %) to 0 changes logits "
-            f"by {worst:.1g} of the largest at most; as many active ones, or all if there are fewer, by "
-            f"{np.median(control):.2g} (median), and {100 * self.shares[0]:g} % of as many by {smallest:.2g}. "
-            f"{len(control)} images.",
+            "the figures check the masks alone. "
+            f"Setting all inactive units ({100 * share:.0f} %) to 0 changes logits by {worst:.1g} of the "
+            f"largest at most; as many active ones, or all if there are fewer, by {np.median(control):.2g} "
+            f"(median), and {100 * self.shares[0]:g} % of as many by {smallest:.2g}. {len(control)} images.",
             command=command,
             kind="algebra",
         )

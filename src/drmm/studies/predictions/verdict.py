@@ -29,7 +29,8 @@ MARGINS: Mapping[str, float] = MappingProxyType(
         "information": 0.05,  # skill from which on something is known of a nuisance
         "as good as features": -0.05,  # skill that switches may lack
         "templates": 0.05,  # of a class's energy: less is no mixture worth the name
-        "a hundred times": 2.0,  # decimal logarithm
+        "a hundred times": 2.0,  # decimal logarithms
+        "a closed gap": 3.0,  # the score over the certificate's gap
     }
 )
 
