@@ -60,8 +60,8 @@ def verdict(by_weight: dict[float, Runs]) -> Results:
         "verdict": judge(closest, MARGINS["a closed gap"]),
         "says": (
             f"A small net (width {WIDTH}, {EPOCHS} epochs, {seeds} seeds), by the "
-            f"penalty's weight: {'; '.join(rows)}. A gap of 0 would prove the joint maximum; where it is smallest it "
-            f"is 10^{-closest.mean:.1f} scores [10^{-closest.high:.1f}, 10^{-closest.low:.1f}]."
+            f"penalty's weight: {'; '.join(rows)}. A gap of 0 would prove the joint maximum; where it is smallest "
+            f"it is 10^{-closest.mean:.1f} scores [10^{-closest.high:.1f}, 10^{-closest.low:.1f}]."
         ),
     }
 
