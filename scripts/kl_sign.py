@@ -1,4 +1,4 @@
-"""What does the sign of the KL term do? `make kl-sign`.
+"""What does the sign of the KL term do? `make kl`.
 
 The demo's net learns from 4,000 digits of MNIST, 100 of them labelled, on several label draws: with 𝓛_KL as the
 slides print it, with the opposite sign, which the authors' code has, and from the labels alone. Measured is the
@@ -44,4 +44,4 @@ def run(asked: Namespace) -> Results:
 
 
 if __name__ == "__main__":
-    study(run, name="kl_sign", target="kl-sign", seeds=LEAST)
+    study(run, name="kl_sign", target="kl", seeds=LEAST)

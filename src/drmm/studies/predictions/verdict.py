@@ -59,6 +59,11 @@ class Interval:
         """From the mean and half the width."""
         return cls(mean, mean - half, mean + half, n)
 
+    @classmethod
+    def of(cls, mean: float, sd: float, n: int) -> Interval:
+        """Student's t, from the mean and the standard deviation of n values; without end for one."""
+        return cls.around(mean, float(student.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n > 1 else math.inf, n)
+
     def __neg__(self) -> Interval:
         return Interval(-self.mean, -self.high, -self.low, self.n)
 
@@ -100,8 +105,8 @@ def interval(values: Sequence[float] | npt.NDArray[np.float64]) -> Interval:
     if data.ndim not in {1, 2} or min(data.shape) < 2 or not np.isfinite(data).all():
         raise InputError(f"an interval needs two or more finite values, got {data.shape}: measure more")
     sides = [data] if data.ndim == 1 else [data.mean(1), data.mean(0)]
-    halves = [student.ppf(0.975, len(side) - 1) * side.std(ddof=1) / math.sqrt(len(side)) for side in sides]
-    return Interval.around(float(data.mean()), math.hypot(*halves), len(data))
+    found = [Interval.of(float(data.mean()), float(side.std(ddof=1)), len(side)) for side in sides]
+    return Interval.around(found[0].mean, math.hypot(*(one.high - one.mean for one in found)), len(data))
 
 
 def judge(effect: Interval, margin: float) -> Outcome:
