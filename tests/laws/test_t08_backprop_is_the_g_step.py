@@ -10,8 +10,8 @@ With biases b^(ℓ) (of a norm: β - m γ/σ) the score is that match and the pa
     s = ⟨μ_ĉĝ(θ), I⟩ + Σ_ℓ ⟨z^(ℓ)↓(θ), b^(ℓ)⟩ + b_ĉ,
 
 where z^(ℓ)↓ is the template that comes down to the output of level ℓ: a match with an image of one more pixel,
-which is always 1. Backprop is the G-step of this sum, for every parameter. The match alone has the same gradient for the
-pixel dictionary, through which no path to a bias leads, and for no other.
+which is always 1. Backprop is the G-step of this sum, for every parameter. The match alone has the same gradient
+for the pixel dictionary, through which no path to a bias leads, and for no other.
 
 Controls: switches of another image; the match alone where there are biases, also in a trained net.
 """
@@ -142,8 +142,8 @@ def trained():
     """A small net that has learned digits."""
     data = load("digits")
     few = mask_labels(data.y_train, stratified_labels(data.y_train, 30, seed=0))
-    classifier = DRMMClassifier(model={"width": 4}, epochs=1, random_state=0).fit(data.x_train, few)
-    return classifier.model_.double(), torch.from_numpy(data.x_test[:40]).double() / 255
+    learner = DRMMClassifier(model={"width": 4}, training={"min_steps": 30}, epochs=1, random_state=0)
+    return learner.fit(data.x_train, few).model_.double(), torch.from_numpy(data.x_test[:40]).double() / 255
 
 
 SHIFTED = {

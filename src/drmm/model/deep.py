@@ -276,7 +276,10 @@ class DRMM(nn.Module):
     def log_joint(self, x: Tensor, latents: Latents, prior: Prior | None = None) -> Tensor:
         """Log p(I, c, g) = log N(I; α μ_cg, σ²) + log π_c + log p(g | c) of each image, (N,), in nats.
 
-        The amplitude α is the latents' own, under a flat prior. I is what was seen, if pixels are missing.
+        A profile likelihood, not a density: the amplitude α is the latents' own, and inferred ones have the α that
+        suits the image best. All images along μ_cg are then as likely, and the integral over images grows without
+        limit with the box. A density needs a prior on α; with one α for all images this is one. I is what was
+        seen, if pixels are missing.
 
         Args:
             x: images (N, C, H, W).
