@@ -218,9 +218,9 @@ class DRMM(nn.Module):
     def inpaint(self, x: Tensor, observed: Tensor, label: Tensor | int | None = None) -> Tensor:
         """The images (N, C, H, W) with the pixels that were not seen filled in.
 
-        From those beside them, and from what the model draws, as far as it can be trusted:
-        see `drmm.model.inpainting`. It does so in evaluation mode and without a gradient; seen pixels are passed
-        on.
+        From those beside them, and from what the model draws, as far as it can be trusted, which is hardly at all:
+        nearly an interpolation (`drmm.model.inpainting`). It does so in evaluation mode and without a gradient;
+        seen pixels are passed on.
 
         Args:
             x: images (N, C, H, W).
