@@ -69,7 +69,7 @@ class BackgroundLoss:
         return tuple(_over_both(values) for values in np.moveaxis(self.redrawn - self.trained, 2, 0))
 
     def verdict(self, command: str) -> Verdict:
-        """Confirmed if all effects are, refuted if one is.
+        """Confirmed if all effects are, refuted if one is; with one net it speaks of that net alone.
 
         Args:
             command: what measures it again.
@@ -137,7 +137,7 @@ class Invariance:
         return tuple(_over_both(values) for values in np.moveaxis((self.redrawn - self.share)[..., 1:], 2, 0))
 
     def verdict(self, command: str) -> Verdict:
-        """Confirmed if all effects are, refuted if one is.
+        """Confirmed if all effects are, refuted if one is; with one net it speaks of that net alone.
 
         Args:
             command: what measures it again.

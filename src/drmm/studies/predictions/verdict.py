@@ -19,9 +19,9 @@ __all__ = ["LEAST", "MARGINS", "Interval", "Kind", "Outcome", "Verdict", "interv
 Outcome = Literal["confirmed", "refuted", "inconclusive"]
 Kind = Literal["algebra", "experiment"]
 
-LEAST = 5  # nets, below which nothing is decided
+LEAST = 5  # nets, below which nothing is decided; a verdict on one net alone is over its images
 MARGINS: Mapping[str, float] = MappingProxyType(
-    {  # what an effect has to exceed, by what it is measured in; never changed after a look at its figures
+    {  # what an effect has to exceed, by what it is measured in; fixed before the figures that they decide
         "share": 0.01,  # accuracy, error, IoU, area under a curve: ten of a thousand test images
         "points": 1.0,  # the same in percent
         "points of 10,000": 0.1,  # and on MNIST's whole test set
