@@ -206,7 +206,7 @@ def predict(
     out: Annotated[Path, typer.Option(parser=path, help="CSV file to write.")] = Path("predictions.csv"),
     force: Force = False,
 ) -> None:
-    """Label images: label, confidence, log-joint, and whether inference was certified exact."""
+    """Label images: label, confidence, log-joint, and whether it is certified that no other scores higher."""
     from drmm.cli.apply import predict as label_images
 
     rows = label_images(run, images, out, force=force)
