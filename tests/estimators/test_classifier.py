@@ -848,7 +848,7 @@ def test_a_teacher_does_not_see_what_is_held_out(layout: Any, calls: list[dict[s
 @pytest.mark.parametrize("validation", [10, -1])
 def test_too_many_cannot_be_held_out(validation: int) -> None:
     x, y = thirds()
-    with pytest.raises(InputError, match="a holdout of size"):
+    with pytest.raises(InputError, match="a holdout of"):
         quick(validation=validation).fit(x, hidden(y))
 
 
