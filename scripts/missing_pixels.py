@@ -228,7 +228,7 @@ def run(asked: Namespace) -> Results:
 
 
 def table(results: Results) -> str:
-    """Accuracy on digits with gaps by how they are filled in, as Markdown."""
+    """Accuracy on digits with gaps by how they are filled in, and squared errors of the fill, as Markdown."""
     names = {
         "zeros": "black",
         "mean": "mean image",
@@ -236,10 +236,13 @@ def table(results: Results) -> str:
         "neighbours": "neighbours alone",
         "observed": "`infer(x, observed=)`",
     }
-    rows = [f"| model | missing | {' | '.join(names.values())} |", f"|---|---|{'--:|' * len(names)}"]
+    errors = {"neighbours": "error, neighbours alone", "observed": "error, `inpaint`"}
+    head = [*names.values(), *errors.values()]
+    rows = [f"| model | missing | {' | '.join(head)} |", f"|---|---|{'--:|' * len(head)}"]
     for model, patterns_of in results["test"]["models"].items():
         for gaps, row in patterns_of.items():
             cells = [f"{row[name]['accuracy']:.1f}" for name in names]
+            cells += [f"{row[name]['squared_error']:.3f}" for name in errors]
             rows.append(f"| {model} | {gaps} | {' | '.join(cells)} |")
     return "\n".join(rows)
 

@@ -84,7 +84,8 @@ def rendering(task: Task, elements: int) -> Scores:
     start = time.perf_counter()
     train = model.fit_predict(task.x_train)
     seconds = time.perf_counter() - start
-    return task.scores(train, model.predict(task.x_test), model.score(task.x_test), seconds)
+    nats = model.score(task.x_test) + task.x_test[0].size * np.log(255)  # of pixels in [0, 1], as the others' are
+    return task.scores(train, model.predict(task.x_test), nats, seconds)
 
 
 def k_means(task: Task) -> Scores:

@@ -3,7 +3,7 @@
 import pytest
 
 from drmm import progress
-from drmm.progress import DownloadBar, track
+from drmm.progress import DownloadBar, Meter, track
 
 STRANGE = "[/bold] $a$ \x1b[31m\nb"
 
@@ -73,3 +73,20 @@ def test_downloads_are_counted_in_bytes(clock, capsys):
     bar.close()
     bar.close()
     assert capsys.readouterr().err == "file.gz: 1.5 MB of 3.0 MB\nfile.gz: 3.0 MB of 3.0 MB\n"
+
+
+def test_a_note_is_asked_for_when_it_is_shown(clock, capsys):
+    asked = []
+
+    def note():
+        asked.append(1)
+        return "loss [/b] \x1b[31m\n1.5"
+
+    clock(4.0)
+    meter = Meter("training")
+    for step in range(10):
+        meter.update(step, 10, note)
+    meter.say("a\x1b line")
+    meter.close()
+    assert capsys.readouterr().err == "training, loss [/b] [31m 1.5: 7 of 10\na� line\n"
+    assert len(asked) == 1

@@ -7,7 +7,7 @@ the verdicts into the documents.
 from __future__ import annotations
 
 import json
-import operator
+import math
 import os
 import re
 import tomllib
@@ -20,6 +20,7 @@ from string import Formatter
 from typing import Any
 
 from drmm.studies import reproduce
+from drmm.studies.predictions import MARGINS, Interval, interval, judge, together
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
@@ -28,10 +29,11 @@ WORDS = {  # what a verdict is called, in the order of a summary
     "confirmed": "Confirmed",
     "only if": "Conditional",
     "refuted": "Refuted",
+    "not reproduced": "Not reproduced at this budget",
     "inconclusive": "Inconclusive",
     "open": "Not measured yet",
 }
-SIGNS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+KINDS = {"algebra": "Algebra", "experiment": "Experiments"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Prediction:
         slide: title of the slide that makes it.
         verdict: one of `WORDS`.
         says: a sentence with the figures.
+        kind: one of `KINDS`.
         command: what repeats the check.
         file: what to read, from the repository's root.
     """
@@ -53,6 +56,7 @@ class Prediction:
     slide: str
     verdict: str
     says: str
+    kind: str = "experiment"
     command: str = ""
     file: str = ""
 
@@ -67,10 +71,15 @@ def results(name: str) -> dict[str, Any]:
 
 
 def shifts() -> Mapping[str, Any]:
-    """Accuracy of 30 clusters of digits that move, with and without the position as a latent."""
-    rows = results("shifted_digits")["components"]["30"]
-    others = [row["majority"]["mean"] for name, row in rows.items() if not name.startswith("rendering")]
-    return {"own": rows["rendering"]["majority"]["mean"], "best": max(others)}
+    """Accuracy of 30 clusters of digits that move, with the position as a latent and in the best without."""
+    study = results("shifted_digits")
+    rows = {name: row["majority"] for name, row in study["components"]["30"].items()}
+    own = rows["rendering"]
+    best = max(
+        (row for name, row in rows.items() if not name.startswith("rendering")), key=lambda row: row["mean"]
+    )
+    gain = Interval.of(own["mean"] - best["mean"], math.hypot(own["sd"], best["sd"]), study["seeds"])
+    return {"own": own["mean"], "best": best["mean"], "gain": gain}
 
 
 def lifted() -> Mapping[str, Any]:
@@ -80,68 +89,89 @@ def lifted() -> Mapping[str, Any]:
 
 
 def race() -> Mapping[str, Any]:
-    """Mean of the best errors of each learning rule, and the median of the seconds to 5 % error."""
+    """Errors of each learning rule, of EM before its first M-step and after the last, and what M-steps bring."""
     runs = [run for run in results("learning")["runs"] if run["kind"] == "race"]
-    by_rule = {rule: [run for run in runs if run["method"] == rule] for rule in ("sgd", "eg", "em")}
-    return {
-        rule: {
-            "best": mean(min(point[2] for point in run["points"]) for run in mine),
-            "seconds": median(run["reached"]["5.0"][1] for run in mine),
-        }
-        for rule, mine in by_rule.items()
+    errors = {
+        rule: [[point[2] for point in run["points"]] for run in runs if run["method"] == rule]
+        for rule in ("sgd", "eg", "em")
     }
+    best = {rule: mean(min(points) for points in found) for rule, found in errors.items()}
+    seconds = median(run["reached"]["5.0"][1] for run in runs if run["method"] == "em")
+    gain = interval([points[0] - points[-1] for points in errors["em"]])
+    before, after = (mean(points[end] for points in errors["em"]) for end in (0, -1))
+    return {**best, "before": before, "after": after, "seconds": seconds, "gain": gain}
 
 
 def gains() -> Mapping[str, Any]:
-    """Mean change of accuracy by four iterations of feedback, over all damages, in points."""
-    nets = [net for data in results("feedback")["figures"].values() for net in data.values()]
-    damages = [damage for net in nets for damage in net["damages"].values()]
+    """Change of accuracy by four iterations of feedback, over all damages, in points; over kinds of nets."""
+    study = results("feedback")
+    nets = [net["damages"].values() for data in study["figures"].values() for net in data.values()]
     points = {
-        name: mean(damage[name]["4"]["accuracy"] - damage["bottom_up"] for damage in damages)
+        name: [mean(damage[name]["4"]["accuracy"] - damage["bottom_up"] for damage in damages) for damages in nets]
         for name in ("traceback, compete", "pull", "control: blur")
     }
-    return {"cases": len(damages), **points}
+    found = {name: interval(by_net) for name, by_net in points.items()}
+    return {"nets": len(nets), "seeds": len(study["seeds"]), **found}
 
 
-def wins() -> Mapping[str, Any]:
-    """At how many sizes P(on) beats others by more than the spread over seeds."""
-    sizes = [rows["after two more epochs"] for rows in results("pruning")["neurons"].values()]
-    margins = {other: [size[f"on - {other}"] for size in sizes] for other in ("magnitude", "random")}
-    won = {other: sum(one["mean"] + one["sd"] < 0 for one in margin) for other, margin in margins.items()}
-    return {"sizes": len(sizes), "half": len(sizes) / 2, **won}
+def sizes() -> Mapping[str, Any]:
+    """By how many points nets pruned by P(on) err less than by others, at each size."""
+    study = results("pruning")
+    rows = {keep: row["after two more epochs"] for keep, row in study["neurons"].items()}
+    less = {
+        other: {
+            keep: Interval.of(-row[f"on - {other}"]["mean"], row[f"on - {other}"]["sd"], study["seeds"])
+            for keep, row in rows.items()
+        }
+        for other in ("magnitude", "random")
+    }
+    texts = {other: ", ".join(map(str, found.values())) for other, found in less.items()}
+    return {"effects": list(less["random"].values()), "seeds": study["seeds"], "kept": ", ".join(rows), **texts}
+
+
+def drawn() -> Mapping[str, Any]:
+    """By how many points more samples with switches of a patch prior are recognised; of one model."""
+    rows = results("samples")["rows"]
+    patch, alone = rows["borrowed, 5 neighbours"], rows["independent"]
+    return {"gain": Interval.of(patch["recognised"] - alone["recognised"], 0.0, 1)}
+
+
+def signs() -> Mapping[str, Any]:
+    """Test errors by the sign of the KL term, and what the printed one gains on the labels alone, in points."""
+    errors = results("kl_sign")["test_error"]
+    pairs = zip(errors["labels alone"], errors["printed"], strict=True)
+    spreads = {name: reproduce.spread(found) for name, found in errors.items()}
+    return {**spreads, "draws": len(errors["printed"]), "gain": interval([alone - own for alone, own in pairs])}
 
 
 def mnist() -> Mapping[str, Any]:
-    """The benchmark's rows, such as "best 100"."""
-    rows = [row for row in reproduce.rows(RESULTS / "reproduce") if row.dataset == "mnist"]
-    return {
-        f"{row.method} {row.labels}": {
-            "mean": mean(row.errors),
-            "text": reproduce.spread(row.errors),
-            "draws": len(row.errors),
-            "minutes": row.minutes,
-        }
-        for row in rows
+    """The benchmark's rows, such as "best 100", and by how many points this one errs less than the slides'."""
+    rows = {
+        f"{row.method} {row.labels}": row
+        for row in reproduce.rows(RESULTS / "reproduce")
+        if row.dataset == "mnist"
     }
+    slides = reproduce.PUBLISHED["mnist"]["rc+kl+nn"][100]
+    found = {
+        name: {"text": reproduce.spread(row.errors), "draws": len(row.errors), "minutes": row.minutes}
+        for name, row in rows.items()
+    }
+    return {**found, "gain": interval([slides - error for error in rows["best 100"].errors])}
 
 
 def drawing() -> Mapping[str, Any]:
-    """Test error with the generative terms less that without, on the same label draws; how many are not 0."""
+    """By how many points the test error is lower with the generative terms, on the same label draws."""
     pairs = {
-        pair.labels: (mean(pair.differences), *pair.interval)
+        pair.labels: -interval(pair.differences)
         for pair in reproduce.comparisons(reproduce.rows(RESULTS / "reproduce"))
         if (pair.dataset, pair.method, pair.against) == ("mnist", "rc+kl+nn", "kl")
     }
-    listed = [
-        f"{middle:+.2f} points at {labels:,} labels [{low:+.2f}, {high:+.2f}]"
-        for labels, (middle, low, high) in pairs.items()
-    ]
-    lower, higher = sum(high < 0 for _, _, high in pairs.values()), sum(low > 0 for _, low, _ in pairs.values())
-    return {"pairs": len(pairs), "lower": lower, "higher": higher, "listed": ", ".join(listed)}
+    listed = [f"{found} points with {labels:,} labels" for labels, found in pairs.items()]
+    return {"effects": list(pairs.values()), "listed": ", ".join(listed)}
 
 
 COMPUTED: dict[str, Callable[[], Mapping[str, Any]]] = {
-    make.__name__: make for make in (shifts, lifted, race, gains, wins, mnist, drawing)
+    make.__name__: make for make in (shifts, lifted, race, gains, sizes, drawn, signs, mnist, drawing)
 }
 
 
@@ -152,36 +182,35 @@ class Figures(dict[str, Any]):
         self[name] = COMPUTED[name]() if name in COMPUTED else results(name)
         return self[name]
 
+    def at(self, field: str) -> Any:
+        """Such as "demo[models][soft]"."""
+        return Formatter().get_field(field, (), self)[0]
+
 
 # --- verdicts ---
 
 
 def judged(claim: Mapping[str, Any]) -> Prediction:
-    """A law, or an experiment by its rule."""
+    """A law, or an experiment by its effects and their margin."""
     figures = Figures()
     for name, field in claim.get("figures", {}).items():
-        figures[name] = Formatter().get_field(field, (), figures)[0]
-    verdict = claim.get("verdict") or next(
-        case["verdict"] for case in claim["rule"] if all(holds(each, figures) for each in case.get("if", ()))
+        figures[name] = figures.at(field)
+    kind, verdict = (
+        ("algebra", claim["verdict"]) if "verdict" in claim else ("experiment", decided(claim, figures))
     )
     says = Formatter().vformat(claim["says"], (), figures)
-    return Prediction(claim["law"], claim["claim"], claim["slide"], verdict, says, claim["command"], claim["file"])
+    return Prediction(
+        claim["law"], claim["claim"], claim["slide"], verdict, says, kind, claim["command"], claim["file"]
+    )
 
 
-def holds(condition: str, figures: Figures) -> bool:
-    """Whether a comparison such as "shifts[own] > 80" is true; figures and numbers may stand on both sides."""
-    match = re.fullmatch(r"(.+) (<=?|>=?) (.+)", condition)
-    if match is None:
-        raise SystemExit(f"docs/verdicts.toml: want FIGURE > FIGURE or a number, got {condition}")
-    left, right = (_value(side, figures) for side in match.group(1, 3))
-    return bool(SIGNS[match[2]](left, right))
-
-
-def _value(side: str, figures: Figures) -> float:
-    try:
-        return float(side)
-    except ValueError:
-        return float(Formatter().get_field(side, (), figures)[0])
+def decided(claim: Mapping[str, Any], figures: Figures) -> str:
+    """Whether all effects exceed the margin; `words` has other names for what comes out."""
+    found = [figures.at(effect) for effect in claim["effects"]]
+    effects = [one for each in found for one in (each if isinstance(each, list) else [each])]
+    outcome = together(judge(effect, MARGINS[claim["margin"]]) for effect in effects)
+    word: str = claim.get("words", {}).get(outcome, outcome)
+    return word
 
 
 def studied() -> dict[str, list[Prediction]]:
@@ -195,7 +224,9 @@ def studied() -> dict[str, list[Prediction]]:
         number = re.fullmatch(r"T(\d+)", fields["law"])
         law = sorted((ROOT / "tests/laws").glob(f"test_t{int(number[1]):02}_*.py")) if number else []
         file = (law or [path])[0].relative_to(ROOT).as_posix()
-        rows.setdefault(fields["law"].casefold(), []).append(Prediction(**fields, file=file))
+        rows.setdefault(fields["law"].casefold(), []).append(
+            Prediction(**fields, kind=study.get("kind", "experiment"), file=file)
+        )
     return rows
 
 
@@ -220,9 +251,12 @@ def table(document: str) -> str:
     """All claims with their verdicts, as Markdown."""
     chapters = predictions()
     every = [row for rows in chapters.values() for row in rows]
-    counts = {word: sum(row.verdict == word for row in every) for word in WORDS}
-    summary = " · ".join(f"{WORDS[word].lower()}: {count}" for word, count in counts.items() if count)
-    lines = [f"{len(every)} claims: {summary}.", "", '<div class="verdicts" markdown>']
+    lines = [
+        f"{len(every)} claims.",
+        *(summary(kind, every) for kind in KINDS),
+        "",
+        '<div class="verdicts" markdown>',
+    ]
     for chapter, rows in chapters.items():
         if rows:
             heading = chapter.replace("_", " ").capitalize()
@@ -231,12 +265,21 @@ def table(document: str) -> str:
     return "\n".join([*lines, "", "</div>"])
 
 
+def summary(kind: str, every: list[Prediction]) -> str:
+    """How many claims of a kind have which verdict."""
+    found = [row.verdict for row in every if row.kind == kind]
+    counts = [f"{WORDS[word].lower()}: {found.count(word)}" for word in WORDS if word in found]
+    return f"{KINDS[kind]}: {' · '.join(counts)}."
+
+
 def quote(law: str, document: str) -> str:
     """The verdicts on a law, as a quotation."""
     rows = [row for rows in predictions().values() for row in rows if row.law.casefold() == law.casefold()]
     if not rows:
         raise SystemExit(f"{document}: there is no prediction {law}")
-    return "\n>\n".join(f"> **{WORDS[row.verdict]}.** {row.says} {_check(row, document)}".rstrip() for row in rows)
+    return "\n>\n".join(
+        f"> **{WORDS[row.verdict]}** ({row.kind}). {row.says} {_check(row, document)}".rstrip() for row in rows
+    )
 
 
 def quoted(document: str, text: str) -> str:
@@ -256,7 +299,7 @@ def quoted(document: str, text: str) -> str:
 
 
 def _row(row: Prediction, document: str) -> str:
-    verdict = f'<b class="{row.verdict.replace(" ", "-")}">{WORDS[row.verdict]}</b>'
+    verdict = f'<b class="{row.verdict.replace(" ", "-")}">{WORDS[row.verdict]}</b> ({row.kind})'
     cells = (f"{row.claim} (“{row.slide}”)", verdict, f"{row.says} {_check(row, document)}".strip())
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 

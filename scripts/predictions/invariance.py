@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from drmm.data.images import pixels
 from drmm.explain import draw, guide
 from drmm.explain.plots import save_figure
+from drmm.studies.predictions import LEAST
 from drmm.studies.predictions.curves import Panel, curves
 from drmm.studies.predictions.invariance import BackgroundLoss, Invariance, background_loss, feature_invariance
 from drmm.studies.scenes import Scenes, render
@@ -152,5 +153,5 @@ def run_swaps(asked: Namespace) -> Results:
 
 if __name__ == "__main__":
     options = {**CACHE, "--images": {"type": int, "default": 104, "help": "held-out scenes"}}
-    study(run_saliency, name="predictions/t06", target="predictions", options=options)
-    study(run_swaps, name="predictions/t07", target="predictions", options=options)
+    study(run_saliency, name="predictions/t06", target="predictions", seeds=LEAST, options=options)
+    study(run_swaps, name="predictions/t07", target="predictions", seeds=LEAST, options=options)

@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from mimetypes import MimeTypes
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,17 @@ from torch import Tensor
 
 from drmm.errors import RunError
 
+if sys.platform != "win32":
+    import fcntl
+
 __all__ = [
     "check_absent",
     "check_new",
+    "expanded",
+    "locked",
     "new_folder",
     "read_bytes",
+    "read_csv",
     "read_json",
     "read_tensors",
     "tensor_bytes",
@@ -34,6 +43,8 @@ __all__ = [
 ]
 
 _BROKEN = "backslashreplace"  # names of files that are no Unicode; JSON reads them back as they were
+# What a spreadsheet computes, and what has been guarded against that.
+_FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -57,6 +68,11 @@ def read_tensors(path: Path, remedy: str = "copy it again or train again") -> di
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except SafetensorError as error:
         raise RunError(f"{path} is damaged ({error}): {remedy}") from error
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with a home in place of its ~; that of nobody stays as it is, as a shell leaves it."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  (whose own way raises for nobody's)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -89,23 +105,63 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object, whole or not at all.
+    """Write a JSON object, whole or not at all; null stands for a number that is not finite.
 
     Raises:
         RunError: if it cannot be written.
     """
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(errors=_BROKEN))
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    write_bytes(path, (json.dumps(finite, indent=2, ensure_ascii=False) + "\n").encode(errors=_BROKEN))
+
+
+def read_csv(path: Path, remedy: str = "copy it again or train again") -> list[dict[str, str]]:
+    """Read what `write_csv` made: rows by the names of their columns.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is damaged.
+
+    Raises:
+        RunError: if the file is missing or damaged.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RunError(f"{path} is damaged ({error}): {remedy}") from error
+    return [{_unguarded(name): _unguarded(cell) for name, cell in row.items()} for row in rows]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table, whole or not at all.
+    """Write a table, whole or not at all; text that a spreadsheet would compute has a ' before it.
 
     Raises:
         RunError: if it cannot be written.
     """
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    plain = csv.writer(file, lineterminator="\n")
+    quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in [header, *rows]:
+        cells = [_guarded(cell) if isinstance(cell, str) else cell for cell in row]
+        # Python before 3.13 leaves a carriage return bare, which ends a row.
+        (quoted if any("\r" in str(cell) for cell in cells) else plain).writerow(cells)
     write_bytes(path, file.getvalue().encode(errors=_BROKEN))
+
+
+def _guarded(cell: str) -> str:
+    """Text that is no formula; a number stays one."""
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}" if _FORMULA.match(cell) else cell
+    return cell
+
+
+def _unguarded(cell: Any) -> Any:
+    """The text that `_guarded` was given; rows that are too short or too long have other cells."""
+    return cell[1:] if isinstance(cell, str) and cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -122,15 +178,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it if the block succeeds and removed if it fails.
 
-    A new file has the mode that the umask says; one that is replaced keeps its own.
+    A new file has the mode that the umask says; one that is replaced keeps its own, and a link still leads to it.
 
     Raises:
         RunError: if the file cannot be written.
     """
     temporary: Path | None = None
     try:
+        _check_file(path)
+        path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".{path.stem}-{secrets.token_hex(8)}{path.suffix}"
+        temporary = path.parent / f".drmm-{secrets.token_hex(8)}"
         temporary.touch(exist_ok=False)  # with the mode that the umask allows, which `tempfile` does not ask
         yield temporary
         with temporary.open("rb+") as file:
@@ -144,6 +202,30 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of a folder. The lock ends with the process, however that ends.
+
+    Raises:
+        RunError: if another process has it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise RunError(f"another process is writing to {folder}: wait until it ends") from error
+    except OSError:
+        pass  # not every file system has locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def _like(path: Path, temporary: Path) -> None:
     """Keep the mode of what is replaced."""
     if path.exists():
@@ -154,26 +236,57 @@ def _unwritable(path: Path, error: OSError) -> RunError:
     return RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another place")
 
 
-def check_absent(path: Path, *, force: bool = False) -> None:
-    """Refuse to write a file that is there, unless that is wanted.
+def check_absent(path: Path, suffix: str, *, force: bool = False) -> None:
+    """Refuse, before any work, to write a file that is there, unless that is wanted, or one that cannot be.
+
+    Args:
+        path: of the file.
+        suffix: of files with such content; a name that promises another one is refused too.
+        force: whether it may be replaced.
 
     Raises:
-        RunError: if it is there and not to be replaced, or is a folder.
+        RunError: if it is there and not to be replaced, is no file, or cannot be written there.
     """
-    if path.is_dir():
-        raise RunError(f"{path} is a folder: give the name of a file")
+    _check_place(path)
+    _check_file(path)
     if path.exists() and not force:
         raise RunError(f"{path} exists: choose another --out, or replace it with --force")
+    types = MimeTypes()  # those that Python knows, whatever this machine adds
+    if types.guess_type(path.name) not in {(None, None), ("text/plain", None), types.guess_type(f"x{suffix}")}:
+        raise RunError(f"{path} does not get what its name promises: let it end in {suffix}")
 
 
 def check_new(folder: Path, remedy: str = "choose another --out") -> None:
-    """Refuse a folder that holds something already.
+    """Refuse, before any work, a folder that holds something already, or cannot be written.
 
     Raises:
-        RunError: if it does, or is a file; with what to do.
+        RunError: if it does, is a file, or cannot be written there; with what to do.
     """
+    _check_place(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} exists: {remedy}")
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what a file would take the place of: a folder, a device, a pipe."""
+    if path.is_dir():
+        raise RunError(f"{path} is a folder: give the name of a file")
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} is no ordinary file: give the name of one")
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a place where nothing can be made."""
+    try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    above = next((folder for folder in path.absolute().parents if folder.exists()), path)
+    if not above.is_dir():
+        raise RunError(f"cannot write {path}: {above} is no folder; choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise RunError(f"cannot write {path}: no permission in {above}; choose another place")
 
 
 @contextmanager
@@ -187,7 +300,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.parent / f".{folder.name}-{secrets.token_hex(8)}"
+        temporary = folder.parent / f".drmm-{secrets.token_hex(8)}"
         temporary.mkdir()
         yield temporary
         _like(folder, temporary)

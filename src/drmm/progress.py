@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["DownloadBar", "track"]
+__all__ = ["DownloadBar", "Meter", "track"]
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from typing import TypeVar, final
 
@@ -14,16 +14,17 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from drmm.display.text import one_line
+from drmm.display.text import one_line, printable
 
 T = TypeVar("T")
 
 _PATIENCE = 2.0  # seconds before a bar appears
+_REFRESH = 1.0  # seconds from look to look: what is shown beside a bar may have to wait for a device
 _INTERVAL = 30.0  # seconds from line to line, where a bar would fill a log
 
 
 @final
-class _Meter:
+class Meter:
     """Rich's bar, which waits for two seconds, or lines where there is no terminal.
 
     Args:
@@ -36,22 +37,27 @@ class _Meter:
         columns = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else ()
         self._bar = Progress(*Progress.get_default_columns(), *columns, console=self._console, transient=True)
         self._what, self._shown = one_line(what), decimal if in_bytes else str
-        self._task = self._bar.add_task(escape(self._what), total=None)
-        self._start = self._line = time.monotonic()
+        self._task = self._bar.add_task("", total=None)
+        self._due = time.monotonic() + (_PATIENCE if self._console.is_interactive else _INTERVAL)
 
-    def update(self, done: int, total: int | None) -> None:
-        """So much is done, of so much in all."""
-        self._bar.update(self._task, completed=done, total=total)
+    def update(self, done: int, total: int | None = None, note: Callable[[], str] = str) -> None:
+        """So much is done, of so much in all; the note is asked for when it is shown."""
         now = time.monotonic()
+        if now <= self._due:
+            return
+        what = ", ".join(filter(None, (self._what, one_line(note()))))
         if self._console.is_interactive:
-            if now - self._start > _PATIENCE:
-                self._bar.start()
-        elif now - self._line > _INTERVAL:
+            self._due = now + _REFRESH
+            self._bar.update(self._task, completed=done, total=total, description=escape(what))
+            self._bar.start()
+        else:
+            self._due = now + _INTERVAL
             of = "" if total is None else f" of {self._shown(total)}"
-            self._console.print(
-                f"{self._what}: {self._shown(done)}{of}", markup=False, highlight=False, soft_wrap=True
-            )
-            self._line = now
+            self.say(f"{what}: {self._shown(done)}{of}")
+
+    def say(self, line: str) -> None:
+        """A line of its own, as it is, above the bar."""
+        self._console.print(printable(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar off the screen; harmless if it is gone already."""
@@ -71,7 +77,7 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
         Each item.
     """
     n = len(items) if total is None and isinstance(items, Collection) else total
-    with closing(_Meter(what)) as meter:
+    with closing(Meter(what)) as meter:
         for done, item in enumerate(items):
             meter.update(done, n)
             yield item
@@ -88,7 +94,7 @@ class DownloadBar:
     def __init__(self, what: str) -> None:
         self.total = 0
         self._done = 0
-        self._meter = _Meter(what, in_bytes=True)
+        self._meter = Meter(what, in_bytes=True)
 
     def update(self, n_bytes: int) -> None:
         """Count bytes that have arrived."""

@@ -444,10 +444,26 @@ def test_predictions(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> Non
     assert {row["certified"] for row in rows} <= {"yes", "no"}
 
 
+@pytest.mark.filterwarnings("default:cannot read picture")
+def test_every_file_of_a_folder_is_labelled_or_said(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    (pictures / "broken.png").write_bytes((pictures / "digit0.png").read_bytes()[:40])
+    (pictures / "notes.txt").write_text("no picture")
+    out = tmp_path / "predictions.csv"
+    code, said, err = run_drmm("predict", run, pictures, "--out", out)
+    assert code == 0, err
+    assert len(read_csv(out)) == 5
+    assert "5 predictions written" in said
+    assert "2 skipped: " in said
+    assert "1 not a picture (.txt)" in said
+    assert err.startswith("warning: cannot read picture ")
+    assert "broken.png" in err
+    assert err.count("\n") == 1
+
+
 def test_a_corrupt_image_leaves_no_csv(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
     (pictures / "broken.png").write_bytes((pictures / "digit0.png").read_bytes()[:40])
     out = tmp_path / "predictions.csv"
-    refused(run_drmm("predict", run, pictures, "--out", out), "broken.png")
+    refused(run_drmm("predict", run, pictures / "broken.png", "--out", out), "broken.png")
     assert not out.exists()
 
 
@@ -611,8 +627,12 @@ def test_a_folder_of_colour_images_with_few_labels(tmp_path: Path, run_drmm) -> 
             photo[..., colour] += 150
             Image.fromarray(photo).save(tmp_path / "photos" / name / f"{i}.png")
     out = tmp_path / "run"
-    code, _, err = run_drmm("fit", tmp_path / "photos", "--epochs", 1, "--width", 4, *QUICK, "--out", out)
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    code, said, err = run_drmm("fit", tmp_path / "photos", "--epochs", 1, "--width", 4, *QUICK, "--out", out)
     assert code == 0, err
+    counted = "12 labelled images of 2 classes (blue 6, red 6), 6 unlabelled, no test part"
+    assert said.startswith(f"{counted}; 1 skipped: 1 not a picture (.txt)\n")
+    assert read_csv(out / "skipped.csv") == [{"file": "notes.txt", "reason": "not a picture (.txt)"}]
     assert json.loads((out / "results.json").read_text())["labels"] == 12
     assert load_model(out)[1].classes == ("blue", "red")
 

@@ -253,10 +253,10 @@ def folder(tmp_path):
 
 
 def test_folder_is_read_recursively_in_sorted_order(folder):
-    images, names = load_image_files(folder, (1, 8, 9))
+    images, names, _ = load_image_files(folder, (1, 8, 9))
     assert names == [str(folder / "b/c/a.PNG"), str(folder / "z.png")]
     assert torch.equal(images[1, 0], torch.from_numpy(levels(8, 9)) / 255)
-    images, _ = load_image_files([folder / "z.png", str(folder / "b/c/a.PNG")], (3, 8, 9))
+    images, *_ = load_image_files([folder / "z.png", str(folder / "b/c/a.PNG")], (3, 8, 9))
     assert torch.equal(images[0], (torch.from_numpy(levels(8, 9)) / 255).expand(3, -1, -1))
     assert torch.equal(images[1], torch.from_numpy(levels(8, 9, 3)).permute(2, 0, 1) / 255)
 
@@ -264,7 +264,7 @@ def test_folder_is_read_recursively_in_sorted_order(folder):
 def test_other_sizes_are_resized_with_one_warning(folder):
     np.save(folder / "x.npy", levels(2, 1, 16, 18))
     with pytest.warns(UserWarning, match=r"3 of 3 files resized to 4x6: .*a.PNG \(8x9\), ...") as caught:
-        images, names = load_image_files([folder, folder / "x.npy"], (1, 4, 6))
+        images, names, _ = load_image_files([folder, folder / "x.npy"], (1, 4, 6))
     assert len(caught) == 1
     assert images.shape == (4, 1, 4, 6)
     assert len(names) == 4
@@ -274,7 +274,7 @@ def test_resizing_is_antialiased(tmp_path):
     Image.fromarray(np.indices((32, 32)).sum(0).astype(np.uint8) % 2 * 255).save(tmp_path / "check.png")
     np.save(tmp_path / "check.npy", np.indices((1, 32, 32)).sum(0).astype(np.uint8) % 2 * 255)
     with pytest.warns(UserWarning, match="resized"):
-        images, _ = load_image_files([tmp_path / "check.png", tmp_path / "check.npy"], (1, 8, 8))
+        images, *_ = load_image_files([tmp_path / "check.png", tmp_path / "check.npy"], (1, 8, 8))
     assert (images[:, :, 1:-1, 1:-1] - 0.5).abs().max() < 0.1
 
 
@@ -283,14 +283,14 @@ def test_numpy_files(tmp_path):
     np.savez(tmp_path / "one.npz", anything=levels(1, 8, 9, 3))
     np.savez(tmp_path / "two.npz", images=levels(1, 8, 9), labels=[3])
     files = [tmp_path / name for name in ("flat.npy", "one.npz", "two.npz")]
-    images, names = load_image_files(files, (1, 8, 9))
+    images, names, _ = load_image_files(files, (1, 8, 9))
     assert images.shape == (4, 1, 8, 9)
     assert names == [f"{files[0]}[0]", f"{files[0]}[1]", f"{files[1]}[0]", f"{files[2]}[0]"]
     grey = torch.tensor(levels(8, 9, 3) / 255 @ [0.299, 0.587, 0.114], dtype=torch.float32)
     torch.testing.assert_close(images[2, 0], grey)
     np.save(tmp_path / "wide.npy", levels(2, 8, 9).astype(float))
     assert load_image_files(tmp_path / "wide.npy", (3, 8, 9), pixel_range=(0, 255))[0].shape == (2, 3, 8, 9)
-    with pytest.raises(InputError, match=r"wide.npy: pixels run from"):
+    with pytest.raises(InputError, match=r"wide.npy: pixels run from 0 to 249, outside 0 to 1: save uint8 levels"):
         load_image_files(tmp_path / "wide.npy", (3, 8, 9))
     np.save(tmp_path / "rgba.npy", levels(2, 8, 9, 4))
     with pytest.raises(InputError, match=r"rgba.npy holds 4-channel images, not 1-channel ones"):
@@ -299,14 +299,18 @@ def test_numpy_files(tmp_path):
 
 def test_nothing_to_read(tmp_path):
     for paths in (tmp_path, []):
-        with pytest.raises(InputError, match=r"no images found: pass files or folders of .png"):
+        with pytest.raises(InputError, match="no images found: pass pictures, or folders of them"):
             load_image_files(paths, (1, 8, 9))
     with pytest.raises(RunError, match=r"no file or folder .*absent.png"):
         load_image_files(tmp_path / "absent.png", (1, 8, 9))
 
 
-def test_truncated_picture_is_named(folder):
+def test_a_picture_that_cannot_be_read_is_skipped_and_said(folder):
     picture = folder / "z.png"
     picture.write_bytes(picture.read_bytes()[:-30])
-    with pytest.raises(RunError, match=r"cannot read picture .*z.png"):
-        load_image_files(folder, (1, 8, 9))
+    with pytest.warns(UserWarning, match=r"cannot read picture .*z.png \(.*truncated.*\): skipped"):
+        _, names, skipped = load_image_files(folder, (1, 8, 9))
+    assert names == [str(folder / "b/c/a.PNG")]
+    assert [one.file for one in skipped if one.is_loss] == [str(picture)]
+    with pytest.raises(RunError, match=r"cannot read picture .*z.png \(.*truncated.*\): repair, replace or rem"):
+        load_image_files(picture, (1, 8, 9))

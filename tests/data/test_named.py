@@ -135,6 +135,7 @@ def test_cifar10_binary(tmp_path):
     assert load("cifar10", data_dir=tmp_path, download=False).x_train.shape == (5, 3, 32, 32)
 
 
+@pytest.mark.filterwarnings("ignore:.*a single picture in class")
 def test_cifar10_pictures_are_named_as_such(tmp_path):
     for split in ("train", "test"):
         for name in CIFAR10_CLASSES:

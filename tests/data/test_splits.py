@@ -64,9 +64,9 @@ def test_mask_hides_all_other_labels():
         (lambda: stratified_labels(Y, 21, seed=0), "class 2 has 20 images, fewer than per_class=21"),
         (lambda: stratified_labels(Y, 1, seed=-1), "seed must be at least 0"),
         (lambda: stratified_labels([-1, -1], 1, seed=0), "no labels to draw from"),
-        (lambda: holdout(Y, 0, seed=0), "size=0 is impossible: choose 1 to 87 of the 90"),
-        (lambda: holdout(Y, 88, seed=0), "size=88 is impossible"),
-        (lambda: holdout(Y, 1.0, seed=0), "size=1.0 is impossible"),
+        (lambda: holdout(Y, 0, seed=0), "of 0 images is impossible: choose 1 to 87 of the 90"),
+        (lambda: holdout(Y, 88, seed=0), "of 88 images is impossible"),
+        (lambda: holdout(Y, 1.0, seed=0), "of 90 images is impossible"),
     ],
 )
 def test_impossible_draws(draw, message):

@@ -153,14 +153,14 @@ def test_templates_solve_the_normal_equations(case):
     for number in range(5):
         model, x = random_mixture(number, **case)
         _, moments = expect(model, x)
-        assert normal_equations(model, x, shallow._templates(model, moments)) <= 1e-8
+        assert normal_equations(model, x, shallow._templates(model, moments)[0]) <= 1e-8
 
 
 def test_control_templates_without_the_canvas_border(monkeypatch):
     model, x = random_mixture(0)
     _, moments = expect(model, x)
     monkeypatch.setattr(RMM, "visible", lambda self: torch.ones(len(self.shifts), *self.image_shape[1:]))
-    assert normal_equations(model, x, shallow._templates(model, moments)) > 1e-2
+    assert normal_equations(model, x, shallow._templates(model, moments)[0]) > 1e-2
 
 
 def planted(elements=1, classes=3, n=600, reach=1, seed=0):

@@ -151,6 +151,18 @@ def test_free_parameters_are_counted() -> None:
     assert trial.parameters == 2 * 25 + 2 * 2 + (2 * 2 + 2) + 1 + 1 + units * (1 + 3)
 
 
+@pytest.mark.parametrize("constraint", ["hard", "weight_norm"])
+def test_the_length_of_a_normed_template_counts_once(constraint: str) -> None:
+    plain = replace(BASE, width=4)
+    x, y = renderings(n=40)
+    recipes = [plain, replace(plain, constraint=constraint)]
+    soft, other = select(recipes, counting, x, y, seed=0, progress=False).trials
+    assert soft.parameters == other.parameters
+    built = [sum(p.numel() for p in recipe.build(seed=0).parameters()) for recipe in recipes]
+    if constraint == "weight_norm":
+        assert built[0] < built[1], "control: what is stored is one number a template more"
+
+
 def test_the_best_wins_and_in_a_tie_the_smallest() -> None:
     def trial(width: int, wrong: list[float], bic: float) -> Trial:
         images = {"error": tuple(wrong), "picture": tuple(wrong)}

@@ -1,5 +1,6 @@
 """The loop: it does not wait for the device, ends on a broken loss, and draws from streams of its own."""
 
+import re
 import traceback
 from collections import Counter
 from threading import Thread
@@ -94,13 +95,27 @@ def test_an_epoch_waits_as_often_however_many_steps_it_has():
     assert few <= 12, where
 
 
-def test_a_progress_bar_asks_once_a_second(monkeypatch):
+def test_what_is_shown_is_seldom_asked_for(monkeypatch):
     monkeypatch.setattr(loop.time, "monotonic", lambda: 0.0)
     few, many = waits(4, progress=True)[0], waits(20, progress=True)[0]
     assert many == few
     seconds = iter(range(10_000))
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(2 * next(seconds)))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(40 * next(seconds)))
     assert waits(20, progress=True)[0] >= few + 16  # control: time flies
+
+
+def test_how_far_it_is_is_a_line_where_there_is_no_terminal(monkeypatch, capsys):
+    waits(4, progress=True)
+    assert capsys.readouterr() == ("", "")
+    seconds = iter(range(10_000))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(20 * next(seconds)))
+    waits(4, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"(training, epoch 1 of 1, loss -?\d+\.\d{3}: [1-4] of 4\n)+", err), err
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(20 * next(seconds)))
+    waits(4)
+    assert capsys.readouterr().err == "", "control"
 
 
 def test_control_a_step_that_asks_is_counted(monkeypatch):

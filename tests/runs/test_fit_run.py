@@ -1,6 +1,7 @@
 """A run can be stopped, moved, gone on with and trained further; it stops where its data or teacher changed."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from drmm.cli.apply import predict
 from drmm.cli.fit import asked_for
 from drmm.cli.prune import prune
 from drmm.errors import InputError, RunError
-from drmm.files import read_json
+from drmm.files import locked, read_json
 from drmm.learning import trainer
 from drmm.report import write_report
 from drmm.runs import fit
@@ -368,3 +369,62 @@ def test_the_results_are_what_the_file_says(made: Path) -> None:
     results = json.loads((made / "run" / "results.json").read_text())
     assert (results["dataset"], results["labels"], results["images"]) == ("photos", 12, 18)
     assert results["test_error"] is None, "there are no test images"
+
+
+# --- with others about ----------------------------------------------------------------------------------------
+
+
+def test_two_do_not_write_one_run(here: Path) -> None:
+    before = contents(here / "run")
+    with locked(here / "run"), pytest.raises(RunError, match="another process is writing"):
+        resume(here / "run", epochs=2)
+    assert contents(here / "run") == before
+    assert resume(here / "run", epochs=2)["epochs"] == 2, "control"
+
+
+def test_a_folder_that_is_there_is_found_before_any_picture_is_read(here: Path, monkeypatch) -> None:
+    monkeypatch.setattr(fit, "load", lambda *_, **__: pytest.fail("it read pictures"))
+    with pytest.raises(RunError, match="exists"):
+        quiet(small(here / "photos"), here / "run")
+    with pytest.raises(pytest.fail.Exception):  # the control
+        quiet(small(here / "photos"), here / "new")
+
+
+@pytest.mark.parametrize("epochs", ["{}", '{"epochs": null}', '{"epochs": "x"}', '{"epochs": 1}'])
+def test_damaged_results_are_not_taken_for_the_end(epochs: str, here: Path) -> None:
+    (here / "run" / "results.json").write_text(epochs)
+    if epochs == '{"epochs": 1}':
+        assert resume(here / "run") == {"epochs": 1}, "control"
+        return
+    with pytest.raises(RunError, match=r"results in .* are damaged"):
+        resume(here / "run")
+
+
+LEFT_OVER = {
+    "torchrun": {
+        "LOCAL_RANK": "1",
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "MASTER_PORT": "x",
+        "TORCHELASTIC_RUN_ID": "7",
+    },
+    "slurm": {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "5", "SLURM_JOB_ID": "3"},
+    "ours, of another time": {"DRMM_LEADER": "1", "LOCAL_RANK": "1"},
+    "kubeflow": {"KUBERNETES_PORT": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": "1"},
+}
+
+
+@pytest.mark.parametrize("launcher", LEFT_OVER)
+def test_ranks_that_other_launchers_left_change_nothing(launcher: str, here: Path, monkeypatch) -> None:
+    for name, value in LEFT_OVER[launcher].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(trainer.rank_zero_only, "rank", 1)  # as Lightning reads it when it is imported
+    asked = small(here / "photos")
+    assert quiet(asked, here / "alone")["epochs"] == 1
+    assert (here / "alone" / "logs" / "metrics.csv").stat().st_size > 0
+    assert same(weights(here / "alone"), weights(here / "run"))
+    assert os.environ.get("LOCAL_RANK") == LEFT_OVER[launcher].get("LOCAL_RANK"), "it is not ours to take away"
+    monkeypatch.setenv("DRMM_LEADER", str(os.getppid()))  # the control: one that a parent of ours started
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert quiet(asked, here / "helped") == {}
+    assert not (here / "helped" / "run.json").exists()

@@ -13,7 +13,7 @@ from drmm.cli.apply import predict
 from drmm.cli.prune import prune
 from drmm.data import load
 from drmm.errors import RunError
-from drmm.files import read_json
+from drmm.files import read_json, write_json
 from drmm.learning.metrics import error_percent
 from drmm.model.storage import load_model
 from drmm.runs.fit import fit_run
@@ -88,6 +88,39 @@ def test_a_damaged_record_is_one_line(content: str, finished: Path, tmp_path: Pa
     with pytest.raises(RunError, match=r"is damaged|does not say what was run") as error:
         Run.open(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_labels_that_are_not_all_there_are_one_line(share: float, finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    table = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(table[: round(share * len(table))])
+    if share == 1:  # the control
+        assert len(Run.open(folder).labels) == read_json(folder / "results.json")["labels"]
+        return
+    with pytest.raises(RunError, match=r"labels\.csv is damaged \(\d+ labels of \d+\)"):
+        _ = Run.open(folder).labels
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"drmm": "9.0.0", "padding": 2}, "says 'padding', as drmm 9.0.0 does: update drmm"),
+        ({"width": -3}, "a level needs 1 template or more"),
+        ({"width": 10**9}, "does not describe a model"),
+        ({"image_shape": {"a": 1}}, "does not describe a model"),
+        ({"classes": 3}, "does not describe a model"),
+        ({}, ""),
+    ],
+)
+def test_a_model_of_another_kind_is_one_line(change: dict, says: str, finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    write_json(folder / "model.json", {**read_json(folder / "model.json"), **change})
+    if not change:  # the control
+        assert load_model(folder)[1] == load_model(finished)[1]
+        return
+    with pytest.raises(RunError, match=says):
+        load_model(folder)
 
 
 def test_a_name_that_is_no_unicode_is_kept(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from scipy.ndimage import binary_erosion
 from drmm.cli import app as cli
 from drmm.data import load_folder_splits
 from drmm.errors import InputError, RunError
+from drmm.files import read_csv
 from drmm.studies import scenes
 from drmm.studies.scenes import files, objects
 from drmm.studies.scenes.renderer import Renderer
@@ -330,7 +331,7 @@ def test_fit_can_read_the_pictures(written):
 def test_the_tables_agree(written):
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(written / "latents.parquet").to_pydict()
-    rows = files._read_table(written / "latents.csv")
+    rows = read_csv(written / "latents.csv")
     assert {name: [str(value) for value in column] for name, column in table.items()} == {
         name: [row[name] for row in rows] for name in rows[0]
     }

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -511,18 +512,29 @@ def test_vectors_are_drawn_as_curves() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"inference": "lucky"}, "inference must be"),
-        ({"learning": "sgd"}, "learning must be"),
-        ({"max_leaves": 0}, "max_leaves=0 must be 1 or more"),
-        ({"branching": 1}, "branching=1 must be 2 or more"),
-        ({"n_trees": 0}, "n_trees=0"),
-        ({"max_iter": 0}, "max_iter=0"),
-        ({"max_depth": -1}, "max_depth=-1"),
-        ({"smoothing": 0.0}, "smoothing=0.0 must be positive"),
-        ({"label_weight": -1.0}, "label_weight=-1.0 not negative"),
-        ({"min_prior": 1.0}, "min_prior=1.0"),
-        ({"missing": -0.1}, "missing=-0.1"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"inference": "lucky"}, "'inference' parameter of EvolutionaryClassifier must be a str among"),
+        ({"learning": "sgd"}, "'learning' parameter"),
+        (
+            {"max_leaves": 0},
+            "'max_leaves' parameter of EvolutionaryClassifier must be an int in the range [1, inf). Got 0",
+        ),
+        ({"branching": 1}, "must be an int in the range [2, inf). Got 1"),
+        ({"n_trees": 0}, "'n_trees' parameter"),
+        ({"max_iter": 0}, "'max_iter' parameter"),
+        ({"max_depth": -1}, "an int in the range [0, inf) or None. Got -1"),
+        ({"smoothing": 0.0}, "a float in the range (0.0, inf). Got 0.0"),
+        ({"label_weight": -1.0}, "a float in the range [0.0, inf) or None. Got -1.0"),
+        ({"min_prior": 1.0}, "a float in the range [0.0, 1.0). Got 1.0"),
+        ({"missing": -0.1}, "'missing' parameter"),
+        ({"learning_rate": 0.0}, "'learning_rate' parameter"),
+        ({"learning_rate": float("inf")}, "'learning_rate' parameter"),
+        ({"label_weight": float("nan")}, "'label_weight' parameter"),
+        ({"max_leaves": "many"}, "Got 'many'"),
+        ({"batch_size": 2.5}, "Got 2.5"),
+        ({"n_trees": 1.5}, "Got 1.5"),
+        ({"tol": float("nan")}, "Got nan"),
+        ({"image_shape": 6}, "an array-like or None. Got 6"),
+        ({"random_state": -1}, "Got -1"),
     ],
 )
 def test_options_that_cannot_be_used(options: dict, message: str) -> None:
@@ -534,9 +546,13 @@ def test_what_cannot_be_asked(fitted: EvolutionaryClassifier) -> None:
     x, _ = digits()
     with pytest.raises(InputError, match="there is no tree 1"):
         fitted.export_text(1)
-    with pytest.raises(InputError, match="max_depth=-1"):
-        fitted.plot_tree(max_depth=-1)
-    with pytest.raises(InputError, match="inference must be"):
+    for level in (-1, "top", float("nan")):
+        with pytest.raises(InputError, match=f"max_depth={level} must be 0 or more, or None for all"):
+            fitted.plot_tree(max_depth=level)
+    for tree in (-1, 1, 0.5, "first"):
+        with pytest.raises(InputError, match=f"there is no tree {tree}: there are 1"):
+            fitted.templates(tree)
+    with pytest.raises(InputError, match="'inference' parameter of EvolutionaryClassifier must be"):
         copy.deepcopy(fitted).set_params(inference="lucky").predict(x)
     with pytest.raises(InputError, match="but the model was fitted on"):
         fitted.predict(x[:, :7])
@@ -650,3 +666,59 @@ def test_templates_of_em_are_pictures_that_the_trees_take() -> None:
     np.testing.assert_array_equal(model.apply(templates[leaves])[:, 0], leaves)
     filters = EvolutionaryClassifier(6, random_state=0).fit(x, y).templates()
     assert filters.min() < 0  # control: these are no pictures
+
+
+# --- what is fitted stays fitted -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learning", ["em", "discriminative"])
+def test_other_options_for_the_next_fit_leave_this_one_alone(learning: str) -> None:
+    x, y = bars()
+    model = EvolutionaryClassifier(**QUICK, learning=learning).fit(x, y)
+    templates, probabilities = model.templates(), model.predict_proba(x)
+    other = {"em": "discriminative", "discriminative": "em"}[learning]
+    model.set_params(learning=other, max_leaves=3, n_trees=2, missing=0.5)
+    for twin in (model, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert twin.templates().dtype == templates.dtype == (np.uint8 if learning == "em" else float)
+        np.testing.assert_array_equal(twin.templates(), templates)
+        np.testing.assert_array_equal(twin.predict_proba(x), probabilities)
+    assert model.fit(x, y).templates(0).dtype != templates.dtype  # control: the next fit heeds them
+
+
+@pytest.mark.parametrize("seed", [2**32 - 1, np.int64(7), np.random.RandomState(3)])
+def test_trees_in_threads_are_trees_alone(seed: object) -> None:
+    x, y = bars()
+    models = [
+        EvolutionaryClassifier(**{**QUICK, "random_state": copy.deepcopy(seed)}, n_trees=2) for _ in range(3)
+    ]
+    numpys = np.random.get_state()[1].copy()  # noqa: NPY002  (which fit must leave alone)
+    torchs = torch.get_rng_state()
+    alone = clone(models[0]).fit(x, y).predict_proba(x)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda model: model.fit(x, y).predict_proba(x), models))
+    for probabilities in found:
+        np.testing.assert_array_equal(probabilities, alone)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpys)  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), torchs)
+    other = EvolutionaryClassifier(**{**QUICK, "random_state": 5}, n_trees=2).fit(x, y).predict_proba(x)
+    assert (other != alone).any()  # control
+
+
+def test_log_probabilities_are_finite(fitted: EvolutionaryClassifier) -> None:
+    x, _ = digits()
+    np.testing.assert_array_equal(np.exp(fitted.predict_log_proba(x)).argmax(1), fitted.predict(x))
+    np.testing.assert_allclose(np.exp(fitted.predict_log_proba(x)).sum(1), 1)
+    assert np.isfinite(fitted.predict_log_proba(x)).all()
+
+
+def test_numbers_that_do_not_vary_tell_nothing_but_for_rounding() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 2)), np.arange(30) % 2
+    x[y == 1] += 3
+    constant = np.c_[x, np.full(30, 0.1)]
+    assert constant.std(0)[2] > 0  # control: by rounding alone
+    model = EvolutionaryClassifier(**QUICK).fit(constant, y)
+    assert model.scale_[2] == 1
+    np.testing.assert_array_equal(model.predict(constant), EvolutionaryClassifier(**QUICK).fit(x, y).predict(x))
+    with pytest.raises(InputError, match="squares are not finite: divide X"):
+        model.fit(1e200 * x, y)

@@ -5,34 +5,48 @@ A command imports what it needs when it is called, so that help does not wait fo
 
 from __future__ import annotations
 
+import logging
+import os
 import shlex
+import signal
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from drmm import __version__
-from drmm.cli.console import complain, say, show_what_can_be_shown
+from drmm.cli.console import abandon_output, complain, path, say, show_what_can_be_shown
+from drmm.cli.unforeseen import in_one_line
 from drmm.errors import DrmmError
 
 __all__ = ["cli", "main"]
 
 _MODELS, _THEORY = "Your models", "The theory"
+_STOPPED = (130, 143)  # what typer makes of Ctrl-C, and what is made of a request to end
 
 cli = typer.Typer(
     name="drmm",
     help="The Deep Rendering Mixture Model: few-label image classification that can draw what it saw.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    epilog="What goes wrong is one line; with DRMM_DEBUG=1 in the environment it is all that Python says.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, of a pruned model, or of drmm demo.")]
+RunFolder = Annotated[
+    Path, typer.Argument(parser=path, help="Folder of a run, of a pruned model, or of drmm demo.")
+]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder with the data sets' files.", envvar="DRMM_DATA", show_default="the user's cache"),
+    typer.Option(
+        parser=path,
+        help="Folder with the data sets' files.",
+        envvar="DRMM_DATA",
+        show_default="the user's cache",
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or gpu.", show_default="auto")]
@@ -44,18 +58,45 @@ Set = Annotated[
 
 
 def main() -> None:
-    """Run the command line; an error is one line and exit code 2."""
+    """Run the command line.
+
+    An error is one line: exit code 2 for what its reader can mend, 1 for what nobody foresaw, 130 or 143 for what
+    was stopped.
+    """
     show_what_can_be_shown()
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # which warns of its cache
+    with suppress(ValueError):  # a thread other than the first one is told of no signals
+        signal.signal(signal.SIGTERM, _stop)
     try:
-        cli()
+        _run()
     except DrmmError as error:
         complain("error", str(error))
         sys.exit(2)
+    except Exception as error:
+        if os.environ.get("DRMM_DEBUG"):
+            raise
+        abandon_output()
+        if not isinstance(error, BrokenPipeError):  # who looks at the first lines alone misses nothing
+            complain("error", in_one_line(error))
+        sys.exit(2 if isinstance(error, OSError | MemoryError) else 1)
+
+
+def _run() -> None:
+    """The command, and the end of what it prints: a full disk or a closed pipe is told here."""
+    try:
+        cli()
     except SystemExit as leave:
-        if leave.code == 130:  # what typer makes of Ctrl-C
+        if leave.code in _STOPPED:
             complain("interrupted", "a run of fit goes on with drmm fit --out RUN --resume", "bold")
+        if sys.stdout is not None:
+            sys.stdout.flush()
         raise
+
+
+def _stop(*_: Any) -> None:
+    """Leave by way of what tidies up, as after Ctrl-C."""
+    sys.exit(_STOPPED[1])
 
 
 @cli.callback(invoke_without_command=True)
@@ -69,7 +110,9 @@ def _version(
 
 @cli.command(rich_help_panel=_MODELS)
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the picture, the figures and the models.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option(parser=path, help="Folder for the picture, the figures and the models.")
+    ] = Path("demo"),
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the 4,000 images.", show_default="6")
     ] = None,
@@ -92,7 +135,7 @@ def fit(
         ),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Folder of the run; a new one.")],
+    out: Annotated[Path, typer.Option(parser=path, help="Folder of the run; a new one.")],
     recipe: Annotated[
         str | None,
         typer.Option(help="Settings to start from: a name (drmm settings lists them) or a .toml file."),
@@ -157,11 +200,13 @@ def settings(
 @cli.command(rich_help_panel=_MODELS)
 def predict(
     run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(help="Image files, folders of them, or .npy / .npz arrays.")],
-    out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
+    images: Annotated[
+        list[Path], typer.Argument(parser=path, help="Image files, folders of them, or .npy / .npz arrays.")
+    ],
+    out: Annotated[Path, typer.Option(parser=path, help="CSV file to write.")] = Path("predictions.csv"),
     force: Force = False,
 ) -> None:
-    """Label images: label, confidence, log-joint, and whether inference was certified exact."""
+    """Label images: label, confidence, log-joint, and whether it is certified that no other scores higher."""
     from drmm.cli.apply import predict as label_images
 
     rows = label_images(run, images, out, force=force)
@@ -171,8 +216,8 @@ def predict(
 @cli.command(rich_help_panel=_MODELS)
 def explain(
     run: RunFolder,
-    image: Annotated[Path, typer.Argument(help="Picture file.")],
-    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("explanation.png"),
+    image: Annotated[Path, typer.Argument(parser=path, help="Picture file.")],
+    out: Annotated[Path, typer.Option(parser=path, help="PNG file to write.")] = Path("explanation.png"),
     label: Annotated[str | None, typer.Option(help="Explain this class; the best by default.")] = None,
     other: Annotated[str | None, typer.Option(help="Why not this class; the second best by default.")] = None,
     paths: Annotated[int, typer.Option(min=1, max=1000, help="How many active paths to draw.")] = 40,
@@ -188,7 +233,7 @@ def explain(
 @cli.command(rich_help_panel=_MODELS)
 def report(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(parser=path, help="HTML file to write.")] = Path("report.html"),
     images: Annotated[int, typer.Option(min=1, help="Look at so many test images, at most.")] = 1000,
     data_dir: DataDir = None,
     force: Force = False,
@@ -197,7 +242,7 @@ def report(
     from drmm.files import check_absent
     from drmm.report import write_report
 
-    check_absent(out, force=force)
+    check_absent(out, ".html", force=force)
     size = write_report(run, out, data_dir=data_dir, images=images)
     say(f"written to {out} ({size / 1e6:.1f} MB): open it in a browser")
 
@@ -205,7 +250,7 @@ def report(
 @cli.command(rich_help_panel=_MODELS)
 def sample(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("samples.png"),
+    out: Annotated[Path, typer.Option(parser=path, help="PNG file to write.")] = Path("samples.png"),
     n: Annotated[int, typer.Option(min=1, max=1000, help="How many images.")] = 20,
     label: Annotated[str | None, typer.Option(help="Only this class; all in turn by default.")] = None,
     noise: Annotated[bool, typer.Option("--noise", help="Add the model's pixel noise.")] = False,
@@ -235,7 +280,7 @@ def sample(
 @cli.command(rich_help_panel=_MODELS)
 def prune(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="Folder of the smaller model; a new one.")],
+    out: Annotated[Path, typer.Option(parser=path, help="Folder of the smaller model; a new one.")],
     keep: Annotated[float, typer.Option(help="Share of each level's neurons to keep.")] = 0.3,
     synapses: Annotated[
         float | None, typer.Option(help="Then keep this share of synapses, and set the others to 0.")
@@ -268,7 +313,7 @@ def prune(
 
 @cli.command(name="scenes", rich_help_panel=_THEORY)
 def draw_scenes(
-    out: Annotated[Path, typer.Argument(help="Folder to write; a new one.")],
+    out: Annotated[Path, typer.Argument(parser=path, help="Folder to write; a new one.")],
     images: Annotated[int, typer.Option(min=1, help="How many.")] = 20_000,
     size: Annotated[int, typer.Option(help="Side of a picture in pixels, 8 to 512.")] = 64,
     seed: Seed = 0,
@@ -296,7 +341,7 @@ def draw_scenes(
 @cli.command(rich_help_panel=_THEORY)
 def reproduce(
     dataset: Annotated[str, typer.Argument(help="mnist, svhn or cifar10; mnist-5k for a try of some minutes.")],
-    out: Annotated[Path, typer.Option(help="Folder of the runs' figures and the table.")] = Path(
+    out: Annotated[Path, typer.Option(parser=path, help="Folder of the runs' figures and the table.")] = Path(
         "results/reproduce"
     ),
     labels: Annotated[
@@ -347,7 +392,9 @@ def reproduce(
 
 @cli.command(rich_help_panel=_THEORY)
 def bench(
-    json: Annotated[Path, typer.Option(help="File for the raw figures.")] = Path("results/bench.json"),
+    json: Annotated[Path, typer.Option(parser=path, help="File for the raw figures.")] = Path(
+        "results/bench.json"
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="Few repeats, one batch size.")] = False,
     force: Force = False,
 ) -> None:
@@ -367,7 +414,7 @@ def dp(
     semiring: Annotated[
         Literal["min-sum", "max-sum", "max-product"], typer.Option(help="Shortest, longest or likeliest path.")
     ] = "min-sum",
-    out: Annotated[Path | None, typer.Option(help="PNG file for the unrolled graph.")] = None,
+    out: Annotated[Path | None, typer.Option(parser=path, help="PNG file for the unrolled graph.")] = None,
     force: Force = False,
 ) -> None:
     """Find a shortest path by dynamic programming: every table, update by update, and the backtrace."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
+from tempfile import gettempdir
 
 import torch
 from torch import Tensor
 
+from drmm.cli.console import say
+from drmm.data.base import summary
 from drmm.data.images import load_image_files, pixels
 from drmm.errors import InputError, RunError
 from drmm.explain.figures import explanation
@@ -39,14 +44,16 @@ def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False
     Returns:
         How many images there were.
     """
-    check_absent(out, force=force)
+    check_absent(out, ".csv", force=force)
     tune_allocator()
     opened = Run.open(run)
     model, recipe = opened.model, opened.recipe
-    x, names = load_image_files(images, recipe.image_shape)
+    x, names, skipped = load_image_files(images, recipe.image_shape)
     rows = [row for part in track(x.split(CERTIFIED_AT_ONCE), "predicting") for row in _rows(model, recipe, part)]
     labelled = [[name, *row] for name, row in zip(names, rows, strict=True)]
-    write_csv(out, ["image", "label", "confidence", "log_joint", "gap", "certified"], labelled)
+    _write_somewhere(out, ["image", "label", "confidence", "log_joint", "gap", "certified"], labelled)
+    if skipped:
+        say(summary(skipped))
     return len(names)
 
 
@@ -81,7 +88,7 @@ def sample(
         InputError: if there is no such class, or no image of it to take patches from.
         RunError: if `run` is no run, or the images that it learned from are gone.
     """
-    check_absent(out, force=force)
+    check_absent(out, ".png", force=force)
     opened = Run.open(run)
     model, recipe = opened.model, opened.recipe
     code = _class_index(recipe, label)
@@ -113,14 +120,30 @@ def explain(
         InputError: if there is no such class, both are the same, or the file holds several images.
         RunError: if `run` is no run, or the picture cannot be read.
     """
-    check_absent(out, force=force)
+    check_absent(out, ".png", force=force)
     opened = Run.open(run)
     model, recipe = opened.model, opened.recipe
-    x, names = load_image_files(image, recipe.image_shape)
+    x, names, _ = load_image_files(image, recipe.image_shape)
     if len(names) != 1:
         raise InputError(f"{image} holds {len(names)} images: pass one picture")
     asked = (_class_index(recipe, name) for name in (label, other))
     save_figure(explanation(model, x[0], recipe.classes, *asked, k=paths), out)
+
+
+def _write_somewhere(out: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table, in the end elsewhere: what took an hour is not lost with a disk that is full by then.
+
+    Raises:
+        RunError: if it is not where it was asked for.
+    """
+    try:
+        write_csv(out, header, rows)
+    except RunError as error:
+        told, elsewhere = str(error), Path(gettempdir(), f"drmm-{token_hex(4)}.csv")
+        with suppress(RunError):
+            write_csv(elsewhere, header, rows)
+            told = f"{told}; the predictions are in {elsewhere}"
+        raise RunError(told) from error
 
 
 def _class_index(recipe: Recipe, name: str | None) -> int | None:

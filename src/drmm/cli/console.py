@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Any
 
 from drmm.display.text import one_line, printable
+from drmm.errors import RunError
 
-__all__ = ["complain", "say", "show_what_can_be_shown"]
+__all__ = ["abandon_output", "complain", "path", "say", "show_what_can_be_shown"]
+
+
+def path(text: str) -> Path:
+    """A path as it is typed: no shell makes a home of the ~ in --out=~/a, and an empty one is no path.
+
+    Raises:
+        RunError: if it is empty.
+    """
+    from drmm.files import expanded
+
+    if not str(text):
+        raise RunError("the name of a file or folder is empty: write it out, or leave its option out")
+    return expanded(text)
 
 
 def show_what_can_be_shown() -> None:
@@ -16,6 +33,13 @@ def show_what_can_be_shown() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def abandon_output() -> None:
+    """Let what could not be printed go, or the interpreter would complain of it once more as it leaves."""
+    if sys.stdout is not None:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:

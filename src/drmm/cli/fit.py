@@ -42,13 +42,15 @@ def asked_for(
         InputError: if there is no such recipe or setting, or no data.
         RunError: if there is no such run.
     """
-    experiment = Experiment.read(recipe or DEFAULT)
+    experiment = Experiment.read(DEFAULT if recipe is None else recipe)
     if run is not None and recipe is None:
         experiment = Run.to_resume(run).experiment or experiment
         # What the run filled in from its data is filled in again.
         experiment = replace(experiment, data=replace(experiment.data, digest=""))
     experiment = experiment.set(*assignments)
     for path, value in everyday.items():
+        if value == "":
+            raise InputError(f"{path} is empty: say what it is, or leave it out")
         if value is not None:
             table, _, name = path.partition(".")
             experiment = experiment.changed(table, **{name: value})
@@ -66,7 +68,7 @@ def fit_and_report(
     done, asked = before.get("epochs"), experiment.training.epochs
     if done is not None and asked > done:
         say(f"{out} was finished after {done} epochs: it learns {asked - done} more, by a new schedule")
-    results = fit_run(experiment, out, data_dir=data_dir, resume=resume, command=command)
+    results = fit_run(experiment, out, data_dir=data_dir, resume=resume, command=command, tell=say)
     if not results:
         return
     console = Console()
@@ -84,7 +86,7 @@ def show_settings(table: str | None, recipe: str | None) -> None:
     Raises:
         InputError: if there is no such table or recipe.
     """
-    tables = Experiment.read(recipe or DEFAULT).settings()
+    tables = Experiment.read(DEFAULT if recipe is None else recipe).settings()
     if table is not None and table not in tables:
         raise InputError(f"no settings {table!r}{nearest(table, tables)}")
     console = Console()
@@ -93,7 +95,7 @@ def show_settings(table: str | None, recipe: str | None) -> None:
             rows = Table("setting", "value", "what it is", title=name, title_justify="left", box=None)
             for setting in settings:
                 meaning = f"{setting.meaning} ({setting.choices})"
-                rows.add_row(Text(f"{name}.{setting.name}"), Text(_value(setting.value)), Text(meaning))
+                rows.add_row(Text(f"{name}.{setting.name}"), Text(printable(_value(setting.value))), Text(meaning))
             console.print(rows)
             console.print()
     if table is None:

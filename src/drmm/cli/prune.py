@@ -70,17 +70,15 @@ def prune(
     if opened.experiment is None:
         raise RunError(f"{run} does not say how its model learned: take a folder of drmm fit")
     lesson = _lesson(opened, opened.experiment, data, epochs)
-    console = Console()
-    with console.status("pruning"):
-        pruner = Pruner(model, lesson.parts.images)
-        first = pruner.prune(keep, criterion=criterion)
-        models: dict[str, DRMM] = {"before": model}
-        for choice in dict.fromkeys((criterion, "magnitude")):
-            pruned = lesson.learn(pruner.prune(first.channels, criterion=choice).model)
-            if synapses is not None:
-                pruned = prune_synapses(pruned, lesson.parts.images, synapses, criterion=choice)
-            models[choice] = pruned
-        rows = _compare(models, data, named=not opened.clusters)
+    pruner = Pruner(model, lesson.parts.images)
+    first = pruner.prune(keep, criterion=criterion)
+    models: dict[str, DRMM] = {"before": model}
+    for choice in dict.fromkeys((criterion, "magnitude")):
+        pruned = lesson.learn(pruner.prune(first.channels, criterion=choice).model)
+        if synapses is not None:
+            pruned = prune_synapses(pruned, lesson.parts.images, synapses, criterion=choice)
+        models[choice] = pruned
+    rows = _compare(models, data, named=not opened.clusters)
     asked = {"keep": keep, "synapses": synapses, "epochs": epochs, "criterion": criterion}
     results = {"command": command, "run": str(run), "experiment": opened.experiment.tables(), **asked}
     results |= _choice(first)
@@ -90,7 +88,7 @@ def prune(
         smaller.keep_model(models[criterion], replace(recipe, width=None, channels=first.channels))
         smaller.keep_labels(data, lesson.parts.known)
         smaller.keep_pruning(results)
-    console.print(_pruning_report(results))
+    Console().print(_pruning_report(results))
     return results
 
 
@@ -112,7 +110,7 @@ class _Lesson:
         """Go on, if at all."""
         if not self.epochs:
             return model
-        return learn_on(model, self.experiment, self.parts, self.epochs, progress=False)
+        return learn_on(model, self.experiment, self.parts, self.epochs)
 
 
 def _lesson(run: Run, experiment: Experiment, data: Dataset, epochs: int) -> _Lesson:

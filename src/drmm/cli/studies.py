@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from drmm.cli.console import say
 from drmm.data import load
@@ -17,6 +18,7 @@ from drmm.explain.plots import save_figure
 from drmm.files import check_absent, write_bytes, write_json
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.config import Machine
+from drmm.progress import Meter
 from drmm.records import nearest
 from drmm.runs.experiment import Experiment
 from drmm.studies import scenes
@@ -119,18 +121,15 @@ def reproduce_table(
 
 
 def _run_with_bar(todo: Sequence[Cell], out: Path, **options: Any) -> list[Failure]:
-    columns = (SpinnerColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task("runs", total=len(todo))
+    with closing(Meter("runs")) as meter:
 
         def tell(cell: Cell, result: dict[str, Any] | Failure) -> None:
             outcome = result.why if isinstance(result, Failure) else f"{result['test_error']:.2f} %"
-            bar.console.print(
-                f"{cell.labels} labels, {cell.row}, seed {cell.seed}: {outcome}", highlight=False, markup=False
-            )
-            bar.advance(task)
+            meter.say(f"{cell.labels} labels, {cell.row}, seed {cell.seed}: {outcome}")
 
-        return run_cells(todo, out, **options, done=tell)
+        return run_cells(
+            todo, out, **options, done=tell, look=lambda left: meter.update(len(todo) - left, len(todo))
+        )
 
 
 def dry_run_table(plan: Benchmark, steps: int, *, recipes: Sequence[str], machine: Machine) -> list[DryRun]:
@@ -148,8 +147,7 @@ def dry_run_table(plan: Benchmark, steps: int, *, recipes: Sequence[str], machin
     """
     tries = []
     for row in recipes or ("rc+kl+nn",):
-        with Console().status(f"{row}: {steps} steps"):
-            tries.append(dry_run(plan, row, machine, steps))
+        tries.append(dry_run(plan, row, machine, steps))
         say(_dry_line(plan, row, machine, tries[-1]))
     return tries
 
@@ -183,11 +181,12 @@ def bench(path: Path, *, quick: bool, force: bool = False) -> None:
     Raises:
         RunError: if the file is there and not to be replaced, or cannot be written.
     """
-    check_absent(path, force=force)
+    check_absent(path, ".json", force=force)
     tune_allocator()
     options: dict[str, Any] = {"batch_sizes": (64,), "repeats": 5} if quick else {}
-    with Console().status("measuring") as status:
-        result = run_benchmark(**options, progress=lambda what: status.update(f"measuring: {what}"))
+    done = count()
+    with closing(Meter("measuring")) as meter:
+        result = run_benchmark(**options, progress=lambda what: meter.update(next(done), note=lambda: what))
     write_json(path, result)
     say(table(result))
 
@@ -261,7 +260,7 @@ def show_shortest_path(
         RunError: if the file is there and not to be replaced, or cannot be written.
     """
     if out is not None:
-        check_absent(out, force=force)
+        check_absent(out, ".png", force=force)
     chosen = [edge(printable(text)) for text in edges] if edges else SLIDES_EDGES
     tables = unroll(paths(chosen, to or chosen[-1][1]), SEMIRINGS[semiring])
     first = start or chosen[0][0]

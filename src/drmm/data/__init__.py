@@ -4,6 +4,7 @@ __all__ = [
     "NAMES",
     "UNLABELLED_FOLDER",
     "Dataset",
+    "Skipped",
     "holdout",
     "load",
     "load_folder",
@@ -16,7 +17,7 @@ __all__ = [
     "stratified_labels",
 ]
 
-from drmm.data.base import Dataset
+from drmm.data.base import Dataset, Skipped
 from drmm.data.cifar import read_cifar10
 from drmm.data.folders import UNLABELLED_FOLDER, load_folder, load_folder_splits
 from drmm.data.idx import read_idx, read_idx_pair

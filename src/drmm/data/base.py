@@ -1,14 +1,35 @@
 """What every loader returns."""
 
-__all__ = ["Dataset", "digest_of"]
+__all__ = ["Dataset", "Skipped", "digest_of", "summary"]
 
 import hashlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
+from drmm.data.labels import UNLABELLED
+from drmm.display.text import one_line
+
+_SHOWN = 10  # classes whose pictures are counted in a line
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file or folder that was not read.
+
+    Attributes:
+        file: its name in the folder or archive.
+        reason: why; what differs from file to file is in brackets.
+        is_loss: whether a picture that should have counted is lost with it.
+    """
+
+    file: str
+    reason: str
+    is_loss: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +45,7 @@ class Dataset:
         classes: Names of the K classes.
         files: Names of the training pictures' files in their folder or archive, (N,); () where images are arrays.
         content: Digest of the names and bytes of all files that were read; "" where images are arrays.
+        skipped: All other files of the folder or archive.
     """
 
     name: str
@@ -34,6 +56,7 @@ class Dataset:
     classes: tuple[str, ...]
     files: tuple[str, ...] = ()
     content: str = ""
+    skipped: tuple[Skipped, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -45,6 +68,30 @@ class Dataset:
         return digest_of(
             [(sizes + " ".join(self.classes)).encode(), *(np.ascontiguousarray(a).data for a in arrays)]
         )
+
+    def account(self) -> str:
+        """What was read and what was skipped, in one line."""
+        counts = Counter(self.y_train.tolist())
+        unlabelled = counts.pop(UNLABELLED, 0)
+        each = ", ".join(f"{one_line(name)} {counts[code]:,}" for code, name in enumerate(self.classes))
+        said = [f"{counts.total():,} labelled images of {len(self.classes)} classes"]
+        said[0] += f" ({each})" if 0 < len(self.classes) <= _SHOWN else ""
+        said += [f"{unlabelled:,} unlabelled"] if unlabelled else []
+        said += [f"{len(self.x_test):,} to test with" if len(self.x_test) else "no test part"]
+        return ", ".join(said) + (f"; {summary(self.skipped)}" if self.skipped else "")
+
+
+def summary(skipped: Sequence[Skipped]) -> str:
+    """How many were skipped, and why: "12 skipped: 9 not a picture (.csv), 3 HEIC: pip install pillow-heif"."""
+    details: dict[str, Counter[str]] = {}
+    for one in skipped:
+        reason, _, detail = one.reason.partition(" (")
+        details.setdefault(reason, Counter())[detail.removesuffix(")")] += 1
+    said = []
+    for reason, found in sorted(details.items(), key=lambda item: -item[1].total()):
+        some = ", ".join(detail for detail, _ in found.most_common(3) if detail)
+        said.append(f"{found.total():,} {reason}" + (f" ({some})" if some else ""))
+    return f"{len(skipped):,} skipped: {', '.join(said)}"
 
 
 def digest_of(parts: Iterable[bytes | memoryview]) -> str:

@@ -1,85 +1,204 @@
 """One picture or array file, decoded safely: nothing is unpickled, and a broken file is named."""
 
-__all__ = ["ARRAY_SUFFIXES", "PICTURE_SUFFIXES", "decode_picture", "is_picture", "read_array"]
+__all__ = ["ARRAY_SUFFIXES", "Picture", "UnreadableError", "decode_picture", "read_array"]
 
+import warnings
+from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 
+from drmm.data.formats import PNG_START, is_raw, open_picture
 from drmm.errors import InputError, RunError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 ARRAY_SUFFIXES = (".npy", ".npz")
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _GREY_MODES = {"1", "L", "LA", "La"}
+_ALPHA = {"A", "a"}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIXTEEN_BITS = {"PNG", "PPM", "JPEG2000"}  # formats that say how white their deep greys end; so does TIFF
+_TEXTS = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}
 
 
-def is_picture(path: PurePath) -> bool:
-    """Whether a relative path names a picture; hidden files and macOS's `__MACOSX` copies do not count."""
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in PICTURE_SUFFIXES and not hidden
+class Picture(NamedTuple):
+    """What is in a picture file.
+
+    Attributes:
+        levels: 0..255, uint8 (C, H, W).
+        size: the (H, W) that it had.
+        has_more: whether other frames or pages follow, which do not count.
+    """
+
+    levels: npt.NDArray[np.uint8]
+    size: tuple[int, int]
+    has_more: bool
+
+
+class UnreadableError(RunError):
+    """A picture that cannot be read.
+
+    Args:
+        name: what it is called.
+        reason: why.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"cannot read picture {name} ({reason}): repair, replace or remove it")
+        self.reason = reason
 
 
 def decode_picture(
-    source: Path | BinaryIO, name: str, *, channels: int | None = None, size: tuple[int, int] | None = None
-) -> tuple[npt.NDArray[np.uint8], tuple[int, int]]:
+    source: Path | bytes, name: str, *, channels: int | None = None, size: tuple[int, int] | None = None
+) -> Picture:
     """Decode one picture, turned upright by its EXIF tag.
 
+    It is known by its content, whatever its suffix says. Grey of more than 8 bits runs from the black to the white
+    that its format states.
+
     Args:
-        source: The file or an open stream.
-        name: What to call it in an error.
+        source: The file, or its bytes.
+        name: What to call it in an error; its suffix helps where formats have no mark to know them by.
         channels: 1 to 4 (grey, grey + alpha, RGB, RGBA) to convert to; by default 1 for grey, else 3.
             Without an alpha channel, transparent parts are shown on white, as viewers do.
         size: (H, W) to resize to, with antialiasing; the aspect ratio is not kept.
 
     Returns:
-        Levels (C, H, W) in 0..255, and the (H, W) that the picture had.
+        Its first frame.
 
     Raises:
-        InputError: `channels` is not 1 to 4.
-        RunError: The file is missing, corrupt, truncated or of an unknown kind.
+        InputError: `channels` is not 1 to 4, or what its numbers mean is not known: floats, signed or 32-bit
+            integers, 16 bits of which only the lowest 12 are used, more bands than colours.
+        UnreadableError: The file is missing, corrupt, truncated or of an unknown kind.
     """
     if channels not in {None, *_MODES}:
         raise InputError(f"pictures have 1 to 4 channels, not {channels}: pass such images as a .npy file")
     try:
-        with Image.open(source) as opened:
-            picture = _converted(ImageOps.exif_transpose(opened), channels)
-            original = (picture.height, picture.width)
-            if size is not None and original != size:
-                picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-            levels = np.asarray(picture, dtype=np.uint8)
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        with warnings.catch_warnings(action="ignore"):  # of what Pillow does without, such as a broken EXIF block
+            return _with_any_texts(content, name, channels, size)
+    except InputError:
+        raise
     except Exception as error:  # Pillow's decoders raise whatever they like on broken files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"cannot read picture {name} ({reason}): repair, replace or remove it") from error
+        raise UnreadableError(name, _reason(error)) from error
+
+
+def _with_any_texts(content: bytes, *how: Any) -> Picture:
+    try:
+        return _decoded(content, *how)
+    except ValueError:  # of Pillow, for large texts among others
+        if not content.startswith(PNG_START):
+            raise
+        return _decoded(_without_texts(content), *how)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no complete picture is in it"  # Pillow's own words name an address in memory
+    message = getattr(error, "strerror", None) or str(error)
+    return str(message).splitlines()[0] if message else type(error).__name__
+
+
+def _decoded(content: bytes, name: str, channels: int | None, size: tuple[int, int] | None) -> Picture:
+    if not content:
+        raise ValueError("it is empty")
+    suffix = PurePath(name).suffix.lower().strip()
+    with open_picture(content, suffix) as opened:
+        if advice := is_raw(opened, suffix):
+            raise ValueError(advice)
+        _check_meaning(opened, name)
+        has_more = opened.format != "PSD" and getattr(opened, "is_animated", False)  # PSD's frames are layers
+        is_deep = ";16" in f"{opened.mode}{(getattr(opened, 'tile', None) or [])[:1]}"
+        tags = getattr(opened, "tag_v2", {})
+        opened.load()
+        picture = _from_16_bits(opened, tags) if opened.mode.startswith("I") else opened
+        if is_deep and tags.get(Tag.BitsPerSample, (16,))[0] == 16:
+            _check_depth(picture, tags, name)
+        picture = _converted(_upright(opened, picture), channels)
+    original = (picture.height, picture.width)
+    if size is not None and original != size:
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    levels = np.asarray(picture, dtype=np.uint8)
     planes = levels[None] if levels.ndim == 2 else np.moveaxis(levels, 2, 0)
-    return np.ascontiguousarray(planes), original
+    return Picture(np.ascontiguousarray(planes), original, has_more)
+
+
+def _without_texts(png: bytes) -> bytes:
+    """A PNG without its comments and colour profile: Pillow refuses large ones, and they mean nothing here."""
+    kept, start = [png[:8]], 8
+    while start < len(png):
+        end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+        if png[start + 4 : start + 8] not in _TEXTS:
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def _check_meaning(opened: Image.Image, name: str) -> None:
+    """Refuse numbers of which no format says how they look."""
+    tags, bands = getattr(opened, "tag_v2", {}), [band for band in opened.getbands() if band != "X"]
+    if tags.get(Tag.SamplesPerPixel, 1) > len(bands):
+        colours = "+".join(bands)
+        raise InputError(
+            f"{name} has {tags[Tag.SamplesPerPixel]} bands, not {colours} alone: save it as grey or RGB"
+        )
+    kinds = set(tags.get(Tag.SampleFormat, ()))
+    has_white = opened.format in _SIXTEEN_BITS or (opened.format == "TIFF" and opened.mode.startswith("I;"))
+    if opened.mode == "F" or (opened.mode.startswith("I") and not has_white) or kinds & {2, 3}:
+        what = "floats" if opened.mode == "F" else "integers"
+        raise InputError(f"{name} holds {what} with no set black and white: save it with 8 or 16 unsigned bits")
+
+
+def _from_16_bits(picture: Image.Image, tags: Any) -> Image.Image:
+    """Pillow clips deep grey to 255 on conversion, which whitens the picture; this scales it."""
+    bits = tags.get(Tag.BitsPerSample, (16,))[0]
+    levels = np.asarray(picture).astype(np.int64)
+    if tags.get(Tag.PhotometricInterpretation) == 0:  # white is zero, which Pillow minds up to 8 bits
+        levels = (1 << bits) - 1 - levels
+    grey = Image.fromarray((levels >> (bits - 8)).astype(np.uint8))
+    if (transparent := picture.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _check_depth(picture: Image.Image, tags: Any, name: str) -> None:
+    """Refuse 12 bits or fewer kept in 16: by the white of 16, all would be black, or white where white is zero."""
+    levels = np.asarray(picture.convert("RGB"))
+    if levels.max() < 16 or (tags.get(Tag.PhotometricInterpretation) == 0 and levels.min() >= 240):
+        raise InputError(
+            f"{name} uses the lowest 12 of its 16 bits, and could not be seen: scale it to 16, or save it with 8"
+        )
+
+
+def _upright(opened: Image.Image, picture: Image.Image) -> Image.Image:
+    """Turned as the EXIF tag says; one that is broken says nothing."""
+    turn = None
+    with suppress(Exception):  # Pillow's parser, likewise
+        turn = _TURNS.get(opened.getexif().get(Tag.Orientation, 1))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _converted(picture: Image.Image, channels: int | None) -> Image.Image:
-    if picture.mode == "F":
-        raise ValueError("pixels are 32-bit floats; save them as .npy")
-    if picture.mode.startswith("I"):
-        picture = _from_16_bits(picture)
     mode = _MODES[channels or (1 if picture.mode in _GREY_MODES else 3)]
-    has_alpha = "transparency" in picture.info or "A" in picture.getbands()
+    has_alpha = "transparency" in picture.info or not _ALPHA.isdisjoint(picture.getbands())
     if has_alpha:
         picture = picture.convert("RGBA")
     if has_alpha and "A" not in mode:
         # Dropping alpha would uncover whatever colour lies under it: often black strokes on black.
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert(mode)
-
-
-def _from_16_bits(picture: Image.Image) -> Image.Image:
-    """Pillow clips 16-bit grey to 255 on conversion, which whitens the picture; this scales it."""
-    levels = np.asarray(picture).astype(np.int64)
-    if levels.min() < 0 or levels.max() > 65535:
-        raise ValueError("grey levels exceed 16 bits")
-    return Image.fromarray((levels >> 8).astype(np.uint8))
 
 
 def read_array(file: Path) -> npt.NDArray[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pooch
 
 from drmm.errors import RunError
+from drmm.files import expanded
 from drmm.progress import DownloadBar
 
 _RETRIES = 2  # after a failure, a second and then two seconds later
@@ -68,7 +69,7 @@ MIRRORS: dict[str, Mirror] = {
 def default_data_dir() -> Path:
     """The folder `$DRMM_DATA`, or else the operating system's cache folder for drmm."""
     chosen = os.environ.get("DRMM_DATA")
-    return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("drmm"))
+    return expanded(chosen) if chosen else Path(pooch.os_cache("drmm"))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ __all__ = ["as_images", "black_white_of", "load_image_files", "nchw", "numbers",
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,11 @@ import scipy.sparse
 import torch
 from torch.nn import functional
 
-from drmm.data.decoding import ARRAY_SUFFIXES, PICTURE_SUFFIXES, decode_picture, is_picture, read_array
-from drmm.errors import InputError, RunError
+from drmm.data.base import Skipped, summary
+from drmm.data.decoding import ARRAY_SUFFIXES, read_array
+from drmm.data.listing import check_losses, listed
+from drmm.errors import InputError
+from drmm.progress import track
 
 Pixels = npt.NDArray[Any]
 
@@ -260,72 +264,91 @@ def load_image_files(
     shape: tuple[int, int, int],
     *,
     pixel_range: tuple[float, float] = (0.0, 1.0),
-) -> tuple[torch.Tensor, list[str]]:
+) -> tuple[torch.Tensor, list[str], list[Skipped]]:
     """Read picture files, whole folders and NumPy files as images of one shape.
 
     Args:
-        paths: Pictures, folders (searched recursively, in sorted order), `.npy` or `.npz` files.
+        paths: Pictures, folders or zip archives (searched through, in sorted order), `.npy` or `.npz` files.
         shape: (C, H, W) that the images get: grey and colour are converted, other sizes resized.
         pixel_range: Black and white in the NumPy files, as in `as_images`.
 
     Returns:
-        Float32 tensor (N, C, H, W) in [0, 1], and N names (paths; rows of arrays as `path[row]`).
+        Float32 tensor (N, C, H, W) in [0, 1]; N names (paths; rows of arrays as `path[row]`); and the files that
+        were not read, with reasons.
 
     Raises:
-        InputError: Nothing to read, or an array that cannot be images.
-        RunError: A file is missing, corrupt or truncated; the message names it.
+        InputError: Nothing to read, an array that cannot be images, or a picture without a set black and white.
+        RunError: A file is missing, an array or more than half of the pictures cannot be read; the message names
+            the first.
 
     Warns:
-        UserWarning: Some images had another size and were resized.
+        UserWarning: Some pictures cannot be read, and were skipped; had another size, and were resized; or have
+            several frames, of which the first counts.
     """
-    files = list(_files([paths] if isinstance(paths, str | Path) else paths))
+    skipped: list[Skipped] = []
+    sources = [paths] if isinstance(paths, str | Path) else paths
+    files = list(track(_files(map(Path, sources), shape, pixel_range, skipped), "Reading images"))
+    check_losses(skipped, len(files), PurePath())
     if not files:
-        raise InputError(f"no images found: pass files or folders of {', '.join(PICTURE_SUFFIXES)}")
-    batches: list[torch.Tensor] = []
-    names: list[str] = []
-    resized: list[str] = []
-    for file in files:
-        is_array = file.suffix.lower() in ARRAY_SUFFIXES
-        images, size = _from_array(file, shape, pixel_range) if is_array else _from_picture(file, shape)
-        batches.append(images)
-        names += [f"{file}[{row}]" for row in range(len(images))] if is_array else [str(file)]
-        if size != shape[1:]:
-            resized.append(f"{file} ({size[0]}x{size[1]})")
+        found = f" ({summary(skipped)})" if skipped else ""
+        raise InputError(f"no images found{found}: pass pictures, or folders of them")
+    resized = [f"{file.names[0]} ({file.size[0]}x{file.size[1]})" for file in files if file.size != shape[1:]]
     if resized:
         message = f"{len(resized)} of {len(files)} files resized to {shape[1]}x{shape[2]}: {resized[0]}"
         warnings.warn(message + (", ..." if len(resized) > 1 else ""), UserWarning, stacklevel=2)
-    return torch.cat(batches), names
+    longer = [file.names[0] for file in files if file.has_more]
+    if longer:
+        message = f"the first frame counts of {len(longer)} files with several: {longer[0]}"
+        warnings.warn(message + (", ..." if len(longer) > 1 else ""), UserWarning, stacklevel=2)
+    return torch.cat([file.images for file in files]), [name for file in files for name in file.names], skipped
 
 
-def _files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    for path in map(Path, paths):
-        if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if is_picture(file.relative_to(path)))
-        elif path.exists():
-            yield path
-        else:
-            raise RunError(f"no file or folder {path}: check the path")
+class _File(NamedTuple):
+    """What one file holds: images (N, C, H, W) by name, the (H, W) that they had, and whether frames follow."""
+
+    names: list[str]
+    images: torch.Tensor
+    size: tuple[int, int]
+    has_more: bool = False
 
 
-def _from_picture(file: Path, shape: tuple[int, int, int]) -> tuple[torch.Tensor, tuple[int, int]]:
-    levels, size = decode_picture(file, str(file), channels=shape[0], size=shape[1:])
-    return as_images(levels[None], channels=shape[0]), size
+def _files(
+    paths: Iterable[Path],
+    shape: tuple[int, int, int],
+    pixel_range: tuple[float, float],
+    skipped: list[Skipped],
+) -> Iterator[_File]:
+    """Each file that can be read; the others are added to `skipped`."""
+    for path in paths:
+        if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
+            yield _from_array(path, shape, pixel_range)
+            continue
+        with listed(path) as found:
+            for first, *others in found.repeats():
+                for member in others:
+                    found.skip(member, f"read already (as {first})")
+            for member, _, (levels, size, has_more) in found.decoded(channels=shape[0], size=shape[1:]):
+                images = as_images(levels[None], channels=shape[0])
+                yield _File([f"{found.root / member}"], images, size, has_more)
+        skipped += [replace(one, file=f"{found.root / one.file}") for one in found.skipped]
 
 
-def _from_array(
-    file: Path, shape: tuple[int, int, int], pixel_range: tuple[float, float]
-) -> tuple[torch.Tensor, tuple[int, int]]:
+def _from_array(file: Path, shape: tuple[int, int, int], pixel_range: tuple[float, float]) -> _File:
     pixels = read_array(file)
     try:
         images = as_images(pixels, image_shape=shape if pixels.ndim == 2 else None, pixel_range=pixel_range)
     except InputError as error:
-        raise InputError(f"{file}: {error}") from None
+        fact = str(error).partition(": ")[0]  # what follows is advice to who calls `as_images`
+        for word, ours in (" of X", ""), ("X ", "its array "), ("image_shape=", "the shape "):
+            fact = fact.replace(word, ours)
+        advice = "save uint8 levels 0..255, or floats 0..1, as (N, H, W) or (N, H, W, C)"
+        raise InputError(f"{file}: {fact}: {advice}") from None
     if images.shape[1] != shape[0]:
         images = _recoloured(images, shape[0], file)
     size = (images.shape[2], images.shape[3])
     if size != shape[1:]:
         images = functional.interpolate(images, size=shape[1:], mode="bilinear", antialias=True)
-    return images, size
+    return _File([f"{file}[{row}]" for row in range(len(images))], images, size)
 
 
 def _recoloured(images: torch.Tensor, channels: int, file: Path) -> torch.Tensor:

@@ -51,7 +51,7 @@ def check_labels(
     if len(distinct) < 2:
         raise InputError(f"y has only one class, {distinct[0]} (-1 means unlabelled): label a second class")
     if known.all():
-        warnings.warn("every image is labelled: unlabelled ones (y == -1) help", UserWarning, stacklevel=2)
+        warnings.warn("every image is labelled: unlabelled ones help", UserWarning, stacklevel=2)
     encoded = np.full(n_images, UNLABELLED, np.int64)
     encoded[known] = codes
     return distinct, encoded

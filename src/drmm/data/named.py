@@ -2,7 +2,7 @@
 
 __all__ = ["NAMES", "load"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from drmm.data.idx import read_idx_pair
 from drmm.data.mat import read_svhn
 from drmm.data.splits import holdout
 from drmm.errors import InputError, RunError
+from drmm.files import expanded
 
 _DIGITS = tuple("0123456789")
 _FASHION = (
@@ -50,6 +51,7 @@ def load(
     data_dir: str | Path | None = None,
     download: bool = True,
     size: tuple[int, int] | None = None,
+    classes: Collection[str] = (),
 ) -> Dataset:
     """Load a data set.
 
@@ -64,23 +66,34 @@ def load(
         data_dir: Where the files are; by default `$DRMM_DATA`, else the user's cache folder.
         download: Whether to download missing files.
         size: (H, W) to resize pictures to, for a folder or archive of them.
+        classes: Names of folders that are classes, though they are called `unlabelled`, `train` or `test`.
 
     Returns:
         The data set.
 
     Raises:
-        InputError: No such set, a package is missing, or a folder that cannot be used.
+        InputError: No such set, a package is missing, a folder that cannot be used, or `size` or `classes` for
+            what is no folder of pictures.
         RunError: A file is missing or broken, or its download failed.
     """
     if isinstance(name, str) and name in _LOADERS:
-        root = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+        _check_no_folder(name, size, classes)
+        root = default_data_dir() if data_dir is None else expanded(data_dir)
         return _LOADERS[name](Cache(name, root, download))
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir() and _idx_file(path, _IDX_STEMS[0][0]) is not None:
+        _check_no_folder(path, size, classes)
         return _idx_folder(path)
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
-        return load_folder_splits(path, size)
+        return load_folder_splits(path, size, classes)
     raise InputError(f"no data set, folder or zip archive {str(name)!r}: sets are {', '.join(NAMES)}")
+
+
+def _check_no_folder(name: object, size: object, classes: Collection[str]) -> None:
+    if size is not None or classes:
+        raise InputError(
+            f"{name} is no folder of pictures: its images and classes stay as they are; leave size out"
+        )
 
 
 # --- sets that come with packages ------------------------------------------------------------------------
@@ -169,6 +182,8 @@ def _cifar_pictures(folder: Path) -> list[Path]:
 
 def _cifar10_pictures(path: Path) -> Dataset:
     data = load_folder_splits(path)
+    if any(one.is_loss for one in data.skipped):
+        raise RunError(f"some pictures of {path} cannot be read: replace it")
     if data.classes != CIFAR10_CLASSES or data.x_train.shape[1:] != (3, 32, 32):
         raise RunError(f"{path} does not hold CIFAR-10's ten classes of 32x32 colour pictures: replace it")
     return Dataset("cifar10-jpeg", data.x_train, data.y_train, data.x_test, data.y_test, data.classes)

@@ -78,7 +78,7 @@ def holdout(y: npt.ArrayLike, size: float, *, seed: int) -> Indices:
     wanted = round(size * total) if isinstance(size, float) else int(size)
     if not 1 <= wanted <= total - len(counts):
         raise InputError(
-            f"a holdout of size={size} is impossible: choose 1 to {total - len(counts)} of the {total} "
+            f"a holdout of {wanted} images is impossible: choose 1 to {total - len(counts)} of the {total} "
             f"labelled images, so that each of {len(counts)} classes keeps one"
         )
     shares = _shares(counts, wanted)
@@ -105,7 +105,7 @@ def _ranked_by_class(y: npt.ArrayLike, seed: int, stream: int) -> dict[int, Indi
     labels = np.asarray(y, dtype=np.int64)
     classes = np.unique(labels[labels != UNLABELLED])
     if not len(classes):
-        raise InputError("y holds no labels to draw from: all images are unlabelled (-1)")
+        raise InputError("there are no labels to draw from: all images are unlabelled")
     keys = np.random.PCG64([seed, stream]).random_raw(len(labels))
     order = np.argsort(keys, kind="stable").astype(np.int64)
     return {int(label): order[labels[order] == label] for label in classes}

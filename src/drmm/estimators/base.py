@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load
 from sklearn.base import BaseEstimator
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 from torch import Tensor
@@ -123,8 +124,11 @@ class ImageEstimator(BaseEstimator, ABC):  # type: ignore[misc]
                 )
             self.image_shape_, self.layout_ = (1, 1, values.shape[1]), values.shape[1:]
             self.dtype_, self.black_white_, self._order = values.dtype, None, np.arange(values.shape[1])
-            spread = values.std(0)
-            self.mean_, self.scale_ = values.mean(0), np.where(spread == 0, 1.0, spread)
+            with np.errstate(over="ignore", invalid="ignore"):
+                scaler = StandardScaler().fit(values)  # which knows what is constant but for rounding
+            self.mean_, self.scale_ = scaler.mean_, scaler.scale_
+            if not np.isfinite(self.scale_).all():
+                raise InputError("X holds numbers whose squares are not finite: divide X by a large number")
         return torch.from_numpy((values - self.mean_) / self.scale_)[:, None, None, :]
 
     def _layout(self, images: Tensor) -> Array:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal, Self
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from drmm.errors import InputError
 from drmm.estimators.base import ImageEstimator, seed_of
+from drmm.estimators.options import NOT_NEGATIVE, StrOptions, check_options, whole
 from drmm.learning.em.loop import Trace, run_em
 from drmm.learning.em.shallow import ShallowLearner, grow, seed
 from drmm.model.randomness import seeded
@@ -38,6 +41,12 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
     X is (N, H, W), (N, H, W, C) or (N, C, H, W), uint8 or float, or 2-D with `image_shape`. Two-dimensional X
     without `image_shape` is taken as vectors: they are standardised, and do not shift.
 
+    Every density, `score`, `bic` and the trace too, is one of X in the units that `fit` saw: of uint8, per
+    level. The noise σ² is no less than what rounding to 8 bits leaves, 1/12 of a level squared (a level is a
+    255th from black to white, or of a standard deviation), and a component's brightness varies by a 255th of its
+    mean at least. So the density of images that repeat is bounded, and says no more than these bounds. There is
+    no `sample_weight`.
+
     Args:
         n_components: classes C.
         reach: the largest shift in pixels, one number or (rows, columns). Time grows with the number of shifts.
@@ -56,13 +65,27 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
         model_: the fitted `drmm.model.shallow.RMM`; `model_.explain` finds class, position, switches and loadings.
         weights_: π, (C,).
         means_: the mean picture of each component, unshifted, in the layout of X.
-        noise_: σ², of pixels in [0, 1] (of standardised vectors).
-        trace_: objective after each iteration; `lower_bound_` is its last value, in nats per image.
+        noise_: σ², in the units of X squared: one number, or (D,) for vectors.
+        trace_: objective after each iteration, in nats per image. But for rounding it never falls.
+        lower_bound_: its last value. With "soft" it is `score` of the images learnt from, with "hard" no more.
         n_iter_: EM iterations of the best start.
         converged_: whether it met the tolerance.
         image_shape_: (C, H, W) that the model works on.
         n_features_in_: numbers in one image.
     """
+
+    _parameter_constraints: ClassVar[dict[str, list[object]]] = {
+        "n_components": [whole(1)],
+        "reach": [whole(0), "array-like"],
+        "elements": [whole(1)],
+        "algorithm": [StrOptions({"soft", "hard"})],
+        "image_shape": ["array-like", None],
+        "max_iter": [whole(1)],
+        "tol": [NOT_NEGATIVE],
+        "n_init": [whole(1)],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
 
     def __init__(
         self,
@@ -102,25 +125,28 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
             InputError: images or options that cannot be used; the message says what to do.
 
         Warns:
-            ConvergenceWarning: if `max_iter` was not enough.
+            ConvergenceWarning: if `max_iter` was not enough, or there are fewer different images than components.
         """
         del y
-        if self.algorithm not in {"soft", "hard"}:
-            raise InputError(f"algorithm must be 'soft' or 'hard', got {self.algorithm!r}")
-        if self.max_iter < 1 or self.n_init < 1:
-            raise InputError(f"max_iter={self.max_iter} and n_init={self.n_init} must be 1 or more")
+        check_options(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
         x = self._images(X, fitting=True)
         self.reach_ = self.reach if self.mean_ is None else 0  # vectors have no places
         if len(x) < self.n_components:
             raise InputError(f"n_samples={len(x)} is less than n_components={self.n_components}: pass more images")
+        distinct = _distinct(x, self.n_components)
+        if distinct < self.n_components:
+            message = f"X holds {distinct} different images, n_components={self.n_components}: some will be alike"
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
         state = check_random_state(self.random_state)
         fits = (self._learn(x, seed_of(state)) for _ in range(self.n_init))
-        self.model_, self.trace_ = max(fits, key=lambda candidate: candidate[1].objective[-1])
-        self.n_iter_, self.converged_ = len(self.trace_.objective), self.trace_.converged
+        self.model_, trace = max(fits, key=lambda candidate: candidate[1].objective[-1])
+        self.trace_ = replace(trace, objective=tuple(nats - self._log_volume() for nats in trace.objective))
+        self.n_iter_, self.converged_ = len(trace.objective), trace.converged
         self.lower_bound_ = self.trace_.objective[-1]
         self.weights_ = np.asarray(self.model_.class_prior.numpy())
         self.means_ = self._layout(self.model_.means.detach())
-        self.noise_ = float(self.model_.noise)
+        noise = float(self.model_.noise) * self._units()[1] ** 2
+        self.noise_ = float(noise[0]) if self.mean_ is None else noise
         if not self.converged_ and self.max_iter > 1:
             message = f"EM has not converged after max_iter={self.max_iter} iterations: allow more, or raise tol"
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
@@ -141,11 +167,11 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
         return np.asarray(torch.cat([self.model_.responsibilities(part) for part in x.split(self.model_.chunk)]))
 
     def score_samples(self, X: object) -> Array:
-        """Log p(I) of each image, (N,), in nats: a density of pixels in [0, 1], or of vectors in their units."""
+        """Log p(I) of each image, (N,), in nats: a density in the units of the X that `fit` saw."""
         check_is_fitted(self)
         x = self._images(X)
-        log_density = torch.cat([self.model_.log_prob(part) for part in x.split(self.model_.chunk)]).numpy()
-        return np.asarray(log_density if self.scale_ is None else log_density - np.log(self.scale_).sum())
+        log_density = torch.cat([self.model_.log_prob(part) for part in x.split(self.model_.chunk)])
+        return np.asarray(log_density) - self._log_volume()
 
     def score(self, X: object, y: object = None) -> float:
         """Mean log p(I) of the images, in nats."""
@@ -170,23 +196,27 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
 
         Returns:
             Images in the layout of X, and components (n_samples,).
+
+        Raises:
+            InputError: if `n_samples` is no number of images.
         """
         check_is_fitted(self)
+        check_options({"n_samples": [whole(1)]}, {"n_samples": n_samples}, "sample")
         generator = torch.Generator().manual_seed(seed_of(random_state))
-        pictures, latents = self.model_.sample(n_samples, generator)
+        pictures, latents = self.model_.sample(int(n_samples), generator)
         return self._layout(pictures), np.asarray(latents.label)
 
     def _learn(self, x: Tensor, number: int) -> tuple[RMM, Trace]:
         """One start: a single element for each class first, then the others."""
         generator = torch.Generator().manual_seed(number)
         with seeded(number):  # for the first weights, which torch draws and nobody keeps
-            model = RMM(self.n_components, self.image_shape_, reach=self.reach_).to(x.dtype)
+            model = RMM(int(self.n_components), self.image_shape_, reach=self.reach_).to(x.dtype)
             seed(model, x, generator)
         few = self.max_iter if self.elements == 1 else min(self.max_iter, _WARM_UP)
         trace = self._run_em(model, x, few)
         if self.elements > 1:
             with seeded(number):
-                model = grow(model, x, self.elements, generator)
+                model = grow(model, x, int(self.elements), generator)
             trace = self._run_em(model, x, self.max_iter)
         return model.requires_grad_(requires_grad=False), trace
 
@@ -194,9 +224,24 @@ class RenderingMixture(DensityMixin, ImageEstimator):  # type: ignore[misc]
         learner = ShallowLearner(model, x, soft=self.algorithm == "soft")
         return run_em(learner, max_iter=max_iter, tolerance=self.tol, progress=self.verbose > 0)
 
+    def _log_volume(self) -> float:
+        """Log of the volume in the units of X that is 1 in the model's, in nats."""
+        return float(np.log(self._units()[1]).sum())
+
     def _rebuilt(self, weights: dict[str, Tensor]) -> RMM:
+        n_classes, elements = weights["mean_loading"].shape
         with seeded(0):
-            model = RMM(len(self.weights_), self.image_shape_, elements=self.elements, reach=self.reach_)
+            model = RMM(n_classes, self.image_shape_, elements=elements, reach=self.reach_)
         model = model.to(weights["noise"].dtype).requires_grad_(requires_grad=False)
         model.load_state_dict(weights)
         return model
+
+
+def _distinct(images: Iterable[Tensor], enough: int) -> int:
+    """How many of the images differ, counted up to `enough`."""
+    seen: set[bytes] = set()
+    for image in images:
+        seen.add(image.numpy().tobytes())
+        if len(seen) == enough:
+            break
+    return len(seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ from drmm.data.labels import check_labels
 from drmm.errors import InputError
 from drmm.estimators.base import ImageEstimator, seed_of
 from drmm.estimators.few_labels import FewLabelsMixin
-from drmm.files import write_bytes
+from drmm.estimators.options import NOT_NEGATIVE, POSITIVE, SHARE, StrOptions, check_options, whole
+from drmm.files import expanded, write_bytes
 from drmm.learning.em.loop import Trace, run_em
 from drmm.progress import track
 from drmm.trees.discriminative import Relaxation, relaxed
@@ -93,12 +94,34 @@ class EvolutionaryClassifier(FewLabelsMixin, ImageEstimator):
         depth_: steps from the root to the deepest leaf of any tree.
         traces_: what EM did, for each tree: the objective in nats per image after each iteration.
         n_images_: images that it was learnt from.
+        learning_: how: what the templates are.
         n_iter_: EM iterations of the tree that took the most.
         image_shape_: (C, H, W) that the model works on.
         n_features_in_: numbers in one image.
     """
 
     model_: Forest
+    _parameter_constraints: ClassVar[dict[str, list[object]]] = {
+        "max_leaves": [whole(1)],
+        "max_depth": [whole(0), None],
+        "branching": [whole(2)],
+        "n_trees": [whole(1)],
+        "inference": [StrOptions(set(get_args(Inference)))],
+        "learning": [StrOptions(set(get_args(TreeLearning)))],
+        "label_weight": [NOT_NEGATIVE, None],
+        "smoothing": [POSITIVE],
+        "min_prior": [SHARE],
+        "max_iter": [whole(1)],
+        "tol": [NOT_NEGATIVE],
+        "epochs": [whole(0)],
+        "min_steps": [whole(1)],
+        "batch_size": [whole(1)],
+        "learning_rate": [POSITIVE],
+        "missing": [SHARE, None],
+        "image_shape": ["array-like", None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
 
     def __init__(
         self,
@@ -155,14 +178,14 @@ class EvolutionaryClassifier(FewLabelsMixin, ImageEstimator):
         Raises:
             InputError: images, labels or options that cannot be used; the message says what to do.
         """
-        self._check_options()
+        check_options(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
         x = self._images(X, fitting=True).flatten(1).numpy()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "every image is labelled", UserWarning)  # which is usual here
             self.classes_, codes = check_labels(y, len(x))
         weight = max(1.0, x.shape[1] / 50) if self.label_weight is None else float(self.label_weight)
         data = Examples(x, codes, len(self.classes_), weight, float(self.smoothing))
-        seeds = np.random.default_rng(seed_of(self.random_state)).integers(2**31, size=self.n_trees).tolist()
+        seeds = np.random.default_rng(seed_of(self.random_state)).integers(2**31, size=int(self.n_trees)).tolist()
         shown = track(seeds, "trees") if self.verbose > 0 and self.n_trees > 1 else seeds
         fitted = [self._tree(data, np.random.default_rng(seed)) for seed in shown]
         self.model_ = Forest(tuple(tree for tree, _ in fitted))
@@ -172,7 +195,7 @@ class EvolutionaryClassifier(FewLabelsMixin, ImageEstimator):
         self.n_leaves_ = sum(len(tree.leaves) for tree in trees)
         self.n_nodes_ = sum(len(tree.parent) for tree in trees)
         self.depth_ = max(tree.depth for tree in trees)
-        self.n_images_ = len(x)
+        self.n_images_, self.learning_ = len(x), self.learning
         return self
 
     def predict(self, X: object) -> Array:
@@ -185,11 +208,14 @@ class EvolutionaryClassifier(FewLabelsMixin, ImageEstimator):
         leaves = self.apply(X)
         return self.model_.posterior(leaves)
 
+    def predict_log_proba(self, X: object) -> Array:
+        """Log p(c | leaf), (N, C): the logarithm of `predict_proba`, which smoothing keeps above 0."""
+        return np.asarray(np.log(self.predict_proba(X)))
+
     def apply(self, X: object) -> Array:
         """The leaf that each tree finds for each image, (N, T): numbers of nodes."""
         check_is_fitted(self)
-        if self.inference not in get_args(Inference):
-            raise InputError(f"inference must be 'exact' or 'greedy', got {self.inference!r}")
+        check_options(self._parameter_constraints, {"inference": self.inference}, type(self).__name__)
         return self.model_.leaves(self._images(X).flatten(1).numpy(), self.inference)
 
     def agreement(self, X: object) -> float:
@@ -211,7 +237,7 @@ class EvolutionaryClassifier(FewLabelsMixin, ImageEstimator):
             InputError: if there is no such tree, or there are several and none is chosen.
         """
         templates = torch.from_numpy(self._pictures(self._chosen(tree), None))
-        return self._layout(templates) if self.learning == "em" else self._in_units(templates)
+        return self._layout(templates) if self.learning_ == "em" else self._in_units(templates)
 
     def to_sklearn(self, tree: int | None = None) -> Pipeline | VotingClassifier:
         """Scikit-learn's own classes: for a tree a pipeline of a linear map and a `DecisionTreeClassifier`.
@@ -276,7 +302,7 @@ class EvolutionaryClassifier(FewLabelsMixin, ImageEstimator):
             return as_dot(chosen, self._names(), max_depth)
         if self.mean_ is not None:
             raise InputError("templates of vectors are no pictures: pass folder=None, or image_shape to fit")
-        directory, shown = Path(folder).expanduser(), shown_nodes(chosen, max_depth)
+        directory, shown = expanded(folder), shown_nodes(chosen, max_depth)
         files = write_pictures(self._pictures(chosen, images), shown, directory)
         text = as_dot(chosen, self._names(), max_depth, files)
         write_bytes(directory / "tree.dot", text.encode())
@@ -303,27 +329,6 @@ class EvolutionaryClassifier(FewLabelsMixin, ImageEstimator):
         chosen = self._chosen(tree)
         return draw_tree(chosen, self._pictures(chosen, images), self._names(), max_depth)
 
-    def _check_options(self) -> None:
-        if self.inference not in get_args(Inference):
-            raise InputError(f"inference must be 'exact' or 'greedy', got {self.inference!r}")
-        if self.learning not in get_args(TreeLearning):
-            raise InputError(f"learning must be 'em' or 'discriminative', got {self.learning!r}")
-        least = {"max_leaves": 1, "branching": 2, "n_trees": 1, "max_iter": 1, "batch_size": 1, "min_steps": 1}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise InputError(f"{name}={getattr(self, name)} must be {lowest} or more")
-        if self.max_depth is not None and self.max_depth < 0:
-            raise InputError(f"max_depth={self.max_depth} must be 0 or more, or None for as deep as it takes")
-        if not self.smoothing > 0 or (self.label_weight is not None and self.label_weight < 0):
-            raise InputError(
-                f"smoothing={self.smoothing} must be positive, and label_weight={self.label_weight} not negative"
-            )
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate={self.learning_rate} must be positive")
-        for name in ("min_prior", "missing"):
-            if not 0 <= (getattr(self, name) or 0) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be a share from 0 to below 1")
-
     def _tree(self, data: Examples, rng: np.random.Generator) -> tuple[EvolutionaryTree, Trace]:
         """Grow a tree, refine it by hard EM, prune it, and relax it."""
         if self.n_trees > 1:
@@ -344,7 +349,7 @@ class EvolutionaryClassifier(FewLabelsMixin, ImageEstimator):
         trees = self.model_.trees
         if tree is None and len(trees) > 1:
             raise InputError(f"a forest has no single tree: say which, tree=0 to {len(trees) - 1}")
-        if tree is not None and not 0 <= tree < len(trees):
+        if tree is not None and tree not in range(len(trees)):
             raise InputError(f"there is no tree {tree}: there are {len(trees)}, the first is 0")
         return trees[tree or 0]
 

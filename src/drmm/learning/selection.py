@@ -10,6 +10,10 @@ generative model". Every candidate learns from the same four fifths of the image
 - "heldout": the complete-data log-joint log p(I, ĉ, ĝ) of the held-out images, likewise.
 - "bic": k ln N - 2 Σ_n log p(I_n, ĉ_n, ĝ_n) over the N images that were learned from; lower is better.
 
+All but the error are profile likelihoods, `DRMM.log_joint`: each image has the brightness α that suits it best, so
+that they are no densities over images. They compare structures that all have this freedom; "heldout" is no
+log-likelihood of held-out images, and "bic" approximates no evidence.
+
 The last two are complete-data criteria, like the ICL of mixture models: class and switches are maximised over, not
 summed out. They bound the log-likelihood from below, and the bound is the length of the whole message (I, ĉ, ĝ):
 every unit pays for its switches, about their entropy, whether the picture depends on them or not. Where switches
@@ -41,6 +45,7 @@ from drmm.data import holdout
 from drmm.data.images import pixels
 from drmm.errors import InputError, RunError
 from drmm.files import read_json, write_json
+from drmm.model.constraints import free_parameters
 from drmm.model.deep import DRMM, Latents, evaluation, fit_amplitude, per_image
 from drmm.model.presets import resolve
 from drmm.model.storage import Recipe
@@ -99,9 +104,10 @@ class Trial:
     Attributes:
         recipe: the candidate.
         parameters: k, the free parameters of p(I, c, g): what learning moves (dictionaries, norms, templates and
-            biases), σ², the class prior, and a probability for each on/off switch and for all but one of the
-            positions of each pooled unit. The switches' prior is fitted to the images like the rest, so that it
-            counts. The amplitude α of each image does not: every candidate has one.
+            biases; amplitude and direction are as many as the template), σ², the class prior, and a probability
+            for each on/off switch and for all but one of the positions of each pooled unit. The switches' prior is
+            fitted to the images like the rest, so that it counts. The amplitude α of each image does not: every
+            candidate has one.
         seconds: of learning and scoring.
         bic: on the images that were learned from, in nats.
         images: for "error", "picture" and "heldout" the score of each held-out image that has one.
@@ -273,7 +279,7 @@ def _explain(model: DRMM, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _free_parameters(model: DRMM) -> int:
     """What `Trial.parameters` counts."""
-    total = sum(p.numel() for p in model.parameters()) + 1 + model.n_classes - 1
+    total = free_parameters(model) + 1 + model.n_classes - 1
     for leaf in model.blank_switches().leaves():
         for name, choice in leaf.choices():
             values = leaf.window.positions if name == "t" and leaf.window is not None else 2

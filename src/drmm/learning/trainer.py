@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from functools import cached_property
 from importlib.util import find_spec
@@ -26,11 +26,12 @@ from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
     ModelCheckpoint,
-    RichProgressBar,
     WeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -42,9 +43,11 @@ from drmm.files import write_bytes
 from drmm.learning.batches import Batches, unlabelled
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
+from drmm.learning.processes import lead, local_rank
 from drmm.model.deep import DRMM
 from drmm.model.randomness import seeded
 from drmm.model.storage import misfit
+from drmm.progress import Meter
 
 __all__ = [
     "Steps",
@@ -127,18 +130,18 @@ def run_loop(
     if checkpoint is not None:
         _check_checkpoint(checkpoint, learner)
     loaders = None if validation is None else _loader(TensorDataset(*validation), batch_size=500)
-    with _ONE_LOOP, _quiet(), _compiling(machine):
+    with _ONE_LOOP, _quiet(), _compiling(machine), closing(Meter("training")) as meter:
         average = _Average(config.weight_average)
-        callbacks = [average, *watching]
-        trainer = _trainer(config, machine, folder, callbacks, progress=progress, validated=validation is not None)
+        callbacks = [average, *watching, *([_Shown(meter)] if progress else [])]
+        trainer = _trainer(config, machine, folder, callbacks, validated=validation is not None)
         try:
             trainer.fit(learner, val_dataloaders=loaders, ckpt_path=checkpoint, weights_only=True)
         except OSError as error:
             raise RunError(
                 f"cannot write {folder}: {error.strerror or error}; free space or use another place"
             ) from error
-        except SystemExit:
-            if trainer.interrupted:  # Lightning leaves the process where a library should not
+        except SystemExit as leave:
+            if trainer.interrupted and leave.code == 1:  # Lightning leaves the process where a library should not
                 raise KeyboardInterrupt from None
             raise
         # Lightning skips this where a resumed run had already made its last step.
@@ -152,7 +155,7 @@ def device_of(machine: Machine) -> torch.device:
         InputError: if this machine has none such, or there is no such precision.
     """
     with _quiet():
-        return _trainer(Training(), machine, None, (), progress=False, validated=False).strategy.root_device
+        return _trainer(Training(), machine, None, (), validated=False).strategy.root_device
 
 
 def steps_of_an_epoch(x: Tensor, y: Tensor, config: Training, machine: Machine) -> int:
@@ -258,7 +261,7 @@ class _Learner(pl.LightningModule):
             self._check(self._finite)
         logged = {f"train/{name}": term.detach() for name, term in terms.items()}
         self.log_dict(logged, on_epoch=True, on_step=False, sync_dist=True)
-        self.loss = loss  # not logged for the bar: Lightning would read it at every step
+        self.loss = loss
         if watched:
             final = self._final_loss(terms)
             self.log(_WATCHED, final, on_epoch=True, on_step=False, logger=False, sync_dist=True)
@@ -287,7 +290,7 @@ class _Learner(pl.LightningModule):
         """Error of the averaged weights, in percent."""
         x, y = batch
         wrong = (self.model(pixels(x)).argmax(1) != y).float()
-        self.log("val/error", 100 * wrong.mean(), prog_bar=True, batch_size=len(y), sync_dist=True)
+        self.log("val/error", 100 * wrong.mean(), batch_size=len(y), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Adam with a warm-up and a cosine to 0."""
@@ -452,20 +455,33 @@ class _Average(WeightAveraging):
         self._latest_update_step = trainer.global_step
 
 
-class _Bar(RichProgressBar):
-    """A progress bar that reads the loss once a second: every reading waits for the device."""
+class _Shown(Callback):
+    """How far the training is, and the loss, which is seldom asked for: each reading waits for the device."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._shown: dict[str, Any] = {}
-        self._due = 0.0
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """What stands beside the bar."""
-        if not trainer.training or time.monotonic() >= self._due:
-            loss = {"loss": f"{float(cast('_Learner', pl_module).loss):.3f}"}
-            self._shown, self._due = {**super().get_metrics(trainer, pl_module), **loss}, time.monotonic() + 1
-        return self._shown
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """A step is done."""
+        if trainer.is_global_zero:
+            steps = int(trainer.estimated_stepping_batches)
+            self._meter.update(
+                trainer.global_step, steps, lambda: self._note(trainer, cast("_Learner", pl_module))
+            )
+
+    @staticmethod
+    def _note(trainer: pl.Trainer, learner: _Learner) -> str:
+        error = trainer.callback_metrics.get("val/error")
+        validated = "" if error is None else f", validation error {float(error):.2f} %"
+        epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        return f"{epoch}, loss {float(learner.loss):.3f}{validated}"
 
 
 def _trainer(
@@ -474,18 +490,19 @@ def _trainer(
     folder: Path | None,
     watching: Sequence[Callback],
     *,
-    progress: bool,
     validated: bool,
 ) -> pl.Trainer:
     callbacks = list(watching)
-    if progress:
-        callbacks.append(_Bar())
     if folder is not None:
         keep_last = {"filename": "last", "save_on_train_epoch_end": True, "enable_version_counter": False}
         callbacks.append(ModelCheckpoint(folder / "checkpoints", **keep_last))  # type: ignore[arg-type]
     if config.patience is not None:
         monitor = "val/error" if validated else _WATCHED
         callbacks.append(EarlyStopping(monitor, patience=config.patience, check_on_train_epoch_end=True))
+    # Lightning took it from whatever launcher left one.
+    rank_zero_only.rank = local_rank()  # type: ignore[attr-defined]
+    if machine.devices > 1:
+        lead()
     try:
         return pl.Trainer(
             max_epochs=config.epochs,
@@ -494,10 +511,10 @@ def _trainer(
             precision=machine.precision,  # type: ignore[arg-type]
             callbacks=callbacks,
             logger=_loggers(folder),
-            plugins=[_AtomicCheckpoints()],
+            plugins=[_AtomicCheckpoints(), LightningEnvironment()],
             gradient_clip_val=config.gradient_clip or None,
             reload_dataloaders_every_n_epochs=1,
-            enable_progress_bar=progress,
+            enable_progress_bar=False,
             enable_model_summary=False,
             enable_checkpointing=folder is not None,
             num_sanity_val_steps=0,

@@ -22,6 +22,7 @@ from drmm.rendering.passes import layers_of
 
 __all__ = [
     "NonNegative",
+    "free_parameters",
     "heavy_tailed",
     "is_nonnegative",
     "make_nonnegative",
@@ -110,6 +111,18 @@ def is_nonnegative(module: nn.Module) -> bool:
         return False
     chain = cast("nn.ModuleDict", module.parametrizations)["weight"]
     return any(isinstance(step, NonNegative) for step in cast("nn.ModuleList", chain))
+
+
+def free_parameters(model: nn.Module) -> int:
+    """How many numbers a model's weights are: w = g v/‖v‖ is as many as w, since the length of v is a gauge."""
+    return sum(
+        module().numel() if isinstance(module, parametrize.ParametrizationList) else _own(module)
+        for module in model.modules()
+    )
+
+
+def _own(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters(recurse=False))
 
 
 @torch.no_grad()

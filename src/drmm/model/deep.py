@@ -218,9 +218,9 @@ class DRMM(nn.Module):
     def inpaint(self, x: Tensor, observed: Tensor, label: Tensor | int | None = None) -> Tensor:
         """The images (N, C, H, W) with the pixels that were not seen filled in.
 
-        From those beside them, and from what the model draws, as far as it can be trusted:
-        see `drmm.model.inpainting`. It does so in evaluation mode and without a gradient; seen pixels are passed
-        on.
+        From those beside them, and from what the model draws, as far as it can be trusted, which is hardly at all:
+        nearly an interpolation (`drmm.model.inpainting`). It does so in evaluation mode and without a gradient;
+        seen pixels are passed on.
 
         Args:
             x: images (N, C, H, W).
@@ -276,7 +276,10 @@ class DRMM(nn.Module):
     def log_joint(self, x: Tensor, latents: Latents, prior: Prior | None = None) -> Tensor:
         """Log p(I, c, g) = log N(I; α μ_cg, σ²) + log π_c + log p(g | c) of each image, (N,), in nats.
 
-        The amplitude α is the latents' own, under a flat prior. I is what was seen, if pixels are missing.
+        A profile likelihood, not a density: the amplitude α is the latents' own, and inferred ones have the α that
+        suits the image best. All images along μ_cg are then as likely, and the integral over images grows without
+        limit with the box. A density needs a prior on α; with one α for all images this is one. I is what was
+        seen, if pixels are missing.
 
         Args:
             x: images (N, C, H, W).

@@ -192,6 +192,8 @@ def _sizes(widths: Sequence[int], depth: int, channels: Sequence[int] | None) ->
     """How many templates each level has, from the pixels up to `depth`."""
     if not 1 <= depth <= len(widths):
         raise InputError(f"this preset has no depth {depth}: choose from 1 to {len(widths)} levels")
+    if min(widths) < 1:
+        raise InputError(f"a level needs 1 template or more: got a width of {min(widths)}")
     if channels is None:
         return list(widths[:depth])
     if len(channels) != depth or any(n < 1 for n in channels):

@@ -11,6 +11,7 @@ elements to use and how much to weigh each, and add noise. Two inferences are ex
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -28,6 +29,7 @@ __all__ = ["RMM", "Quadratic", "ShallowLatents"]
 
 _MOST_ELEMENTS = 6  # of a class: all their 2^K switching vectors are tried
 _CHUNK = 2_000_000  # numbers in the largest tensors of an E-step
+_NEGLIGIBLE = 0.01  # nats of an image that rounding may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,11 @@ class RMM(nn.Module):
         reach: int | tuple[int, int] = 2,
     ) -> None:
         super().__init__()
-        rows, columns = (reach, reach) if isinstance(reach, int) else reach
+        try:
+            both = reach if isinstance(reach, tuple | list) else (reach, reach)
+            rows, columns = (int(operator.index(pixels)) for pixels in both)
+        except (TypeError, ValueError):
+            raise InputError(f"reach must be pixels, one number or (rows, columns), got {reach!r}") from None
         channels, height, width = image_shape
         if n_classes < 1:
             raise InputError(f"a mixture needs one class or more, got {n_classes}")
@@ -157,6 +163,13 @@ class RMM(nn.Module):
     def chunk(self) -> int:
         """How many images to infer at once, so that memory does not grow with their number."""
         return max(1, _CHUNK // (self.n_classes * len(self.shifts) * (len(self.masks) + self.elements**2)))
+
+    @property
+    def inference_dtype(self) -> torch.dtype:
+        """The parameters' type, but double where its rounding of ‖I‖²/σ², of pixels in [0, 1], can be seen."""
+        dtype = self.noise.dtype
+        rounding = math.prod(self.image_shape) / float(self.noise) * torch.finfo(dtype).eps
+        return dtype if rounding < _NEGLIGIBLE else torch.float64
 
     # --- max-sum: one layer of a convnet ---------------------------------------------------------------------
 
@@ -249,7 +262,7 @@ class RMM(nn.Module):
     @torch.no_grad()
     def explain(self, x: Tensor) -> ShallowLatents:
         """The most probable ĉ, t̂, â of the Gaussian posterior, jointly, and the loadings expected given these."""
-        quadratic = self._quadratic()
+        x, quadratic = x.to(self.inference_dtype), self._quadratic()
         label_and_shift, mask = _divmod(self.evaluate(x, quadratic).flatten(1).argmax(1), len(self.masks))
         label, t = _divmod(label_and_shift, len(self.shifts))
         a, prior = self.masks[mask], self.mean_loading[label]
@@ -316,11 +329,12 @@ class RMM(nn.Module):
 
     def _configurations(self, x: Tensor) -> Tensor:
         """As `evaluate`, (N, C, T, 2^K)."""
-        joint: Tensor = self.evaluate(x, self._quadratic()).unflatten(1, (self.n_classes, -1))
-        return joint
+        joint = self.evaluate(x.to(self.inference_dtype), self._quadratic())
+        configurations: Tensor = joint.unflatten(1, (self.n_classes, -1))
+        return configurations
 
     def _quadratic(self) -> Quadratic:
-        return Quadratic(*(part.to(self.noise.dtype) for part in self.quadratic(self.gram())))
+        return Quadratic(*(part.to(self.inference_dtype) for part in self.quadratic(self.gram())))
 
     def _correlations(self, x: Tensor, quadratic: Quadratic) -> Tensor:
         """Correlations v, (N, C, K, T)."""

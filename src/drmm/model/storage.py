@@ -94,11 +94,13 @@ def load_model(folder: str | Path) -> tuple[DRMM, Recipe]:
     """
     folder = Path(folder)
     config = read_json(folder / _CONFIG)
+    writer = config.pop("drmm", "of an unknown version")
+    if unknown := sorted(config.keys() - {one.name for one in fields(Recipe)}):
+        raise RunError(f"{folder / _CONFIG} says {unknown[0]!r}, as drmm {writer} does: update drmm to read it")
     try:
-        known = {one.name for one in fields(Recipe)}
-        recipe = from_table(Recipe, {name: value for name, value in config.items() if name in known})
+        recipe = from_table(Recipe, config)
         model = recipe.build()
-    except (InputError, TypeError, ValueError) as error:
+    except (InputError, TypeError, ValueError, LookupError, RuntimeError) as error:
         raise RunError(f"{folder / _CONFIG} does not describe a model ({error}): train it again") from error
     _load_weights(model, read_tensors(folder / _WEIGHTS), folder / _WEIGHTS)
     return model.eval(), recipe

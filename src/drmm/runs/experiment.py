@@ -29,6 +29,7 @@ class Data(Record):
         validation: labelled training images held out to watch the error while training.
         images: how many training images to take, drawn by the seed; none takes all.
         size: height and width to resize pictures to; none leaves them as they are.
+        classes: folders that are classes, though they are called unlabelled, train or test.
         digest: of the names and bytes of all that was read; a run keeps it, to know the same images again.
     """
 
@@ -38,6 +39,7 @@ class Data(Record):
     validation: int = 0
     images: int | None = None
     size: tuple[int, int] | None = None
+    classes: tuple[str, ...] = ()
     digest: str = field(default="", metadata=DERIVED)
 
     def __post_init__(self) -> None:

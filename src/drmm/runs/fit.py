@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ import torch
 
 from drmm.data import NAMES, Dataset, load
 from drmm.errors import InputError, RunError
+from drmm.files import expanded, locked
 from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits
+from drmm.learning.processes import is_leader
 from drmm.learning.recipes import is_recipe, names, read_recipe
 from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
@@ -23,9 +24,9 @@ from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe
 from drmm.runs.experiment import Data, Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest
-from drmm.runs.run import Run, versions
+from drmm.runs.run import Run, number, versions
 
-__all__ = ["fit_run", "is_leader", "learn", "learn_on"]
+__all__ = ["fit_run", "learn", "learn_on"]
 
 
 def fit_run(
@@ -36,6 +37,7 @@ def fit_run(
     resume: bool = False,
     progress: bool = True,
     command: str = "",
+    tell: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Train a model as an experiment says, into a folder.
 
@@ -49,6 +51,7 @@ def fit_run(
         resume: go on from where the folder's training was stopped.
         progress: show a progress bar.
         command: the exact command line, kept with the results.
+        tell: is told, before anything is learned, which images there are.
 
     Returns:
         What `results.json` holds: errors in percent, seconds of all sessions, versions. Empty in DDP's further
@@ -56,26 +59,33 @@ def fit_run(
 
     Raises:
         InputError: if the data cannot be used; nothing has been written then.
-        RunError: if the folder exists, does not fit, or cannot be written, or the data or the teacher has changed.
+        RunError: if the folder exists, does not fit, is being written or cannot be, or the data or the teacher has
+            changed.
     """
     folder = Path(folder)
+    # DDP starts the same command again for every further device; only the first process owns the folder.
+    leader = is_leader()
     if not resume:  # a finished run has the winner's sizes beside what was selected from
         _check_free(experiment)
-    data = load(experiment.data.source, data_dir=data_dir, size=experiment.data.size)
+        if leader:
+            Run.check_free(folder)
+    asked = experiment.data
+    data = load(asked.source, data_dir=data_dir, size=asked.size, classes=asked.classes)
+    if leader:
+        tell(data.account())
     parts = parts_of(experiment, data)
     whole = _whole(experiment, data)
     candidates = _candidates(whole, parts)
     run = _opened(folder, whole, data) if resume else Run(folder, whole)
-    # DDP starts the same command again for every further device; only the first process owns the folder.
-    leader = is_leader()
     if leader and not resume:
         run = Run.create(folder, whole)
         run.keep_labels(data, parts.known)
+        run.keep_skipped(data)
     done = _epochs_done(run) if resume else None
     if done is not None and done >= whole.training.epochs:
         return run.results
     session = _Session(run, parts, progress=progress)
-    with _cleared_after_mistakes(run, keep=resume or not leader):
+    with locked(folder) if leader else nullcontext(), _cleared_after_mistakes(run, keep=resume or not leader):
         parts = session.taught(whole, candidates[0])
         if done is not None:
             recipe, model, selection = run.recipe, session.further(whole, done), run.results.get("selection")
@@ -167,11 +177,6 @@ class _Session:
         )
 
 
-def is_leader() -> bool:
-    """Whether this process is the one that writes, among those that train together."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) -> DRMM:
     """A fresh model of a recipe, trained as an experiment says.
 
@@ -220,18 +225,18 @@ def _whole(experiment: Experiment, data: Dataset) -> Experiment:
     if is_recipe(source):
         read_recipe(source)  # complains now, not after a while
         return whole if source in names() else _taught_from(whole, source, "")
-    return _taught_from(whole, source, teacher_digest(Path(source).expanduser()))
+    return _taught_from(whole, source, teacher_digest(expanded(source)))
 
 
 def _taught_from(experiment: Experiment, source: str, digest: str) -> Experiment:
     """The experiment with where its teacher is, whatever the working directory."""
-    where = str(Path(source).expanduser().resolve())
+    where = str(expanded(source).resolve())
     return replace(experiment, teacher=Teacher(where, digest))
 
 
 def _absolute(data: Data) -> str:
     """Where a folder is, whatever the working directory; a data set's name as it is."""
-    path = Path(data.source).expanduser()
+    path = expanded(data.source)
     return str(path.resolve()) if path.exists() and data.source not in NAMES else data.source
 
 
@@ -297,7 +302,10 @@ def _epochs_done(run: Run) -> int | None:
     """Of a finished run, for how many epochs it was asked; None before."""
     if not run.finished or run.experiment is None:
         return None
-    return int(run.results.get("epochs", run.experiment.training.epochs))
+    done = number(run.results, "epochs") if "epochs" in run.results else run.experiment.training.epochs
+    if done is None or not run.results:
+        raise RunError(f"the results in {run.folder} are damaged: copy them again or train again")
+    return int(done)
 
 
 @contextmanager

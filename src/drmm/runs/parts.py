@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from drmm.data import Dataset, holdout, mask_labels, stratified_labels
 from drmm.data.base import digest_of
-from drmm.data.labels import UNLABELLED, check_labels
+from drmm.data.labels import UNLABELLED
 from drmm.errors import InputError
 from drmm.files import read_bytes
 from drmm.learning.metrics import labels_from_folder
@@ -53,16 +54,30 @@ def parts_of(experiment: Experiment, data: Dataset) -> Parts:
         validation = (torch.from_numpy(data.x_train[held_out]), torch.from_numpy(data.y_train[held_out]))
         kept = np.setdiff1d(kept, held_out)
     images, labels = data.x_train[kept], data.y_train[kept]
+    clustering = is_clustering(experiment, data)
+    if not clustering:
+        _check_labels(labels, data, asked.labels_per_class or 1)
     if asked.labels_per_class == 0:
         labels = np.full_like(labels, UNLABELLED)
     elif asked.labels_per_class is not None:
         labels = mask_labels(labels, stratified_labels(labels, asked.labels_per_class, seed=seed))
-    clustering = is_clustering(experiment, data)
     if asked.clusters is not None and not clustering:
         raise InputError("clusters need images without labels: keep 0 labels per class, or leave clusters out")
-    if not clustering:
-        check_labels(labels, len(labels), classes=list(range(len(data.classes))))
+    if not clustering and (labels >= 0).all():
+        warnings.warn("every image is labelled: unlabelled ones help", UserWarning, stacklevel=2)
     return Parts(torch.from_numpy(images), torch.from_numpy(labels), kept[labels >= 0], validation)
+
+
+def _check_labels(labels: npt.NDArray[np.int64], data: Dataset, least: int) -> None:
+    """Refuse classes with too few labels to learn from."""
+    counts = np.bincount(labels[labels >= 0], minlength=len(data.classes))
+    if not counts.any():
+        raise InputError(f"all images of {data.name} are unlabelled: label at least one image of each class")
+    if len(counts) < 2:
+        raise InputError(f"{data.name} has only one class, {data.classes[0]}: label images of a second one")
+    if counts.min() < least:
+        few = f"class {data.classes[int(counts.argmin())]} has {counts.min()} labels to learn from"
+        raise InputError(f"{few}, fewer than {least}: label more, or ask for fewer")
 
 
 def is_clustering(experiment: Experiment, data: Dataset) -> bool:

@@ -1,15 +1,15 @@
 """A run's folder: the only code that knows the names of its files.
 
-`run.json` is the experiment (`drmm.runs.experiment`), `labels.csv` says which images had a label, `model.json` and
-`model.safetensors` are the model, `results.json` what came out. `logs/` and `checkpoints/` are of the training,
-`further/` of what a finished run learned later, `teacher/` of a teacher that it learned first, `selection/` and
-`selection.csv` of the choice of a structure. The folder of a pruned model has `pruning.json` in place of the first
-and last, and that of the demo one model in each of its subfolders.
+`run.json` is the experiment (`drmm.runs.experiment`), `labels.csv` says which images had a label, `skipped.csv`
+which files of a folder were not read, `model.json` and `model.safetensors` are the model, `results.json` what came
+out. `logs/` and `checkpoints/` are of the training, `further/` of what a finished run learned later, `teacher/` of
+a teacher that it learned first, `selection/` and `selection.csv` of the choice of a structure. The folder of a
+pruned model has `pruning.json` in place of the first and last, and that of the demo one model in each of its
+subfolders.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ import torch
 from drmm import __version__
 from drmm.data import Dataset, load
 from drmm.errors import InputError, RunError
-from drmm.files import check_new, read_json, write_csv, write_json
+from drmm.files import check_new, read_csv, read_json, write_csv, write_json
 from drmm.learning.recipes import is_recipe
 from drmm.learning.train import seconds_in
 from drmm.model.deep import DRMM
@@ -37,7 +37,7 @@ Curve = tuple[tuple[float, ...], tuple[float, ...]]
 """What was logged: epochs (or iterations), and values."""
 
 _RUN, _RESULTS, _PRUNING, _LABELS = "run.json", "results.json", "pruning.json", "labels.csv"
-_MODEL, _SELECTION = "model.json", "selection.csv"
+_MODEL, _SELECTION, _SKIPPED = "model.json", "selection.csv", "skipped.csv"
 _DEMO_MODEL = "soft"  # of the models of a demo, the one that a report is about
 
 
@@ -64,10 +64,15 @@ class Run:
         Raises:
             RunError: if the folder holds something already, or cannot be written.
         """
-        check_new(folder, "choose another --out, or go on with --resume")
+        cls.check_free(folder)
         run = cls(folder, experiment)
         run.keep_experiment(experiment)
         return run
+
+    @staticmethod
+    def check_free(folder: Path) -> None:
+        """Refuse what `create` would refuse, before any work; errors as there."""
+        check_new(folder, "choose another --out, or go on with --resume")
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -187,7 +192,7 @@ class Run:
             raise RunError(
                 f"{self.folder} does not say which images its model learned from: take a folder of drmm fit"
             )
-        return load(asked.source, data_dir=data_dir, download=download, size=asked.size)
+        return load(asked.source, data_dir=data_dir, download=download, size=asked.size, classes=asked.classes)
 
     def check_data(self, data: Dataset) -> None:
         """Refuse images that are not the run's.
@@ -215,14 +220,25 @@ class Run:
         if not path.exists():
             return None
         try:
-            return tuple((int(row["index"]), row["label"]) for row in _rows(path))
+            labels = tuple((int(row["index"]), row["label"]) for row in _rows(path))
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+        known = number(self.results, "labels")
+        if known is not None and known != len(labels):
+            raise RunError(
+                f"{path} is damaged ({len(labels)} labels of {known:.0f}): copy it again or train again"
+            )
+        return labels
 
     def keep_labels(self, data: Dataset, known: Iterable[int]) -> None:
         """Write `labels.csv`: the images that had a label, by index and, where they were files, by name."""
         rows = [(int(i), data.classes[data.y_train[i]], data.files[i] if data.files else "") for i in known]
         write_csv(self.folder / _LABELS, ["index", "label", "file"], rows)
+
+    def keep_skipped(self, data: Dataset) -> None:
+        """Write `skipped.csv`: the files that were not read, and why; none where all were."""
+        if data.skipped:
+            write_csv(self.folder / _SKIPPED, ["file", "reason"], [(one.file, one.reason) for one in data.skipped])
 
     # --- training ------------------------------------------------------------------------------------------------
 
@@ -354,13 +370,7 @@ def _curves(folder: Path) -> dict[str, Curve]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+    return read_csv(path) if path.exists() else []
 
 
 def _float(text: object) -> float | None:

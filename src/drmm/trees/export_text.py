@@ -34,9 +34,9 @@ def shown_nodes(tree: EvolutionaryTree, max_depth: int | None) -> list[int]:
     """Nodes down to a level, in their order.
 
     Raises:
-        InputError: if the level is negative.
+        InputError: if the level is negative, or no whole number.
     """
-    if max_depth is not None and max_depth < 0:
+    if max_depth is not None and not (isinstance(max_depth, int | np.integer) and max_depth >= 0):
         raise InputError(f"max_depth={max_depth} must be 0 or more, or None for all")
     deepest = tree.depth if max_depth is None else max_depth
     return [int(node) for node in np.flatnonzero(tree.level <= deepest)]

@@ -36,7 +36,7 @@ def test_harder_easier_and_the_same():
 def test_pairs_decide_what_means_alone_would_not():
     rng = np.random.default_rng(1)
     ordinary = (rng.random(300) < 0.5).astype(float)
-    harder = np.maximum(ordinary, rng.random(300) < 0.06)
+    harder = np.maximum(ordinary, rng.random(300) < 0.1)
     assert difficulty(harder, ordinary).outcome == "confirmed"
     assert difficulty(rng.permutation(harder), ordinary).outcome == "inconclusive", "control: pairs torn apart"
 

@@ -132,25 +132,34 @@ def test_what_has_no_field():
         arithmetic([nn.Conv2d(1, 1, (3, 5))])
 
 
+LITTLE = ([0.50, 0.52, 0.51, 0.51, 0.50], [0.50, 0.523, 0.511, 0.508, 0.502])
+NO_MATTER = ([0.50, 0.52, 0.51, 0.51, 0.50], [0.40, 0.83, 0.49, 0.50, 0.52])
+MUCH = ([0.5] * 5, [0.7, 0.8, 0.9, 0.8, 0.7])
+
+
 @pytest.mark.parametrize(
     ("depth", "field", "outcome"),
     [
-        (([0.50, 0.52, 0.51], [0.50, 0.53, 0.49]), ([0.5, 0.5, 0.5], [0.7, 0.8, 0.9]), "confirmed"),
-        (([0.5, 0.5, 0.5], [0.8, 0.9, 0.8]), ([0.5, 0.5, 0.5], [0.7, 0.8, 0.9]), "refuted"),
-        (([0.50, 0.52, 0.51], [0.50, 0.53, 0.49]), ([0.7, 0.7, 0.7], [0.5, 0.6, 0.5]), "refuted"),
-        (([0.50, 0.52, 0.51], [0.40, 0.83, 0.49]), ([0.5, 0.5, 0.5], [0.5, 0.6, 0.51]), "inconclusive"),
+        (LITTLE, MUCH, "confirmed"),
+        (MUCH, MUCH, "refuted"),
+        (LITTLE, MUCH[::-1], "refuted"),
+        (LITTLE, LITTLE, "refuted"),
+        (NO_MATTER, MUCH, "inconclusive"),
+        (LITTLE, NO_MATTER, "inconclusive"),
     ],
 )
 def test_verdicts_on_depth(depth, field, outcome):
-    study = DepthStudy(dict(zip((1, 6), depth, strict=True)), dict(zip((7, 19), field, strict=True)))
-    verdict = study.verdict("pytest")
+    by_depth, by_field = dict(zip((1, 6), depth, strict=True)), dict(zip((7, 19), field, strict=True))
+    verdict = DepthStudy(by_depth, by_field, fitted=0.99).verdict("pytest")
     assert verdict.verdict == outcome
     assert "19" in verdict.says
-    assert set(study.gains()) == {"field", "depth"}
+    few = [{name: seeds[:4] for name, seeds in each.items()} for each in (by_depth, by_field)]
+    for study in (DepthStudy(by_depth, by_field, fitted=0.9), DepthStudy(*few, fitted=0.99)):
+        assert study.verdict("").verdict == "inconclusive", "control: nets that underfit, or too few"
 
 
 def test_studies_need_pairs():
     with pytest.raises(InputError, match="same seeds"):
-        DepthStudy({1: [0.5] * 3, 2: [0.5] * 4}, {1: [0.5] * 3, 2: [0.5] * 3}).gains()
+        DepthStudy({1: [0.5] * 3, 2: [0.5] * 4}, {1: [0.5] * 3, 2: [0.5] * 3}, 1.0).gains()
     with pytest.raises(InputError, match="two or more nets"):
-        DepthStudy({1: [0.5] * 3}, {1: [0.5] * 3}).gains()
+        DepthStudy({1: [0.5] * 3}, {1: [0.5] * 3}, 1.0).gains()

@@ -6,16 +6,16 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
 from drmm.errors import InputError, RunError
 from drmm.files import read_tensors, tensor_bytes, write_bytes
+from drmm.progress import Meter
 
 __all__ = ["Learner", "Trace", "named", "run_em", "seconds_of_em", "unnamed"]
 
@@ -84,7 +84,7 @@ def run_em(
         tolerance: stop when the objective gains less than this share of its absolute value.
         folder: where the state goes after each iteration (`em.safetensors`); None writes nothing.
         resume: go on from the state in `folder`, if there is one.
-        progress: show a progress bar.
+        progress: show how far it is.
 
     Raises:
         InputError: if the objective is not finite.
@@ -98,15 +98,15 @@ def run_em(
         learner.restore(state)
     start = time.perf_counter() - (seconds[-1] if seconds else 0.0)
     converged = _stands_still(objective, tolerance)
-    with _bar(progress=progress) as bar:
-        task = bar.add_task("EM", total=max_iter, completed=len(objective), objective=math.nan)
+    with closing(Meter("EM")) as meter:
         while not converged and len(objective) < max_iter:
             if objective:
                 learner.m_step()
             objective.append(_finite(learner.e_step()))
             seconds.append(time.perf_counter() - start)
             converged = _stands_still(objective, tolerance)
-            bar.update(task, completed=len(objective), objective=objective[-1])
+            if progress:
+                meter.update(len(objective), max_iter, lambda: f"objective {objective[-1]:.2f} nats per image")
             if folder is not None:
                 numbers = torch.tensor([objective, seconds], dtype=torch.double)
                 traced = dict(zip((_OBJECTIVE, _SECONDS), numbers, strict=True))
@@ -151,12 +151,3 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not {_OBJECTIVE, _SECONDS} <= state.keys():
         raise RunError(f"{path} holds no EM run: remove it and train again")
     return state
-
-
-def _bar(*, progress: bool) -> Progress:
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    shown = TextColumn("objective {task.fields[objective]:.2f} nats per image")
-    return Progress(
-        *columns, shown, console=console, transient=True, disable=not (progress and console.is_terminal)
-    )

@@ -26,7 +26,8 @@ from drmm.model.storage import misfit
 
 __all__ = ["Moments", "ShallowLearner", "expect", "grow", "maximise", "seed"]
 
-_LEAST_NOISE = 1e-6  # of σ²: what rounding to 8 bits leaves in pixels from 0 to 1
+_LEAST_NOISE = 1 / 12 / 255**2  # of σ²: what rounding to 8 bits leaves in pixels from 0 to 1
+_STEADIEST = 255.0  # mean loadings at the most, in standard deviations: one level of 8 bits
 _EMPTY = 0.5  # images; a class that explains less is empty
 _NOTHING = -80.0  # nats
 _BRIGHTNESS = 0.2  # standard deviation of a fresh template's brightness, as a share of its mean
@@ -138,11 +139,11 @@ def expect(model: RMM, x: Tensor, *, soft: bool = True) -> tuple[float, Moments]
     """
     gram = model.gram().requires_grad_()
     exact = model.quadratic(gram)
-    leaves = Quadratic(*(part.detach().to(model.noise.dtype).requires_grad_() for part in exact))
+    leaves = Quadratic(*(part.detach().to(model.inference_dtype).requires_grad_() for part in exact))
     sums = [torch.zeros_like(part) for part in exact]
     energy, values = torch.zeros_like(model.noise, dtype=torch.float64), []
     for part in x.split(model.chunk):
-        images = pixels(part).to(model.noise.dtype)
+        images = pixels(part).to(model.inference_dtype)
         joint = model.evaluate(images, leaves).flatten(1)
         best, posterior = _posterior(joint.detach(), soft=soft)
         for total, derivative in zip(sums, torch.autograd.grad(joint, leaves, posterior), strict=True):
@@ -180,18 +181,16 @@ def maximise(model: RMM, moments: Moments) -> None:
     z ~ N(ζ*, τ²) is fitted with a variance of its own, and the scale τ then moved into the templates, which leaves
     the model as it is and saves EM many small steps (Liu, Rubin and Wu 1998, parameter-expanded EM). What no image
     tells of stays as it was: a pixel that was never on the canvas, an element that was never on.
+
+    Two bounds keep the density of repeated images finite: on σ² from below, on |ζ| from above. The maximum is
+    taken within them, so that they never lower the objective.
     """
     n, of_class = moments.weights.sum(), moments.weights.sum((1, 2))
     on = moments.weights.sum(1) @ model.masks.double()
-    templates = _templates(model, moments)
-    residual = moments.energy - (templates * moments.pictures).sum()
-    used = on > torch.finfo(on.dtype).tiny
-    count = torch.where(used, on, 1.0)
-    mean = torch.where(used, moments.loadings / count, model.mean_loading)
-    square = moments.pairs.diagonal(dim1=-2, dim2=-1).sum(1) / count
-    spread = torch.where(used, square - mean.square(), 1.0).clamp(min=torch.finfo(on.dtype).eps).sqrt()
+    templates, residual = _templates(model, moments)
+    mean, spread = _loadings(model, moments, on)
     model.templates.copy_(templates * spread[..., None, None, None])
-    model.mean_loading.copy_(mean / spread)
+    model.mean_loading.copy_((mean / spread).clamp(-_STEADIEST, _STEADIEST))
     model.noise.copy_((residual / (n * math.prod(model.image_shape))).clamp(min=_LEAST_NOISE))
     model.class_prior.copy_(of_class / n)
     model.position_prior.copy_(moments.weights.sum((0, 2)) / n)
@@ -199,20 +198,33 @@ def maximise(model: RMM, moments: Moments) -> None:
     model.switch_prior.copy_(torch.where(known, on / of_class[:, None], model.switch_prior).clamp(0, 1))
 
 
-def _templates(model: RMM, moments: Moments) -> Tensor:
-    """Λ by least squares, float64 (C, K, C_in, H, W): K unknowns for each class and pixel."""
+def _templates(model: RMM, moments: Moments) -> tuple[Tensor, Tensor]:
+    """Λ by least squares, float64 (C, K, C_in, H, W), K unknowns a class and pixel; and what is left of ‖I‖²."""
     visible = model.visible().flatten(1)
     system = (moments.pairs.permute(0, 2, 3, 1) @ visible).movedim(-1, 1)
     target = moments.pictures.flatten(3).permute(0, 3, 1, 2)
+    former = model.templates.double().flatten(3).permute(0, 3, 1, 2)
     size = system.diagonal(dim1=-2, dim2=-1)
     unseen = size <= torch.finfo(size.dtype).tiny
     scale = torch.where(unseen, 1.0, size).rsqrt()[..., None]
     # The ridge is rounding: it keeps elements that always occur together, at one strength, from dividing by zero.
     ridge = torch.diag_embed(unseen.double() + torch.finfo(size.dtype).eps)
-    solution = scale * torch.linalg.solve(scale * system * scale.mT + ridge, scale * target)
-    former = model.templates.double().flatten(3).permute(0, 3, 1, 2)
-    templates = torch.where(unseen[..., None], former, solution)
-    return templates.permute(0, 2, 3, 1).reshape(model.templates.shape)
+    step = torch.linalg.solve(scale * system * scale.mT + ridge, scale * (target - system @ former))
+    solution = former + scale * step
+    left = moments.energy - (solution * (2 * target - system @ solution)).sum()
+    return solution.permute(0, 2, 3, 1).reshape(model.templates.shape), left
+
+
+def _loadings(model: RMM, moments: Moments, on: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each element's loading where it is on, (C, K) each."""
+    used = on > torch.finfo(on.dtype).tiny
+    count = torch.where(used, on, 1.0)
+    mean = torch.where(used, moments.loadings / count, model.mean_loading)
+    square = torch.where(used, moments.pairs.diagonal(dim1=-2, dim2=-1).sum(1) / count, 1 + mean.square())
+    # The most likely τ of N(±_STEADIEST τ, τ²): where the free one is smaller, the mean is beyond its bound.
+    bound = _STEADIEST * mean.abs()
+    least = 2 * square / (bound + (bound.square() + 4 * square).sqrt())
+    return mean, torch.maximum((square - mean.square()).clamp(min=0).sqrt(), least)
 
 
 # --- starting values -------------------------------------------------------------------------------------------

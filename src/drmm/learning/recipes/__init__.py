@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from drmm.errors import InputError
+from drmm.files import expanded
 from drmm.records import nearest
 
 __all__ = ["DEFAULT", "RecipeFile", "is_recipe", "names", "read_recipe"]
@@ -66,7 +67,7 @@ def read_recipe(name: str | Path, *, _extending: tuple[str, ...] = ()) -> Recipe
     if base is None:
         return RecipeFile(title, content)
     if _is_toml(str(base)) and path is not None:
-        base = path.parent / Path(base).expanduser()
+        base = path.parent / expanded(str(base))
     tables = read_recipe(str(base), _extending=(*_extending, source)).tables
     merged = {key: {**tables.get(key, {}), **content.get(key, {})} for key in {**tables, **content}}
     return RecipeFile(title, merged)
@@ -84,7 +85,7 @@ def _text(name: str | Path) -> tuple[str, Path | None]:
     """A recipe's text, and its path if it is a user's."""
     if str(name) in names():
         return files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8"), None
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not _is_toml(path.name):
         known = nearest(str(name), names())
         choice = " Or" if known.endswith("?") else ", or"

@@ -106,7 +106,8 @@ def certificates(context: Context) -> Section | None:
     finite = np.isfinite(evaluation.gap)
     lead = (
         "The gap is how far an upper bound over all classes and switches lies above the score of the inference. "
-        f"At 0 the inference is provably the joint maximum: here for {percent(share)} of the images."
+        f"At 0 the inference is provably the joint maximum, which need not be the right class: here for "
+        f"{percent(share)} of the images."
     )
     if share == 1:
         return Section("certificates", title, lead, ())

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import binomtest
 
 from drmm.display.text import one_line
+from drmm.model.constraints import free_parameters
 from drmm.report.blocks import Chart, Charts, Code, Fact, Facts, Gallery, Note, Picture, Section, Table
 from drmm.report.charts import bars, lines
 from drmm.report.context import Context, decimal, percent
@@ -206,7 +207,7 @@ def _size(context: Context) -> list[Fact]:
     if n_labels is not None:
         remark = "" if n_images is None else f"among {n_images:,.0f} training images"
         facts.append(Fact(f"{n_labels:,.0f}", "labels", remark))
-    n_parameters = sum(p.numel() for p in source.model.parameters())
+    n_parameters = free_parameters(source.model)
     shape = " × ".join(map(str, source.recipe.image_shape))
     remark = f"{one_line(source.recipe.preset)}, {source.recipe.constraint}, pictures {shape}"
     facts.append(Fact(f"{n_parameters:,}", "parameters", remark))

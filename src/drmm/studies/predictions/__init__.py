@@ -6,9 +6,11 @@ from drmm.studies.predictions.fields import DepthStudy, Fields, arithmetic, rece
 from drmm.studies.predictions.invariance import BackgroundLoss, Invariance, background_loss, feature_invariance
 from drmm.studies.predictions.localisation import Localisation, Reading, best_reading, localise
 from drmm.studies.predictions.nuisances import Codes, Targets, decode, encode, scene_targets
-from drmm.studies.predictions.verdict import Interval, Outcome, Verdict, interval, judge
+from drmm.studies.predictions.verdict import LEAST, MARGINS, Interval, Outcome, Verdict, interval, judge, together
 
 __all__ = [
+    "LEAST",
+    "MARGINS",
     "ActivePaths",
     "BackgroundLoss",
     "Codes",
@@ -37,5 +39,6 @@ __all__ = [
     "receptive_fields",
     "scene_targets",
     "signs",
+    "together",
     "wrong",
 ]

@@ -21,7 +21,7 @@ from drmm.data.images import pixels
 from drmm.errors import InputError
 from drmm.explain import as_drmm, contrast, count_paths
 from drmm.model.deep import DRMM, evaluation
-from drmm.studies.predictions.verdict import Interval, Outcome, interval, judge
+from drmm.studies.predictions.verdict import MARGINS, Interval, Outcome, interval, judge
 
 __all__ = ["Difficulty", "difficulty", "foretells", "signs", "wrong"]
 
@@ -37,7 +37,7 @@ class Difficulty:
     Attributes:
         error: share of pictures whose class is missed, in [0, 1].
         more: by how much it exceeds that of the same pictures under ordinary conditions.
-        outcome: confirmed if it is harder, refuted if it is easier.
+        outcome: confirmed if it is harder by more than a point, refuted if it is not.
     """
 
     error: Interval
@@ -67,17 +67,17 @@ def difficulty(missed: Floats, ordinary: Floats) -> Difficulty:
     """Hold a condition against ordinary pictures.
 
     Args:
-        missed: from `wrong`, or its mean over nets, (N,).
-        ordinary: the same for the same pictures but for the condition, (N,), in the same order: they are compared
-            pair by pair.
+        missed: from `wrong`, (N,) of one net or (M, N) of M nets.
+        ordinary: the same for the same pictures but for the condition, in the same order: they are compared pair
+            by pair.
 
     Raises:
-        InputError: if they are no pairs, or fewer than three.
+        InputError: if they are no pairs, or fewer than two.
     """
     if missed.shape != ordinary.shape:
         raise InputError(f"conditions are compared pair by pair: got {missed.shape} and {ordinary.shape}")
     more = interval(missed - ordinary)
-    return Difficulty(interval(missed), more, judge(more))
+    return Difficulty(interval(missed), more, judge(more, MARGINS["share"]))
 
 
 def signs(model: nn.Module, x: Tensor, masks: Tensor) -> dict[str, Floats]:
@@ -152,8 +152,7 @@ def foretells(
         raise InputError("nothing to foretell: two pictures that were missed and two that were not are needed")
     areas, variances = zip(*(_area(bad, good) for bad, good in parts), strict=True)
     area, deviation = float(np.mean(areas)), float(np.sqrt(np.sum(variances))) / len(parts)
-    half = float(norm.ppf(0.975)) * deviation
-    return Interval(area, area - half, area + half)
+    return Interval.around(area, float(norm.ppf(0.975)) * deviation, len(values))
 
 
 def _area(bad: Floats, good: Floats) -> tuple[float, float]:

@@ -21,11 +21,13 @@ from drmm.explain.passes import Activations, activations, descend, level_names
 from drmm.model.deep import DRMM, evaluation
 from drmm.rendering import Graph, Rendering
 from drmm.rendering.passes import backward_pass
-from drmm.studies.predictions.verdict import Interval, Outcome, Verdict, interval
+from drmm.studies.predictions.verdict import MARGINS, Interval, Verdict, interval, judge, together
 
 __all__ = ["DepthStudy", "Fields", "arithmetic", "receptive_fields"]
 
 Floats = npt.NDArray[np.float64]
+
+_FITTED = 0.95  # accuracy on training images below which a net has not learned them
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,23 +168,25 @@ class DepthStudy:
     Attributes:
         by_depth: accuracy of each seed (S,) by number of convolutions, all with the same receptive field.
         by_field: likewise by receptive field in pixels, all with the same number of convolutions.
+        fitted: accuracy on the training images of the net that fits them worst.
     """
 
     by_depth: Mapping[int, Sequence[float]]
     by_field: Mapping[int, Sequence[float]]
+    fitted: float
 
     def gains(self) -> dict[str, Interval]:
         """Accuracy of the largest minus that of the smallest, paired by seed: "field" and "depth".
 
         Raises:
-            InputError: if there are fewer than three seeds, fewer than two nets, or not as many seeds for each.
+            InputError: if there are fewer than two seeds, fewer than two nets, or not as many seeds for each.
         """
         return {"field": _gain(self.by_field), "depth": _gain(self.by_depth)}
 
     def verdict(self, command: str) -> Verdict:
         """Confirmed if larger fields help at equal depth and depth does not at equal field, refuted if it does.
 
-        "Do not" means that the depth's gain is surely smaller than the field's, and not surely above 0.
+        Nets that do not fit their training images decide nothing: what differs is then how fast they learn.
 
         Args:
             command: what measures it again.
@@ -191,27 +195,19 @@ class DepthStudy:
             InputError: as `gains`.
         """
         field, depth = self.gains().values()
+        margin = MARGINS["share"]
+        outcome = together([judge(field, margin), judge(-depth, -margin)])
         return Verdict(
             claim="Depth is about the recursion variable, the receptive field, not about expressive power",
             slide="New Explanations & Testable Predictions",
             law="T21",
-            verdict=_outcome(field, depth),
-            says=f"A larger field {_helps(field)}, and depth beyond its field {_helps(depth)}. Accuracy at equal "
-            f"depth, with receptive fields of {_range(self.by_field)} pixels: a gain of {_points(field)} "
-            f"points. At equal field, with {_range(self.by_depth)} convolutions: {_points(depth)}. "
-            "All nets have about as many parameters, and were trained alike.",
+            verdict=outcome if self.fitted >= _FITTED else "inconclusive",
+            says=f"Accuracy at equal depth, with receptive fields of {_range(self.by_field)} pixels: a gain of "
+            f"{_points(field)} points. At equal field, with {_range(self.by_depth)} convolutions: "
+            f"{_points(depth)}. All nets have about as many parameters, and were trained alike; the one that fits "
+            f"its training images worst has {100 * self.fitted:.0f} % of them.",
             command=command,
         )
-
-
-def _outcome(field: Interval, depth: Interval) -> Outcome:
-    if depth.low > 0 or field.high < 0:
-        return "refuted"
-    return "confirmed" if field.low > max(0.0, depth.high) else "inconclusive"
-
-
-def _helps(gain: Interval) -> str:
-    return "helps" if gain.low > 0 else "does not surely help"
 
 
 def _gain(accuracies: Mapping[int, Sequence[float]]) -> Interval:

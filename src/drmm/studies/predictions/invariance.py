@@ -24,11 +24,13 @@ from drmm.model.deep import DRMM, evaluation
 from drmm.progress import track
 from drmm.rendering import Sequential, Switches
 from drmm.rendering.passes import forward_pass
-from drmm.studies.predictions.verdict import Interval, Outcome, Verdict, interval, judge
+from drmm.studies.predictions.verdict import MARGINS, Interval, Verdict, interval, judge, together
 
 __all__ = ["BackgroundLoss", "Invariance", "background_loss", "feature_invariance"]
 
 Floats = npt.NDArray[np.float64]
+
+_MARGIN = MARGINS["share"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class BackgroundLoss:
     untrained: Floats
 
     def effects(self) -> dict[str, Interval]:
-        """What must be above 0 for the prediction to hold.
+        """What must exceed a point for the prediction to hold.
 
         "falls": share lost from the first level to the last, along the straight line that fits best; "falls more":
         that minus the same of untrained nets; "adds": how much more the levels see with new weights, on average.
@@ -67,22 +69,22 @@ class BackgroundLoss:
         return tuple(_over_both(values) for values in np.moveaxis(self.redrawn - self.trained, 2, 0))
 
     def verdict(self, command: str) -> Verdict:
-        """Confirmed if all effects are, refuted if one is.
+        """Confirmed if all effects are, refuted if one is; with one net it speaks of that net alone.
 
         Args:
             command: what measures it again.
 
         Raises:
-            InputError: if there are fewer than three images.
+            InputError: if there are fewer than two images.
         """
         effects = self.effects()
-        helps = sum(judge(level) == "confirmed" for level in self.added())
+        helps = sum(judge(level, _MARGIN) == "confirmed" for level in self.added())
         first, last = (100 * float(self.trained[..., level].mean()) for level in (0, -1))
         return Verdict(
             claim="Saliency loses the background layer by layer, more than in layers of random weights",
             slide="New Explanations & Testable Predictions",
             law="T6",
-            verdict=_together(effects),
+            verdict=together(judge(effect, _MARGIN) for effect in effects.values()),
             says=f"Beyond chance, the background's share of a level's map goes from {first:+.1f} points at the "
             f"first level to {last:+.1f} at the last. The fall is {_points(effects['falls'])}, that beyond "
             f"untrained nets' {_points(effects['falls more'])}. One level redrawn at random brings "
@@ -117,7 +119,7 @@ class Invariance:
         return _share(self.background, self.object)
 
     def effects(self) -> dict[str, Interval]:
-        """What must be above 0 for the prediction to hold.
+        """What must exceed a point for the prediction to hold.
 
         "falls", "falls more" and "adds" as in `BackgroundLoss`, of `share` (the pixels are the first level);
         "selects": how much farther apart objects are at the last level than as pixels, in the same unit.
@@ -135,22 +137,22 @@ class Invariance:
         return tuple(_over_both(values) for values in np.moveaxis((self.redrawn - self.share)[..., 1:], 2, 0))
 
     def verdict(self, command: str) -> Verdict:
-        """Confirmed if all effects are, refuted if one is.
+        """Confirmed if all effects are, refuted if one is; with one net it speaks of that net alone.
 
         Args:
             command: what measures it again.
 
         Raises:
-            InputError: if there are fewer than three images.
+            InputError: if there are fewer than two images.
         """
         effects = self.effects()
-        helps = sum(judge(level) == "confirmed" for level in self.added())
+        helps = sum(judge(level, _MARGIN) == "confirmed" for level in self.added())
         first, last = (float(self.share[..., level].mean()) for level in (0, -1))
         return Verdict(
             claim="Invariance to the background grows with depth, and selectivity for the object stays",
             slide="New Explanations & Testable Predictions",
             law="T7",
-            verdict=_together(effects),
+            verdict=together(judge(effect, _MARGIN) for effect in effects.values()),
             says=f"Of what swapping background or object changes, the background's part is {100 * first:.0f} % in "
             f"pixels and {100 * last:.0f} % at the last level. The fall is {_points(effects['falls'])} points, "
             f"that beyond untrained nets' {_points(effects['falls more'])}. One level redrawn at random brings "
@@ -381,20 +383,8 @@ def _fall(curve: Floats) -> Floats:
 
 
 def _over_both(values: Floats) -> Interval:
-    """Interval over images, widened to that over nets where there are three or more, of values (M, N)."""
-    images = interval(values.mean(0))
-    if len(values) < 3:
-        return images
-    nets = interval(values.mean(1))
-    return Interval(images.mean, min(images.low, nets.low), max(images.high, nets.high))
-
-
-def _together(effects: dict[str, Interval]) -> Outcome:
-    """Confirmed if all effects are above 0, refuted if one is below, inconclusive otherwise."""
-    outcomes = {judge(effect) for effect in effects.values()}
-    if "refuted" in outcomes:
-        return "refuted"
-    return "confirmed" if outcomes == {"confirmed"} else "inconclusive"
+    """Over nets and images, of values (M, N); over the images of one net, of which alone it then speaks."""
+    return interval(values if len(values) > 1 else values[0])
 
 
 def _points(effect: Interval) -> str:

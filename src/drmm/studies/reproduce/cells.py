@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import product
 from multiprocessing import get_context
@@ -15,14 +16,15 @@ from typing import Any
 import torch
 
 from drmm.data import Dataset, load
-from drmm.errors import DrmmError, InputError
+from drmm.errors import DrmmError, InputError, RunError
 from drmm.files import read_json, write_json
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.config import Machine
 from drmm.learning.metrics import certified_percent, error_percent, taught_labels
+from drmm.learning.processes import is_leader
 from drmm.model.deep import DRMM
 from drmm.runs.experiment import Experiment
-from drmm.runs.fit import is_leader, learn
+from drmm.runs.fit import learn
 from drmm.runs.parts import Parts, fitted_recipe, parts_of
 from drmm.runs.run import versions
 from drmm.studies.reproduce.machine import described, threads
@@ -87,6 +89,7 @@ def run_cells(
     workers: int = 1,
     command: str = "",
     done: Callable[[Cell, dict[str, Any] | Failure], None] | None = None,
+    look: Callable[[int], None] | None = None,
 ) -> list[Failure]:
     """Run what has no JSON yet, several at a time, each on one thread of a CPU.
 
@@ -100,6 +103,7 @@ def run_cells(
         workers: how many at a time.
         command: the exact command line, kept with each cell.
         done: told of each cell when it is finished.
+        look: told every second how many are left.
 
     Returns:
         What failed; the others are finished.
@@ -125,19 +129,31 @@ def run_cells(
         min(workers, len(waiting)), mp_context=get_context("spawn"), initializer=end_with_parent
     )
     with pool:
-        futures: dict[Future[dict[str, Any] | Failure], Cell] = {
-            pool.submit(job.guarded, cell): cell for cell in waiting
-        }
+        futures = {pool.submit(job.guarded, cell): cell for cell in waiting}
         try:
-            for future in as_completed(futures):
-                result = future.result()
+            for cell, result in _finished(futures, look):
                 if isinstance(result, Failure):
                     failures.append(result)
-                tell(futures[future], result)
+                tell(cell, result)
+        except BrokenProcessPool as error:
+            raise RunError("a run was ended from outside: free memory, or use fewer --workers") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return failures
+
+
+def _finished(
+    futures: Mapping[Future[dict[str, Any] | Failure], Cell], look: Callable[[int], None] | None
+) -> Iterator[tuple[Cell, dict[str, Any] | Failure]]:
+    """Each cell as it is finished; arguments as of `run_cells`."""
+    left = set(futures)
+    while left:
+        finished, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+        for future in finished:
+            yield futures[future], future.result()
+        if look is not None:
+            look(len(left))
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,9 @@ def _steps(experiment: Experiment, steps: int) -> DryRun:
     model = experiment.model.fitted(shape, tuple(map(str, range(_CLASSES)))).build(training.seed)
     x, y = _images(experiment, steps, shape)
     watch = Steps()
-    run_loop(model.train(), x, y, experiment.objective, training, experiment.machine, watching=[watch])
+    run_loop(
+        model.train(), x, y, experiment.objective, training, experiment.machine, progress=True, watching=[watch]
+    )
     count = sum(p.numel() for p in model.parameters())
     return DryRun(tuple(watch.losses), tuple(watch.seconds), _peak_memory(), count)
 

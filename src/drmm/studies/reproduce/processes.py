@@ -16,6 +16,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from drmm.errors import DrmmError, RunError
 from drmm.learning.allocator import tune_allocator
+from drmm.learning.processes import follow
 
 __all__ = ["end_with_parent", "launch"]
 
@@ -55,9 +56,9 @@ def launch(function: Callable[..., _Answer], processes: int, *args: Any, threads
         RunError: if a process was killed.
     """
     answers = get_context("spawn").SimpleQueue()
-    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())} if processes > 1 else {}
+    port = _free_port() if processes > 1 else None
     try:
-        spawn(_take_part, (function, args, variables, threads, answers), nprocs=processes)
+        spawn(_take_part, (function, args, port, threads, answers), nprocs=processes)
     except (ProcessExitedException, ProcessRaisedException) as error:
         if not answers.empty() and isinstance(answer := answers.get(), DrmmError):
             raise answer from None
@@ -74,12 +75,12 @@ def _take_part(
     rank: int,
     function: Callable[..., Any],
     args: tuple[Any, ...],
-    variables: dict[str, str],
+    port: int | None,
     threads: int,
     answers: Any,
 ) -> None:
-    if variables:
-        os.environ.update(variables, LOCAL_RANK=str(rank))
+    if port is not None:
+        follow(rank, port)
     torch.set_num_threads(threads)
     tune_allocator()
     try:

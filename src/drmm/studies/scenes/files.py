@@ -9,7 +9,6 @@ OUT/scenes.json                         how all of it was made
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,7 +23,7 @@ from PIL import Image
 from drmm import __version__
 from drmm.data.decoding import decode_picture
 from drmm.errors import InputError, RunError
-from drmm.files import check_new, new_folder, read_json, write_csv, write_json
+from drmm.files import check_new, new_folder, read_csv, read_json, write_csv, write_json
 from drmm.progress import track
 from drmm.studies.scenes.latents import NAMES, Latents
 from drmm.studies.scenes.objects import pyvista
@@ -104,7 +103,7 @@ def load(folder: str | Path) -> Scenes:
     """
     folder = Path(folder)
     facts = read_json(folder / "scenes.json")
-    rows = _read_table(folder / "latents.csv")
+    rows = read_csv(folder / "latents.csv", _REMEDY)
     try:
         files = [row["file"] for row in rows]
         latents = _latents(rows, tuple(facts["classes"]))
@@ -171,14 +170,6 @@ def _write_tables(new: Path, files: Sequence[str], latents: Latents) -> list[str
     return ["latents.csv", "latents.parquet"]
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise RunError(f"cannot read {path} ({error}): {_REMEDY}") from error
-
-
 def _latents(rows: Sequence[Mapping[str, str]], classes: tuple[str, ...]) -> Latents:
     words = {"label": classes, "texture": TEXTURES}
     arrays: dict[str, Any] = {}
@@ -192,7 +183,7 @@ def _latents(rows: Sequence[Mapping[str, str]], classes: tuple[str, ...]) -> Lat
 
 
 def _picture(path: Path, channels: int, size: int) -> npt.NDArray[np.uint8]:
-    picture, (height, width) = decode_picture(path, str(path), channels=channels)
+    picture, (height, width), _ = decode_picture(path, str(path), channels=channels)
     if (height, width) != (size, size):
         raise RunError(f"{path} is {height}x{width}, not {size}x{size}: {_REMEDY}")
     return picture

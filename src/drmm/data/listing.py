@@ -1,0 +1,230 @@
+"""Every file of a folder or zip archive: a picture, or skipped with a reason."""
+
+__all__ = ["Listing", "check_losses", "listed", "nfc"]
+
+import stat
+import unicodedata
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
+from typing import IO, Any
+
+from drmm.data.base import Skipped
+from drmm.data.decoding import Picture, UnreadableError, decode_picture
+from drmm.data.formats import is_picture
+from drmm.errors import RunError
+
+_OF_SYSTEMS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder or archive holds; what turns out not to be readable moves to `skipped`.
+
+    Attributes:
+        root: the folder or archive.
+        pictures: relative paths of what is a picture, or means to be, in the order of their names; each with what
+            it leads to, so that two paths to one file are known.
+        folders: relative paths of the folders, but for those that systems hide.
+        skipped: everything else.
+        opener: opens a file by its relative path.
+    """
+
+    root: Path
+    pictures: dict[PurePosixPath, str]
+    folders: list[PurePosixPath]
+    skipped: list[Skipped]
+    opener: Callable[[PurePosixPath], IO[bytes]]
+
+    def skip(self, member: PurePosixPath, reason: str, *, is_loss: bool = False) -> None:
+        """Do not count a picture, for a reason."""
+        del self.pictures[member]
+        self.skipped.append(Skipped(str(member), reason, is_loss))
+
+    def repeats(self) -> list[list[PurePosixPath]]:
+        """Several paths to one file, by links: each time all of them."""
+        paths: dict[str, list[PurePosixPath]] = {}
+        for member, real in self.pictures.items():
+            paths.setdefault(real, []).append(member)
+        return [same for same in paths.values() if len(same) > 1]
+
+    def decoded(self, **options: Any) -> Iterator[tuple[PurePosixPath, bytes, Picture]]:
+        """Each picture that can be read, with its bytes; the others are skipped as losses.
+
+        Args:
+            options: as of `drmm.data.decoding.decode_picture`.
+        """
+        for member in list(self.pictures):
+            name = f"{self.root / member}"
+            try:
+                content = self._read(member, name)
+                picture = decode_picture(content, name, **options)
+            except UnreadableError as error:
+                self.skip(member, error.reason, is_loss=True)
+            else:
+                yield member, content, picture
+
+    def _read(self, member: PurePosixPath, name: str) -> bytes:
+        try:
+            with self.opener(member) as file:
+                return file.read()
+        except OSError as error:
+            raise UnreadableError(name, error.strerror or str(error)) from error
+        except Exception as error:  # zipfile adds zlib.error, RuntimeError, NotImplementedError to its own
+            raise UnreadableError(name, f"does not unpack ({error})") from error
+
+
+def check_losses(skipped: Sequence[Skipped], n_read: int, root: PurePath) -> None:
+    """Warn of pictures that could not be read.
+
+    Args:
+        skipped: all that was skipped.
+        n_read: how many could be read.
+        root: what the names of files are relative to.
+
+    Raises:
+        RunError: if more than half could not.
+    """
+    lost = [one for one in skipped if one.is_loss]
+    if not lost:
+        return
+    first = f"{root / lost[0].file} ({lost[0].reason})"
+    more = f", nor {len(lost) - 1} others of {n_read + len(lost)}" if len(lost) > 1 else ""
+    if len(lost) > n_read:
+        raise RunError(f"cannot read picture {first}{more}: repair, replace or remove it")
+    warnings.warn(f"cannot read picture {first}{more}: skipped", UserWarning, stacklevel=3)
+
+
+def nfc(name: str) -> str:
+    """A name as it is compared: letters with accents have two spellings that look alike."""
+    return unicodedata.normalize("NFC", name)
+
+
+@contextmanager
+def listed(path: Path) -> Iterator[Listing]:
+    """What a folder or zip archive holds, or one file alone.
+
+    Raises:
+        RunError: if there is nothing, or it is a broken archive.
+    """
+    if path.is_dir():
+        yield _listing(path, _walk(path), lambda member: (path / member).open("rb"))
+    elif not path.is_file():
+        raise RunError(f"no file or folder {path}: check the path")
+    elif path.suffix.lower() != ".zip":
+        member = PurePosixPath(path.name)
+        yield Listing(path.parent, {member: str(path)}, [], [], lambda _: path.open("rb"))
+    else:
+        try:
+            archive = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise RunError(f"cannot read {path}: not a folder or complete zip archive ({error})") from error
+        with archive:
+            names = {PurePosixPath(name.replace("\\", "/").lstrip("/")): name for name in archive.namelist()}
+            found = (_Found(member, name, is_folder=name.endswith("/")) for member, name in names.items())
+            yield _unwrapped(_listing(path, found, lambda member: archive.open(names[member])))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file or folder, and what it leads to; or why it is skipped."""
+
+    path: PurePosixPath
+    real: str
+    is_folder: bool = False
+    reason: str = ""
+    is_loss: bool = False
+
+
+def _listing(root: Path, found: Iterable[_Found], opener: Callable[[PurePosixPath], IO[bytes]]) -> Listing:
+    listing = Listing(root, {}, [], [], opener)
+    for one in sorted(found, key=lambda one: [nfc(part) for part in one.path.parts]):
+        reason = one.reason
+        if any(map(_is_hidden, one.path.parts)):
+            reason = "hidden"
+        elif one.is_folder:
+            listing.folders.append(one.path)
+        elif not reason and is_picture(one.path, partial(opener, one.path)):
+            listing.pictures[one.path] = one.real
+        elif not reason:
+            reason = f"not a picture ({one.path.suffix.lower() or 'no suffix'})"
+        if reason:
+            is_loss = one.is_loss and reason == one.reason
+            listing.skipped.append(Skipped(f"{one.path}{'/' * one.is_folder}", reason, is_loss))
+    return listing
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def _unwrapped(listing: Listing) -> Listing:
+    """Zipping a folder often wraps it: my-set.zip holds my-set/cat/1.png."""
+    tops = {member.parts[0] for member in listing.pictures}
+    if len(tops) != 1 or any(len(member.parts) < 3 for member in listing.pictures):
+        return listing
+    top = tops.pop()
+    return replace(
+        listing,
+        pictures={member.relative_to(top): real for member, real in listing.pictures.items()},
+        folders=[folder.relative_to(top) for folder in listing.folders if folder.parts[0] == top],
+        opener=lambda member: listing.opener(top / member),
+    )
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """One that is to be searched.
+
+    Attributes:
+        path: relative to the root.
+        real: where it is.
+        above: where those were from which links led here.
+    """
+
+    path: PurePosixPath
+    real: Path
+    above: tuple[Path, ...] = ()
+
+    def is_within(self, real: Path) -> bool:
+        """Whether a link to there would lead back."""
+        return any(folder.is_relative_to(real) for folder in (self.real, *self.above))
+
+
+def _walk(root: Path) -> Iterator[_Found]:
+    """Every file and folder; links are followed, but never in a circle."""
+    pending = [_Folder(PurePosixPath(), root.resolve())]
+    seen = set()  # folders by class and part: links among many folders would make paths without number
+    while pending:
+        folder = pending.pop()
+        try:
+            entries = list((root / folder.path).iterdir())
+        except OSError as error:
+            reason = f"cannot be opened ({error.strerror})"
+            yield _Found(folder.path, "", is_folder=True, reason=reason, is_loss=True)
+            continue
+        for entry in entries:
+            path, mode = folder.path / entry.name, _mode(entry)
+            is_folder, is_link = stat.S_ISDIR(mode), entry.is_symlink()
+            real = entry.resolve() if is_link and mode else folder.real / entry.name
+            reason = ""
+            if is_folder and is_link and (folder.is_within(real) or (path.parts[:2], real) in seen):
+                reason = "a link to a folder that is read already"
+            elif is_folder and not _is_hidden(entry.name):
+                seen.add((path.parts[:2], real))
+                pending.append(_Folder(path, real, (*folder.above, folder.real) if is_link else folder.above))
+            elif not is_folder and not stat.S_ISREG(mode):
+                reason = "a broken link" if is_link else "no file that can be read"
+            yield _Found(path, str(real), is_folder, reason, is_loss=not mode)
+
+
+def _mode(path: Path) -> int:
+    """What a path leads to, as `stat` has it; 0 for nothing."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0

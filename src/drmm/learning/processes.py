@@ -1,0 +1,44 @@
+"""Which processes train together: those that this library started, whatever a launcher left in the environment.
+
+SLURM, torchrun and their like say in environment variables which rank a process has. They stay there for whatever
+is started from it, a plain `drmm fit` too, which would take itself for a helper and write nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["follow", "is_leader", "lead", "local_rank"]
+
+_LEADER = "DRMM_LEADER"  # the process that started the others
+_RANKS = ("LOCAL_RANK", "RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def local_rank() -> int:
+    """Of this process among those that train together; 0 if it trains alone."""
+    return int(os.environ["LOCAL_RANK"]) if os.environ.get(_LEADER) == str(os.getppid()) else 0
+
+
+def is_leader() -> bool:
+    """Whether this process is the one that writes, among those that train together."""
+    return local_rank() == 0
+
+
+def lead() -> None:
+    """Make the processes that this one will start its helpers, unless it is one of them or leads already."""
+    if os.environ.get(_LEADER) not in {str(os.getpid()), str(os.getppid())}:
+        _forget()
+        os.environ[_LEADER] = str(os.getpid())
+
+
+def follow(rank: int, port: int) -> None:
+    """Make this process the one of that rank among those that its parent started; they meet at a port."""
+    _forget()
+    os.environ.update(
+        {_LEADER: str(os.getppid()), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    )
+
+
+def _forget() -> None:
+    for name in _RANKS:
+        os.environ.pop(name, None)

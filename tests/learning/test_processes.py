@@ -1,0 +1,41 @@
+"""Which processes train together is what their parent says, not what a launcher left in the environment."""
+
+import os
+
+import pytest
+
+from drmm.learning.processes import follow, is_leader, lead, local_rank
+
+RANKS = {"LOCAL_RANK": "2", "RANK": "junk", "WORLD_SIZE": "4", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "x"}
+
+
+@pytest.fixture(autouse=True)
+def _left_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a process within somebody else's job; it is as before after the test."""
+    monkeypatch.setattr(os, "environ", {**os.environ, **RANKS})
+    os.environ.pop("DRMM_LEADER", None)
+
+
+def test_a_rank_that_was_left_over_is_none() -> None:
+    assert is_leader()
+    os.environ["DRMM_LEADER"] = "1"  # of another time
+    assert is_leader()
+    os.environ["DRMM_LEADER"] = str(os.getppid())
+    assert (is_leader(), local_rank()) == (False, 2), "control"
+
+
+def test_who_leads_forgets_other_launchers_once() -> None:
+    lead()
+    assert not RANKS.keys() & os.environ.keys()
+    assert is_leader()
+    os.environ["LOCAL_RANK"] = "0"  # Lightning's own, after the first launch
+    lead()
+    assert os.environ["LOCAL_RANK"] == "0"
+
+
+def test_who_follows_does_not_lead() -> None:
+    follow(1, 29_500)
+    assert (local_rank(), is_leader()) == (1, False)
+    lead()
+    assert (local_rank(), os.environ["MASTER_PORT"]) == (1, "29500")
+    assert "RANK" not in os.environ
