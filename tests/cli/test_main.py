@@ -40,7 +40,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseExceptio
         (OSError(28, "No space left on device", "/x/[a]"), 2, "/x/[a]: No space left on device"),
         (PermissionError(13, "Permission denied", "/x"), 2, "/x: Permission denied"),
         (MemoryError(), 2, "not enough memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "not enough memory"),
         (ModuleNotFoundError("No module named 'pyvista'"), 1, "No module named 'pyvista'"),
     ],
 )

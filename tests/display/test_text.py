@@ -1,9 +1,14 @@
 """Text from elsewhere is shown letter by letter, whatever it says."""
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import drmm
 from drmm.display.text import literal, one_line
 
 HOSTILE = (
@@ -60,3 +65,34 @@ def test_mathtext_is_what_it_would_have_been():
 
 def test_lines_that_are_meant_stay():
     assert literal("a $\n b") == "a \\$\nb"
+
+
+WRITERS = {"set_title", "suptitle", "set_xlabel", "set_ylabel", "supxlabel", "supylabel", "text", "annotate"}
+
+
+def is_literal(name: str, tree: ast.Module) -> bool:
+    """Whether a name is given what `literal` returned, somewhere in the module."""
+    given = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    return any(
+        f"{name}" in ast.unparse(node.targets[0]) and "literal(" in ast.unparse(node.value) for node in given
+    )
+
+
+def unguarded(source: str) -> Iterator[str]:
+    """Text that a figure is given without `literal`, but for our own words and the stages of a dynamic program."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRITERS:
+            text = node.args[0 if node.func.attr == "annotate" else -1]
+            shown = ast.unparse(text)
+            names = [name.id for name in ast.walk(text) if isinstance(name, ast.Name)]
+            named = names and all(is_literal(name, tree) or name == "hidden" for name in names)
+            if not (isinstance(text, ast.Constant) or shown.startswith(("literal(", "f'ℓ = ")) or named):
+                yield shown
+
+
+def test_every_figure_of_the_package_writes_literal_text():
+    sources = {path: path.read_text(encoding="utf-8") for path in Path(drmm.__file__).parent.rglob("*.py")}
+    assert {str(path): found for path, source in sources.items() if (found := list(unguarded(source)))} == {}
+    assert sum("literal(" in source for source in sources.values()) > 5
+    assert list(unguarded("axis.set_title(name); axis.text(0, 1, f'{name}')")) == ["name", "f'{name}'"], "control"

@@ -77,9 +77,11 @@ def main() -> None:
         if os.environ.get("DRMM_DEBUG"):
             raise
         abandon_output()
-        if not isinstance(error, BrokenPipeError):  # who looks at the first lines alone misses nothing
-            complain("error", in_one_line(error))
-        sys.exit(2 if isinstance(error, OSError | MemoryError) else 1)
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)  # who looks at the first lines alone misses nothing
+        line, code = in_one_line(error)
+        complain("error", line)
+        sys.exit(code)
 
 
 def _run() -> None:
