@@ -62,7 +62,7 @@ exactness: .venv/demo.stamp  ## Max-sum against trying every configuration, on s
 nonnegativity: .venv/demo.stamp  ## What the penalty on negative templates does: five minutes.
 	$(STUDY).nonnegativity
 
-kl: .venv/demo.stamp  ## The KL term as printed, and with the sign of the authors' code: ten minutes.
+kl: .venv/demo.stamp  ## The KL term as printed, and with the sign of the authors' code: two minutes.
 	$(STUDY).kl_sign
 
 frontier: .venv/demo.stamp  ## Test error against the certificate's gap, signed to hard: a quarter of an hour.

@@ -81,9 +81,8 @@ def test_algebra_is_marked_apart_from_experiments():
 
 
 def test_no_study_is_decided_by_fewer_nets_than_the_rule_asks_for():
-    studies = [
-        json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results" / "predictions").glob("*.json")
-    ]
+    files = (ROOT / "results" / "predictions").glob("*.json")
+    studies = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     experiments = [study for study in studies if study.get("kind") != "algebra"]
     assert len(experiments) > 5
     for study in experiments:

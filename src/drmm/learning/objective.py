@@ -65,8 +65,8 @@ def kl_divergence(logits: Tensor, prior: Tensor, sign: KLSign = "confident") -> 
     Args:
         logits: (N, C).
         prior: p, (C,).
-        sign: "printed" is the slides' formula, whose minimum is q = p: it pushes posteriors to uniform (`make kl`
-            on the demo's data: worse than the labels alone). "confident" is its negative, as the authors' code
+        sign: "printed" is the slides' formula, whose minimum is q = p: it pushes posteriors to uniform (worse
+            than the labels alone, `results/kl_sign.json`). "confident" is its negative, as the authors' code
             has it: posteriors become sure.
     """
     log_q = F.log_softmax(logits, dim=1)
