@@ -15,7 +15,9 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from drmm.errors import DrmmError
+from drmm.lifting.recording import recorded
 from drmm.lifting.shadows import is_torch_layer, torch_type
+from drmm.lifting.signatures import pieces
 from drmm.rendering import Rendering
 
 __all__ = ["LiftError", "kind_of", "name_of", "path_of", "trace"]
@@ -27,6 +29,14 @@ _VIEWS = {
     "permute", "reshape", "select", "split", "squeeze", "swapaxes", "t", "transpose", "unbind", "unflatten",
     "unsqueeze", "view", "view_as",
 }  # fmt: skip
+
+_OTHERWISE_IN_TRAINING = {"AlphaDropout", "FeatureAlphaDropout", "RReLU"}
+
+_ADVICE = {
+    "cannot be iterated": "index what it takes apart (parts[0]), or take a known number of parts: chunk(2, 1)",
+    "control flow": "its forward must not branch on values or sizes of features; lift the part that does not",
+    "": "its forward must run with a stand-in for the images; lift the part that does",
+}
 
 
 class LiftError(DrmmError, TypeError):
@@ -98,20 +108,40 @@ class _Tracer(fx.Tracer):
         del forward  # it would run the module's hooks on what is not a tensor
         return super().call_module(m, m.forward, args, kwargs)
 
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        try:
+            return super().iter(obj)
+        except fx.proxy.TraceError:
+            if (count := pieces(obj.node)) is None:
+                raise
+            return iter([obj[i] for i in range(count)])  # type: ignore[index]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _StandIn(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        return super().create_arg(a.item() if isinstance(a, np.generic) else a)
+
+
+class _StandIn(fx.Proxy):
+    """A stand-in for a value; f(*parts) asks for its length first, and goes on if it has none."""
+
+    def __len__(self) -> int:
+        raise TypeError("its length is known when it meets images: write x.shape[0]")
+
 
 def _trace(net: nn.Module, opaque: frozenset[str], *, training: bool) -> fx.Graph:
     parameters = list(inspect.signature(net.forward).parameters.values())
     spare = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
     attributes = set(vars(net))
     try:
-        with _mode(net, training=training):
+        with _mode(net, training=training), recorded(net):
             graph = _Tracer(opaque).trace(net, concrete_args=spare or None)
     except Exception as error:
         # What users wrote into forward can raise anything when it meets a stand-in for a tensor.
-        raise LiftError(
-            f"{type(net).__name__} cannot be traced ({' '.join(str(error).split())}): its forward must not branch "
-            "on values or sizes of features; lift the part that does not"
-        ) from error
+        why = " ".join(str(error).split()).split(". ")[0]
+        advice = next((advice for sign, advice in _ADVICE.items() if sign in why), _ADVICE[""])
+        raise LiftError(f"{type(net).__name__} cannot be traced ({why}): {advice}") from error
     _take_constants(graph, net, attributes)
     return graph
 
@@ -164,7 +194,7 @@ def _difference(one: fx.Graph, other: fx.Graph, net: nn.Module) -> str | None:
     """
     mine, theirs = ([n for n in graph.nodes if n.op != "output"] for graph in (one, other))
     for a, b in zip(mine, theirs, strict=False):
-        if _fingerprint(a) != _fingerprint(b):
+        if _fingerprint(a) != _fingerprint(b) or kind_of(a, net) in _OTHERWISE_IN_TRAINING:
             return name_of(a, net)
         if _is_dropout(a):
             a.meta["drops"] = bool(_call_arguments(b).get("training", True))
