@@ -173,6 +173,8 @@ BOUNDED = {
     "swapped": swapped,
     "sum of chunks": lambda s, a, b: sum(a.chunk(4, 1)) + torch.add(*b.hsplit(4)[:2]),
     "stack of unbind": lambda s, a, b: torch.stack(a.unbind(1), 2),
+    "as many as a list": lambda s, a, b: torch.cat([a, b] * len([a, b]), 1),
+    "constants of the features' size": lambda s, a, b: a * s.mean.expand_as(a) + s.std.expand(len(a), 8, 1, 1),
     "slices": lambda s, a, b: a[:, ::2, ..., 1:] + torch.narrow(b, 1, 2, 4)[..., 1:],
     "permuted channels": lambda s, a, b: a[:, s.order] + b.index_select(1, s.order) + a.flip(-1).roll(1, 2),
     "mean(axis=)": lambda s, a, b: a.mean([2, 3]) + torch.mean(input=b, dim=(2, 3)),
@@ -220,6 +222,7 @@ EXACT = {
         torch.stack([a, b]).max(0)[0] + torch.stack(a.chunk(2, 1)).amax(0).repeat(1, 2, 1, 1)
     ),
     "unpooled": unpooled,
+    "one hot": lambda s, a, b: torch.zeros_like(a).scatter_(1, a.argmax(1, keepdim=True), 1.0) * b,
 }
 LAYERS = {
     "SyncBatchNorm": lambda: nn.SyncBatchNorm(8),
@@ -298,14 +301,16 @@ def test_dropout_of_any_shape_draws_what_the_net_draws():
 
 REFUSED = {
     "product": (lambda s, a, b: torch.mul(input=a, other=b), "'mul'.*features by features"),
-    "weight of a blend": (lambda s, a, b: torch.lerp(a, b, b), "'lerp'.*features by features"),
-    "quotient": (lambda s, a, b: a / a, "'truediv'.*features by features"),
+    "weight of a blend": (lambda s, a, b: torch.lerp(a, b, b), "'lerp'.*multiplies or divides by features"),
+    "quotient": (lambda s, a, b: a / a, "'truediv'.*divides by features"),
     "slope that is a feature": (lambda s, a, b: F.prelu(a, b[0, :, 0, 0]), "'getitem'.*mixes images"),
     "places": (lambda s, a, b: a.max(1)[1], "gives places"),
     "mask": (lambda s, a, b: (a > 0).to(a.dtype), "'gt'.*no picture flows"),
     "rounded": (lambda s, a, b: torch.div(a, 2, rounding_mode="floor"), "'div'.*no picture flows"),
     "several": (lambda s, a, b: a.chunk(2, 1), "'chunk'.*several outputs"),
-    "loop over an unknown number": (lambda s, a, b: sum(p for p in a.split(2, 1)), "known number of parts"),
+    "loop over an unknown number": (lambda s, a, b: sum(p for p in a.split(2, 1)), "as many parts as there are"),
+    "loop over a size": (lambda s, a, b: sum(a[:, i] for i in range(a.shape[1])), "must not branch or loop"),
+    "a mean and more": (lambda s, a, b: torch.var_mean(a, dim=1)[1], "'var_mean'.*knows no rendering"),
     "control flow": (lambda s, a, b: a if a.sum() > 0 else b, "must not branch"),
     "drawn": (lambda s, a, b: a + torch.randn_like(a), "'randn_like'.*at random in evaluation"),
     "drawn by size": (lambda s, a, b: a * torch.rand(a.shape[0], 1, 1, 1), "'rand'.*at random in evaluation"),

@@ -33,8 +33,9 @@ __all__ = [
     "draws",
     "gives_tuple",
     "is_flat",
-    "looks_at_size",
+    "measured",
     "mixes_images",
+    "out_of_place",
     "rendering_of",
     "stacks",
     "unstacks",
@@ -46,18 +47,19 @@ _LOOKS_AT_SIZE = {
     "ndimension", "new_full", "new_ones", "new_tensor", "new_zeros", "numel", "ones_like", "shape", "size",
     "stride", "zeros_like",
 }  # fmt: skip
+_LIKE = {"expand_as", "reshape_as", "to", "type_as", "view_as"}  # at that of all but the first argument
 # Several outputs; of the second set the other one says where the first is found, if a dimension is named.
 _TUPLES = {
-    "MultiheadAttention", "aminmax", "chunk", "dsplit", "hsplit", "split", "split_with_sizes", "tensor_split",
-    "unbind",
+    "GRU", "LSTM", "MultiheadAttention", "RNN", "aminmax", "chunk", "dsplit", "hsplit", "split",
+    "split_with_sizes", "std_mean", "tensor_split", "unbind", "var_mean",
 }  # fmt: skip
 _WITH_PLACES = {"cummax", "cummin", "kthvalue", "max", "median", "min", "mode", "nanmedian", "sort", "topk"}
 # Constant but for jumps.
 _FLAT = {
     "and", "argmax", "argmin", "argsort", "bool", "ceil", "eq", "floor", "floor_divide", "floordiv", "ge",
-    "greater", "greater_equal", "gt", "heaviside", "invert", "isfinite", "isinf", "isnan", "le", "less",
-    "less_equal", "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "ne", "not_equal", "or",
-    "round", "sgn", "sign", "signbit", "trunc", "xor",
+    "greater", "greater_equal", "gt", "invert", "isfinite", "isinf", "isnan", "le", "less", "less_equal",
+    "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "ne", "not_equal", "or", "round", "sgn",
+    "sign", "signbit", "trunc", "xor",
 }  # fmt: skip
 
 # Increasing in every feature, so that bounds pass through.
@@ -119,6 +121,7 @@ _RANDOM_IN_TRAINING = {
 _SMOOTH = "its slope changes with its input, so that no switch can hold it"
 _SCALED = "it divides by a scale that changes with the image"
 _GATED = "it multiplies features by features"
+_BY_FEATURES = "it multiplies or divides by features"
 _SCORED = "it turns logits into probabilities: let the net return the logits"
 _REASONS = {
     _SMOOTH: "celu elu cos exp gelu hardswish log logsigmoid logsumexp mish pow rsqrt selu sigmoid silu softmin "
@@ -126,9 +129,8 @@ _REASONS = {
     _SCALED: "group_norm groupnorm instance_norm instancenorm1d instancenorm2d layer_norm layernorm "
     "local_response_norm localresponsenorm norm normalize rms_norm rmsnorm softmax softmax2d std var",
     _SCORED: "log_softmax logsoftmax",
-    _GATED: " ".join(
-        ["glu", "multiheadattention", "scaled_dot_product_attention", *_PRODUCTS, *_ADDED_PRODUCTS, *_LEADING]
-    ),
+    _GATED: " ".join(["glu", "multiheadattention", "scaled_dot_product_attention", *_PRODUCTS, *_ADDED_PRODUCTS]),
+    _BY_FEATURES: " ".join(_LEADING),
 }
 
 
@@ -151,7 +153,7 @@ def rendering_of(node: fx.Node, net: nn.Module, parts: Parts, *, strict: bool) -
         function = _layer_function(layer, parts.call)
     else:
         known = _known(node, net, parts)
-        function = _out_of_place(node, net, parts.call)
+        function = out_of_place(node, net, parts.call)
     if known is not None:
         return known
     odd = [part for part, flow in parts.flows.items() if not _is_affine(part, net, flow)]
@@ -168,11 +170,6 @@ def rendering_of(node: fx.Node, net: nn.Module, parts: Parts, *, strict: bool) -
     return AffineJoin(function, inputs, increasing=increasing)
 
 
-def looks_at_size(node: fx.Node, net: nn.Module) -> bool:
-    """Whether an operation depends on nothing but the sizes of features."""
-    return _is_torch(node) and _name(node, net) in _LOOKS_AT_SIZE
-
-
 def draws(node: fx.Node, net: nn.Module) -> bool:
     """Whether a function draws at random in evaluation."""
     name = _name(node, net)
@@ -180,6 +177,14 @@ def draws(node: fx.Node, net: nn.Module) -> bool:
         return False
     arguments = named(*_spelled(node, name))
     return name in _RANDOM or bool(arguments.get("training", arguments.get("train")))
+
+
+def measured(node: fx.Node, net: nn.Module) -> Sequence[object]:
+    """The arguments of an operation of which it takes nothing but the size or the type."""
+    name, values = _name(node, net), (*node.args, *node.kwargs.values())
+    if node.op == "call_module" or not _is_torch(node):
+        return ()
+    return values if name in _LOOKS_AT_SIZE else values[1:] if name in _LIKE else ()
 
 
 def gives_tuple(node: fx.Node, net: nn.Module) -> bool:
@@ -308,7 +313,7 @@ def _is_torch(node: fx.Node) -> bool:
     return module is None or module.split(".")[0] in {"torch", "_operator", "operator", "builtins", "math"}
 
 
-def _out_of_place(node: fx.Node, net: nn.Module, call: Arguments) -> Call:
+def out_of_place(node: fx.Node, net: nn.Module, call: Arguments) -> Call:
     """An operation's function with its arguments, the one that does not write in place."""
     name, target = _name(node, net), cast("Any", node.target)
     if node.op == "call_method":

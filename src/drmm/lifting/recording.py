@@ -45,14 +45,20 @@ def recorded(net: nn.Module) -> Iterator[None]:
                 namespace[name] = value
 
 
-def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which becomes an operation of the graph where it meets a stand-in."""
+def _recording(function: Callable[..., Any], *, inside: bool = True) -> Callable[..., Any]:
+    """The function, which becomes an operation of the graph where it meets a stand-in.
+
+    Args:
+        function: of Python or torch.
+        inside: whether a list of stand-ins counts, as sizes do; not for its length.
+    """
 
     def record(*args: Any, **kwargs: Any) -> Any:
-        stand_ins: list[fx.Proxy] = []
-        fx.node.map_aggregate(
-            (args, kwargs), lambda leaf: stand_ins.append(leaf) if isinstance(leaf, fx.Proxy) else leaf
-        )
+        stand_ins = [value for value in args if isinstance(value, fx.Proxy)]
+        if inside:
+            leaves: list[Any] = []
+            fx.node.map_aggregate((args, kwargs), leaves.append)
+            stand_ins = [leaf for leaf in leaves if isinstance(leaf, fx.Proxy)]
         if not stand_ins:
             return function(*args, **kwargs)
         return stand_ins[0].tracer.create_proxy("call_function", function, args, kwargs)
@@ -80,4 +86,4 @@ class _Float(metaclass=_Number):
     number = float
 
 
-_BUILTINS = {"float": _Float, "int": _Int, "len": _recording(builtins.len)}
+_BUILTINS = {"float": _Float, "int": _Int, "len": _recording(builtins.len, inside=False)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import operator
 import random
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,10 @@ _VIEWS = {
 _OTHERWISE_IN_TRAINING = {"AlphaDropout", "FeatureAlphaDropout", "RReLU"}
 
 _ADVICE = {
-    "cannot be iterated": "index what it takes apart (parts[0]), or take a known number of parts: chunk(2, 1)",
-    "control flow": "its forward must not branch on values or sizes of features; lift the part that does not",
+    "cannot be iterated": "name as many parts as there are (n, c, h, w = x.shape; a, b = x.chunk(2, 1)), or index",
+    "control flow|an integer|__index__|__round__": (
+        "its forward must not branch or loop on values or sizes of features; lift the part that does not"
+    ),
     "": "its forward must run with a stand-in for the images; lift the part that does",
 }
 
@@ -130,17 +133,22 @@ class _StandIn(fx.Proxy):
         raise TypeError("its length is known when it meets images: write x.shape[0]")
 
 
-def _trace(net: nn.Module, opaque: frozenset[str], *, training: bool) -> fx.Graph:
+def _trace(net: nn.Module, opaque: frozenset[str], *, training: bool, buffers: bool = False) -> fx.Graph:
     parameters = list(inspect.signature(net.forward).parameters.values())
     spare = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
     attributes = set(vars(net))
     try:
         with _mode(net, training=training), recorded(net):
-            graph = _Tracer(opaque).trace(net, concrete_args=spare or None)
+            tracer = _Tracer(opaque)
+            tracer.proxy_buffer_attributes = buffers
+            graph = tracer.trace(net, concrete_args=spare or None)
     except Exception as error:
+        if not buffers:  # a method of a buffer may not take a stand-in, as expand(x.shape[0], -1, -1)
+            with suppress(LiftError):
+                return _trace(net, opaque, training=training, buffers=True)
         # What users wrote into forward can raise anything when it meets a stand-in for a tensor.
         why = " ".join(str(error).split()).split(". ")[0]
-        advice = next((advice for sign, advice in _ADVICE.items() if sign in why), _ADVICE[""])
+        advice = next(advice for sign, advice in _ADVICE.items() if re.search(sign, why))
         raise LiftError(f"{type(net).__name__} cannot be traced ({why}): {advice}") from error
     _take_constants(graph, net, attributes)
     return graph

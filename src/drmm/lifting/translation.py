@@ -15,8 +15,9 @@ from drmm.lifting.operations import (
     draws,
     gives_tuple,
     is_flat,
-    looks_at_size,
+    measured,
     mixes_images,
+    out_of_place,
     rendering_of,
     stacks,
     unstacks,
@@ -144,8 +145,7 @@ class Translation:
                 f"{name_of(node, self._net)} draws at random in evaluation too, so that logits are others each "
                 "time: pass training=self.training, or leave it out where that is False"
             )
-        depends = self._flow(node) or not self._masks.isdisjoint(node.all_input_nodes)
-        if not depends or looks_at_size(node, self._net):
+        if not self._flow(node) and self._masks.isdisjoint(self._read(node)):
             parts = self._parts(node, aside=True)
             self.items[node] = Item(node, parts.settings, function=Call(self._aside(node), parts.call))
         elif is_flat(node, self._net) or not self._flow(node):
@@ -159,9 +159,14 @@ class Translation:
             self._check_images(node)
             self._step(node)
 
+    def _read(self, node: fx.Node) -> list[fx.Node]:
+        """The arguments whose values an operation takes, and not their sizes alone."""
+        sizes = measured(node, self._net)
+        return [n for n in _sources(node) if n not in sizes]
+
     def _flow(self, node: fx.Node) -> tuple[fx.Node, ...]:
         """The arguments that pictures flow through."""
-        return tuple(n for n in _sources(node) if n in self._features or n in self._tuples)
+        return tuple(n for n in self._read(node) if n in self._features or n in self._tuples)
 
     def _check_images(self, node: fx.Node) -> None:
         """Refuse what takes the first dimension, or approximate all of the module that it is in."""
@@ -238,7 +243,9 @@ class Translation:
 
         def fill(source: fx.Node) -> Any:
             if source in self._tuples or source in self._masks:
-                return Call(self._aside(source), filled(source))
+                call = filled(source)
+                is_layer = source.op == "call_module"
+                return Call(self._aside(source), call) if is_layer else out_of_place(source, self._net, call)
             if source in batches:
                 return Batch()
             if source in settings:
