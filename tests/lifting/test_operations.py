@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from drmm import lift
 from drmm.errors import InputError
-from drmm.lifting import assembly
+from drmm.lifting import translation
 from drmm.lifting.tracing import LiftError
 from drmm.rendering import Choice, Conv2d, Flatten, Graph, Linear, ReLU
 
@@ -220,7 +221,7 @@ EXACT = {
     ),
     "weight norm": lambda: old_style(nn.utils.weight_norm),
     "spectral norm": lambda: old_style(nn.utils.spectral_norm),
-    "pruned": lambda: old_style(lambda layer: nn.utils.prune.l1_unstructured(layer, "weight", 0.5)),
+    "pruned": lambda: old_style(lambda layer: prune.l1_unstructured(layer, "weight", 0.5)),
     "ends with a gate": lambda: nn.Sequential(nn.Flatten(), top(432), nn.ReLU()),
     "keywords": lambda: Net(
         lambda s, x: s.top(torch.flatten(F.max_pool2d(input=s.conv(x), kernel_size=2, stride=1), start_dim=1)),
@@ -423,8 +424,8 @@ def test_approximate(name):
 
 def test_one_more_trace_does_for_all_attention_blocks(monkeypatch):
     traced = []
-    trace = assembly.trace
-    monkeypatch.setattr(assembly, "trace", lambda *args: traced.append(args) or trace(*args))
+    trace = translation.trace
+    monkeypatch.setattr(translation, "trace", lambda *args: traced.append(args) or trace(*args))
     blocks = [Attention() for _ in range(4)]
     net = Net(lambda s, x: s.top(s.blocks(s.patches(x).flatten(2).transpose(1, 2)).mean(1)), top=top(16))
     net.patches, net.blocks = nn.Conv2d(3, 16, 4, 4), nn.Sequential(*blocks)
