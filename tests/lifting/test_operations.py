@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from drmm import lift
 from drmm.errors import InputError
-from drmm.lifting import assembly
+from drmm.lifting import translation
 from drmm.lifting.tracing import LiftError
 from drmm.rendering import Choice, Conv2d, Flatten, Graph, Linear, ReLU
 
@@ -424,8 +424,8 @@ def test_approximate(name):
 
 def test_one_more_trace_does_for_all_attention_blocks(monkeypatch):
     traced = []
-    trace = assembly.trace
-    monkeypatch.setattr(assembly, "trace", lambda *args: traced.append(args) or trace(*args))
+    trace = translation.trace
+    monkeypatch.setattr(translation, "trace", lambda *args: traced.append(args) or trace(*args))
     blocks = [Attention() for _ in range(4)]
     net = Net(lambda s, x: s.top(s.blocks(s.patches(x).flatten(2).transpose(1, 2)).mean(1)), top=top(16))
     net.patches, net.blocks = nn.Conv2d(3, 16, 4, 4), nn.Sequential(*blocks)

@@ -24,10 +24,10 @@ from drmm.lifting.operations import (
     uses_batch,
 )
 from drmm.lifting.shadows import holder, shadow
-from drmm.lifting.tracing import LiftError, name_of, path_of
+from drmm.lifting.tracing import LiftError, name_of, path_of, trace
 from drmm.rendering import Dropout, Dropout2d, Identity, Join, Rendering, Sequential
 
-__all__ = ["Item", "TakeWhole", "Translation", "unused"]
+__all__ = ["Item", "TakeWhole", "Translation", "translated", "unused"]
 
 
 class TakeWhole(Exception):  # noqa: N818
@@ -94,10 +94,11 @@ class Translation:
         self._overwrite()
         output: Any = graph.output_node().args[0]
         self.output: fx.Node = output
-        if output in self._tuples or output in self._masks:
-            raise LiftError(self._no_features(output))
         if output not in self._features or output is images:
-            raise LiftError("the net must return one tensor of logits (N, classes) that depends on the images")
+            why = f": {self._no_features(output)}" if output in self._tuples | self._masks else ""
+            raise LiftError(
+                f"the net must return one tensor of logits (N, classes) that depend on the images{why}"
+            )
 
     @property
     def classes(self) -> int | None:
@@ -263,8 +264,7 @@ class Translation:
     def _constant(self, node: fx.Node) -> None:
         """A parameter or another attribute of the net, read anew whenever it is needed."""
         if "value" in node.meta:
-            value = node.meta["value"]
-            self.items[node] = Item(node, (), function=lambda: value)
+            self.items[node] = Item(node, (), function=_Value(node.meta["value"]))
             return
         path, _, name = str(node.target).rpartition(".")
         owner = self.owners[node] = self._holders.setdefault(path, holder(self._net.get_submodule(path)))
@@ -299,6 +299,16 @@ class Translation:
             name = str(node.target).replace(".", "_") if node.op == "call_module" else node.name
             self._names[key] = unused(name, self._names.values())
         return self._names[key]
+
+
+class _Value:
+    """A constant; unlike a function's closure it can be pickled."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __call__(self) -> object:
+        return self._value
 
 
 class _Attribute:
@@ -372,3 +382,25 @@ def unused(name: str, taken: Container[str]) -> str:
     while name in taken or hasattr(Sequential, name) or hasattr(nn.ModuleDict, name):
         name += "_"
     return name
+
+
+def translated(net: nn.Module, *, strict: bool) -> tuple[Translation, frozenset[str], str | None]:
+    """A net traced and translated.
+
+    Args:
+        net: left as it was.
+        strict: as for `drmm.lift`.
+
+    Returns:
+        The translation; the paths of modules that it takes as a whole; in what training differs, see `trace`.
+
+    Raises:
+        LiftError: as for `drmm.lift`.
+    """
+    opaque: frozenset[str] = frozenset()
+    while True:
+        graph, difference = trace(net, opaque)
+        try:
+            return Translation(net, graph, strict=strict, with_dropout=difference is None), opaque, difference
+        except TakeWhole as request:
+            opaque |= request.paths
