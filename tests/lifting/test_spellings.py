@@ -1,5 +1,9 @@
 """One function in many spellings: keywords, methods, sizes of every type, tuples, masks; exact, or refused."""
 
+import copy
+import math
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +129,7 @@ BOUNDED = {
     "global mean": lambda s, a, b: F.avg_pool2d(a, a.shape[-2:]),
     "add(input=, other=)": lambda s, a, b: torch.add(input=a, other=b),
     "add(alpha=)": lambda s, a, b: torch.add(a, b, alpha=0.5) - torch.sub(a, b, alpha=2),
+    "add(constant, alpha=)": lambda s, a, b: torch.add(s.mean, a, alpha=-0.5),
     "subtract": lambda s, a, b: torch.subtract(a, b),
     "sum([...])": lambda s, a, b: sum([a, b, a]),
     "x + 1": lambda s, a, b: a + 1 + (1 - b) / 255.0,
@@ -163,11 +168,17 @@ BOUNDED = {
     "view(*shape)": unpacked,
     "view(len(x))": lambda s, a, b: a.view(len(a), -1) + b.reshape(b.size()[0], b.numel() // b.shape[0]),
     "view(int(size))": lambda s, a, b: a.view(int(a.shape[0]), int(a.size(dim=1)), -1),
+    "view by products": lambda s, a, b: (
+        a.view(-1, int(np.prod(a.size()[1:]))) + b.view(len(b), math.prod(b.shape[1:]))
+    ),
+    "first dimension as it is": lambda s, a, b: a[0:, 1:].permute(-4, -2, -1, -3),
     "view by a weight's size": lambda s, a, b: a.view(-1, s.kernel.shape[1], 36)[:, : len(s.weight)],
     "flatten(input=)": lambda s, a, b: torch.flatten(input=a, start_dim=1),
     "chunk": lambda s, a, b: torch.chunk(a, 2, 1)[0] + b.tensor_split((4,), dim=1)[1],
     "slices of split": lambda s, a, b: torch.cat(a.split(2, 1)[:2], 1),
     "reversed chunks": lambda s, a, b: torch.cat(a.chunk(2, 1)[::-1], 1),
+    "chunks and others": lambda s, a, b: torch.cat(a.chunk(2, 1) + (b,) + b.chunk(4, 1)[1:], 1),  # noqa: RUF005
+    "chunks in a list": lambda s, a, b: torch.cat([*map(F.relu, a.chunk(2, 1)), b], 1),
     "first, *rest": starred,
     "loop over chunks": loop,
     "swapped": swapped,
@@ -253,6 +264,14 @@ def test_with_a_bound(name):
 @pytest.mark.parametrize("name", EXACT)
 def test_without_a_bound(name):
     check(make(EXACT[name]))
+
+
+@pytest.mark.parametrize("name", ["global max", "max_pool1d", "relu by where", "maxout by stack", "aminmax"])
+def test_copies_and_pickles(name):
+    x = torch.randn(2, 3, 8, 8)
+    model = lift(make(EXACT[name]))
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(x), model(x))
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -164,7 +164,7 @@ def rendering_of(node: fx.Node, net: nn.Module, parts: Parts, *, strict: bool) -
     if odd or parts.gated:
         exact = not unknown
         return LocalLinear(function, exact=exact) if inputs == 1 else LocalJoin(function, inputs, exact=exact)
-    increasing = all(_is_increasing(part, net, flow) for part, flow in parts.flows.items())
+    increasing = all(_is_increasing(part, net) for part in parts.flows)
     if inputs == 1:
         return Affine(function, increasing=increasing)
     return AffineJoin(function, inputs, increasing=increasing)
@@ -301,8 +301,9 @@ def _is_piecewise(node: fx.Node, net: nn.Module, flow: Sequence[fx.Node]) -> boo
     return _is_torch(node) and name in _PIECEWISE and (name not in _IN_THE_FIRST or len(flow) == 1)
 
 
-def _is_increasing(node: fx.Node, net: nn.Module, flow: Sequence[fx.Node]) -> bool:
-    return _name(node, net) in _INCREASING or (_name(node, net) == "add" and len(flow) == 1)
+def _is_increasing(node: fx.Node, net: nn.Module) -> bool:
+    name = _name(node, net)
+    return name in _INCREASING or (name == "add" and "alpha" not in node.kwargs)
 
 
 def _is_torch(node: fx.Node) -> bool:
@@ -323,6 +324,8 @@ def out_of_place(node: fx.Node, net: nn.Module, call: Arguments) -> Call:
     if kind_of(node, net) != name and target is not getattr:
         homes = [module for module in (operator, torch, F) if hasattr(module, name)]
         target = getattr(homes[0], name) if homes else target
+    if "<locals>" in getattr(target, "__qualname__", ""):  # torch's choice by return_indices, which has no name
+        target = getattr(F, f"_{name}")
     args, kwargs = call
     if inspect.isfunction(target) and "inplace" in (signature := inspect.signature(target)).parameters:
         bound = signature.bind(*args, **kwargs)

@@ -78,7 +78,8 @@ def works_along_images(target: object, name: str, call: Arguments) -> bool:
         index = call[0][1]
         return _picks_images(index[0] if isinstance(index, tuple) and index else index)
     if name == "permute" and dims:
-        return bool(dims[0][:1] not in ([0], (0,)))
+        first, *others = dims[0]
+        return first not in (0, -1 - len(others))
     if dims:
         return any(_is_first(dim) for dim in dims) or (dims[0] in (None, [], ()) and name not in _NOT_OVER_ALL)
     # One signature without dimensions where others have some: over all of them.
@@ -109,7 +110,7 @@ def pieces(node: fx.Node) -> int | None:
 
 
 def _picks_images(index: object) -> bool:
-    return index is not Ellipsis and index != slice(None)
+    return index is not Ellipsis and index not in (slice(None), slice(0, None), slice(None, None, 1))
 
 
 def _is_first(dim: object) -> bool:

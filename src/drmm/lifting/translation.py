@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 from torch import Tensor, fx, nn
 
 from drmm.lifting.arguments import Batch, Call, Hole, Parts, Setting
@@ -152,7 +153,7 @@ class Translation:
         elif is_flat(node, self._net) or not self._flow(node):
             self._masks.add(node)
             self._check_images(node)
-        elif gives_tuple(node, self._net) or _slices(node, self._tuples):
+        elif gives_tuple(node, self._net) or _regroups(node, self._tuples):
             self._tuples.add(node)
             self._check_images(node)
         else:
@@ -329,7 +330,9 @@ class _Method:
         self.__name__ = name
 
     def __call__(self, value: object, *args: object, **kwargs: object) -> object:
-        return getattr(value, self.__name__)(*args, **kwargs)
+        # NumPy's functions ask for methods of what may be no array: np.prod(x.shape[1:])
+        owner = value if hasattr(value, self.__name__) else np.asarray(value)
+        return getattr(owner, self.__name__)(*args, **kwargs)
 
 
 class _WithLayers(nn.Module):
@@ -360,8 +363,10 @@ def _is_pick(node: fx.Node) -> bool:
     return node.target in {operator.getitem, getattr}
 
 
-def _slices(node: fx.Node, tuples: Container[fx.Node]) -> bool:
-    """Whether a node is some of several outputs."""
+def _regroups(node: fx.Node, tuples: Container[fx.Node]) -> bool:
+    """Whether a node is some of several outputs, or these and others."""
+    if node.target is operator.add:
+        return any(source in tuples for source in node.args)
     return node.target is operator.getitem and node.args[0] in tuples and isinstance(node.args[1], slice)
 
 
