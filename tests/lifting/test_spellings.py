@@ -140,6 +140,7 @@ BOUNDED = {
         torch.where(s.mask, a, 0.0) + torch.where(~s.mask, torch.zeros_like(a), a)
     ),
     "where(condition=)": lambda s, a, b: torch.where(condition=s.mask, input=a, other=b),
+    "like itself": lambda s, a, b: a.type_as(a).view_as(a) + b.expand_as(b).to(b),
     "x.where": lambda s, a, b: a.where(s.mask, b),
     "masked_fill": lambda s, a, b: a.masked_fill(s.mask, 0) + torch.masked_fill(input=b, mask=s.mask, value=-1.0),
     "masked_fill_": lambda s, a, b: (a + 0).masked_fill_(s.mask, 0.0),

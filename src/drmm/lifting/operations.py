@@ -33,9 +33,9 @@ __all__ = [
     "draws",
     "gives_tuple",
     "is_flat",
-    "measured",
     "mixes_images",
     "out_of_place",
+    "read",
     "rendering_of",
     "stacks",
     "unstacks",
@@ -179,12 +179,10 @@ def draws(node: fx.Node, net: nn.Module) -> bool:
     return name in _RANDOM or bool(arguments.get("training", arguments.get("train")))
 
 
-def measured(node: fx.Node, net: nn.Module) -> Sequence[object]:
-    """The arguments of an operation of which it takes nothing but the size or the type."""
-    name, values = _name(node, net), (*node.args, *node.kwargs.values())
-    if node.op == "call_module" or not _is_torch(node):
-        return ()
-    return values if name in _LOOKS_AT_SIZE else values[1:] if name in _LIKE else ()
+def read(node: fx.Node, net: nn.Module) -> Sequence[Any]:
+    """The arguments of an operation of which it takes more than the size or the type."""
+    name = _name(node, net) if _is_torch(node) else ""
+    return () if name in _LOOKS_AT_SIZE else node.args[:1] if name in _LIKE else (node.args, node.kwargs)
 
 
 def gives_tuple(node: fx.Node, net: nn.Module) -> bool:
@@ -214,7 +212,7 @@ def is_flat(node: fx.Node, net: nn.Module) -> bool:
     name, lead = _name(node, net), node.args[0] if node.args else None
     if name == "getitem" and isinstance(lead, fx.Node) and lead.op != "placeholder" and gives_tuple(lead, net):
         return _name(lead, net) not in _TUPLES and node.args[1] in (1, -1, "indices")
-    return name in _FLAT or "rounding_mode" in node.kwargs
+    return name in _FLAT or node.kwargs.get("rounding_mode") is not None
 
 
 def attends(node: fx.Node, net: nn.Module, inputs: int) -> bool:
@@ -233,7 +231,7 @@ def mixes_images(node: fx.Node, net: nn.Module) -> bool:
     """Whether an operation takes the first dimension for anything but the images."""
     if node.op == "call_module":
         layer = net.get_submodule(str(node.target))
-        return torch_type(layer) is not None and 0 in {getattr(layer, name, None) for name in ("dim", "start_dim")}
+        return torch_type(layer) is not None and 0 in (getattr(layer, "dim", 1), getattr(layer, "start_dim", 1))
     return _is_torch(node) and works_along_images(*_spelled(node, _name(node, net)))
 
 

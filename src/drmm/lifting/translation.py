@@ -16,9 +16,9 @@ from drmm.lifting.operations import (
     draws,
     gives_tuple,
     is_flat,
-    measured,
     mixes_images,
     out_of_place,
+    read,
     rendering_of,
     stacks,
     unstacks,
@@ -147,7 +147,7 @@ class Translation:
                 f"{name_of(node, self._net)} draws at random in evaluation too, so that logits are others each "
                 "time: pass training=self.training, or leave it out where that is False"
             )
-        if not self._flow(node) and self._masks.isdisjoint(self._read(node)):
+        if not self._flow(node) and self._masks.isdisjoint(_sources(read(node, self._net))):
             parts = self._parts(node, aside=True)
             self.items[node] = Item(node, parts.settings, function=Call(self._aside(node), parts.call))
         elif is_flat(node, self._net) or not self._flow(node):
@@ -161,19 +161,14 @@ class Translation:
             self._check_images(node)
             self._step(node)
 
-    def _read(self, node: fx.Node) -> list[fx.Node]:
-        """The arguments whose values an operation takes, and not their sizes alone."""
-        sizes = measured(node, self._net)
-        return [n for n in _sources(node) if n not in sizes]
-
     def _flow(self, node: fx.Node) -> tuple[fx.Node, ...]:
         """The arguments that pictures flow through."""
-        return tuple(n for n in self._read(node) if n in self._features or n in self._tuples)
+        return tuple(n for n in _sources(read(node, self._net)) if n in self._features or n in self._tuples)
 
     def _check_images(self, node: fx.Node) -> None:
         """Refuse what takes the first dimension, or approximate all of the module that it is in."""
         lead = node.args[0] if node.args else None
-        stacked = [n for n in _sources(node) if n in self._tuples and stacks(n, self._net)]
+        stacked = [n for n in node.all_input_nodes if n in self._tuples and stacks(n, self._net)]
         if stacked and not unstacks(node, self._net):
             raise LiftError(self._moved(stacked[0]))
         if lead in self._tuples and not stacked and node.op != "call_function":
@@ -222,14 +217,14 @@ class Translation:
 
     def _made(self, node: fx.Node) -> Iterator[fx.Node]:
         """The tuples and masks that an operation is made of."""
-        for source in _sources(node):
+        for source in node.all_input_nodes:
             if source in self._tuples or source in self._masks:
                 yield source
                 yield from self._made(source)
 
     def _leaves(self, node: fx.Node) -> Iterator[fx.Node]:
         """The arguments of an operation, and of the tuples and masks that it is made of."""
-        for source in _sources(node):
+        for source in _sources((node.args, node.kwargs)):
             if source in self._tuples or source in self._masks:
                 yield from self._leaves(source)
             else:
@@ -352,10 +347,10 @@ class _WithLayers(nn.Module):
         return self.function(*values)
 
 
-def _sources(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The nodes among a node's arguments, as often as they are there."""
+def _sources(arguments: Any) -> tuple[fx.Node, ...]:
+    """The nodes among arguments, as often as they are there."""
     sources: list[fx.Node] = []
-    fx.node.map_arg((node.args, node.kwargs), sources.append)
+    fx.node.map_arg(arguments, sources.append)
     return tuple(sources)
 
 
