@@ -230,6 +230,32 @@ def test_mixed_images_are_found_on_images_that_are_alike(images):
         model(images)
 
 
+class Steep(nn.Module):
+    """Sixty layers, each of which makes a difference larger; with an argument that has a default."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(1 + 3 * (i > 0), 4, 3, padding=1) for i in range(60))
+        self.top = nn.Linear(256, 3)
+
+    def forward(self, x, scale=3):
+        for layer in self.layers:
+            x = scale * (layer(x).relu() - 0.1)
+        return self.top(x.flatten(1))
+
+
+def test_rounding_that_grows_is_no_mixing(x):
+    net = Steep().eval()
+    with torch.no_grad():
+        logits = net(x)
+        alone = torch.cat([net(image[None]) for image in x])
+        assert (alone - logits).abs().max() > 1e-3 * logits.abs().max()  # the control
+    assert torch.equal(lift(net)(x), logits)
+    net.register_forward_pre_hook(lambda _, x: (x[0] - x[0].mean(0), 3))
+    with pytest.raises(LiftError, match="mixes images"):
+        lift(net)
+
+
 def at_width_9(_, inputs, y):
     return 2 * y if inputs[0].shape[-1] == 9 else None
 
