@@ -99,6 +99,14 @@ class Doubled(nn.Sequential):
         return 2 * super().__call__(x)
 
 
+class Counting:
+    calls = 1
+
+    def __call__(self, _, __, y):
+        self.calls += 1
+        return y * self.calls
+
+
 def hooked(register, hook, layer=0, **options):
     net = plain()
     getattr(net if layer is None else net[layer], register)(hook, **options)
@@ -120,6 +128,7 @@ ADDED = {
     "a dictionary": (partial(hooked, FORWARD, lambda _, __, y: {"logits": y}, None), "returns dict"),
     "centred": (partial(hooked, FORWARD, lambda _, __, y: y - y.mean(0)), "mixes images"),
     "noise": (partial(hooked, FORWARD, lambda _, __, y: y + torch.rand_like(y)), "change from call to call"),
+    "counted calls": (partial(hooked, FORWARD, Counting()), "change from call to call"),
     "a call of its own": (lambda: Doubled(*plain()).eval(), "__call__"),
 }
 
