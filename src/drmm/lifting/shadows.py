@@ -37,7 +37,9 @@ _TWINS: dict[type[nn.Module], type[Rendering]] = {
     nn.BatchNorm2d: BatchNorm2d,
     nn.Conv2d: Conv2d,
     nn.Dropout: Dropout,
+    nn.Dropout1d: Dropout2d,
     nn.Dropout2d: Dropout2d,
+    nn.Dropout3d: Dropout2d,
     nn.Flatten: Flatten,
     nn.Identity: Identity,
     nn.LeakyReLU: LeakyReLU,
@@ -45,6 +47,7 @@ _TWINS: dict[type[nn.Module], type[Rendering]] = {
     nn.MaxPool2d: MaxPool2d,
     nn.PReLU: PReLU,
     nn.ReLU: ReLU,
+    nn.SyncBatchNorm: BatchNorm2d,
 }
 
 

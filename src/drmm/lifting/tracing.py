@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
 from drmm.errors import LiftError
+from drmm.lifting.recording import recorded
 from drmm.lifting.shadows import is_torch_layer, torch_type
+from drmm.lifting.signatures import pieces
 from drmm.lifting.untouched import untouched
 from drmm.rendering import Rendering
 
@@ -25,6 +30,16 @@ _VIEWS = {
     "permute", "reshape", "select", "split", "squeeze", "swapaxes", "t", "transpose", "unbind", "unflatten",
     "unsqueeze", "view", "view_as",
 }  # fmt: skip
+
+_OTHERWISE_IN_TRAINING = {"AlphaDropout", "FeatureAlphaDropout", "RReLU"}
+
+_ADVICE = {
+    "cannot be iterated": "name as many parts as there are (n, c, h, w = x.shape; a, b = x.chunk(2, 1)), or index",
+    "control flow|an integer|__index__|__round__": (
+        "its forward must not branch or loop on values or sizes of features; lift the part that does not"
+    ),
+    "": "its forward must run with a stand-in for the images; lift the part that does",
+}
 
 
 def trace(net: nn.Module, opaque: frozenset[str] = frozenset()) -> tuple[fx.Graph, str | None]:
@@ -89,9 +104,30 @@ class _Tracer(fx.Tracer):
         del forward  # it would run the module's hooks on what is not a tensor
         return super().call_module(m, m.forward, args, kwargs)
 
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        try:
+            return super().iter(obj)
+        except fx.proxy.TraceError:
+            if (count := pieces(obj.node)) is None:
+                raise
+            return iter([obj[i] for i in range(count)])  # type: ignore[index]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _StandIn(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        return super().create_arg(a.item() if isinstance(a, np.generic) else a)
+
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> Any:
         forward, inputs = super().create_args_for_root(*args, **kwargs)
         return lambda *values: _logits(forward(*values)), inputs
+
+
+class _StandIn(fx.Proxy):
+    """A stand-in for a value; f(*parts) asks for its length first, and goes on if it has none."""
+
+    def __len__(self) -> int:
+        raise TypeError("its length is known when it meets images: write x.shape[0]")
 
 
 def _logits(output: object) -> fx.Proxy:
@@ -113,7 +149,7 @@ def _logits(output: object) -> fx.Proxy:
 
 
 def record(
-    net: nn.Module, opaque: frozenset[str] = frozenset(), *, training: bool = False
+    net: nn.Module, opaque: frozenset[str] = frozenset(), *, training: bool = False, buffers: bool = False
 ) -> tuple[fx.Graph, bool]:
     """The graph of a net as it is written, in-place operations and all; and whether it draws random numbers.
 
@@ -121,6 +157,7 @@ def record(
         net: left as it was.
         opaque: paths of modules not to look into.
         training: the mode.
+        buffers: whether what is made of buffers is recorded too, and not what they hold now.
 
     Raises:
         LiftError: if the net cannot be traced, or returns anything but a tensor.
@@ -129,17 +166,21 @@ def record(
     spare = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
     attributes = set(vars(net))
     try:
-        with untouched(net, training=training) as draws:
-            graph = _Tracer(opaque).trace(net, concrete_args=spare or None)
+        with untouched(net, training=training) as draws, recorded(net):
+            tracer = _Tracer(opaque)
+            tracer.proxy_buffer_attributes = buffers
+            graph = tracer.trace(net, concrete_args=spare or None)
             _take_constants(graph, net, attributes)
     except LiftError:
         raise
     except Exception as error:
+        if not buffers:  # a method of a buffer may not take a stand-in, as expand(x.shape[0], -1, -1)
+            with suppress(LiftError):
+                return record(net, opaque, training=training, buffers=True)
         # What users wrote into forward can raise anything when it meets a stand-in for a tensor.
-        raise LiftError(
-            f"{type(net).__name__} cannot be traced ({' '.join(str(error).split())}): its forward must not branch "
-            "on values or sizes of features; lift the part that does not"
-        ) from error
+        why = " ".join(str(error).split()).split(". ")[0]
+        advice = next(advice for sign, advice in _ADVICE.items() if re.search(sign, why))
+        raise LiftError(f"{type(net).__name__} cannot be traced ({why}): {advice}") from error
     return graph, draws()
 
 
@@ -162,7 +203,7 @@ def _difference(one: fx.Graph, other: fx.Graph, net: nn.Module) -> str | None:
     """
     mine, theirs = ([n for n in graph.nodes if n.op != "output"] for graph in (one, other))
     for a, b in zip(mine, theirs, strict=False):
-        if _fingerprint(a) != _fingerprint(b):
+        if _fingerprint(a) != _fingerprint(b) or kind_of(a, net) in _OTHERWISE_IN_TRAINING:
             return name_of(a, net)
         if _is_dropout(a):
             a.meta["drops"] = bool(_call_arguments(b).get("training", True))
