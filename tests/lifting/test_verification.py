@@ -99,6 +99,14 @@ class Doubled(nn.Sequential):
         return 2 * super().__call__(x)
 
 
+class Counting:
+    calls = 1
+
+    def __call__(self, _, __, y):
+        self.calls += 1
+        return y * self.calls
+
+
 def hooked(register, hook, layer=0, **options):
     net = plain()
     getattr(net if layer is None else net[layer], register)(hook, **options)
@@ -120,6 +128,7 @@ ADDED = {
     "a dictionary": (partial(hooked, FORWARD, lambda _, __, y: {"logits": y}, None), "returns dict"),
     "centred": (partial(hooked, FORWARD, lambda _, __, y: y - y.mean(0)), "mixes images"),
     "noise": (partial(hooked, FORWARD, lambda _, __, y: y + torch.rand_like(y)), "change from call to call"),
+    "counted calls": (partial(hooked, FORWARD, Counting()), "change from call to call"),
     "a call of its own": (lambda: Doubled(*plain()).eval(), "__call__"),
 }
 
@@ -228,6 +237,32 @@ def test_mixed_images_are_found_on_images_that_are_alike(images):
     model.verify = Verification(net, strict=True)
     with pytest.raises(LiftError, match="mixes images"):
         model(images)
+
+
+class Steep(nn.Module):
+    """Sixty layers, each of which makes a difference larger; with an argument that has a default."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(1 + 3 * (i > 0), 4, 3, padding=1) for i in range(60))
+        self.top = nn.Linear(256, 3)
+
+    def forward(self, x, scale=3):
+        for layer in self.layers:
+            x = scale * (layer(x).relu() - 0.1)
+        return self.top(x.flatten(1))
+
+
+def test_rounding_that_grows_is_no_mixing(x):
+    net = Steep().eval()
+    with torch.no_grad():
+        logits = net(x)
+        alone = torch.cat([net(image[None]) for image in x])
+        assert (alone - logits).abs().max() > 1e-3 * logits.abs().max()  # the control
+    assert torch.equal(lift(net)(x), logits)
+    net.register_forward_pre_hook(lambda _, x: (x[0] - x[0].mean(0), 3))
+    with pytest.raises(LiftError, match="mixes images"):
+        lift(net)
 
 
 def at_width_9(_, inputs, y):

@@ -110,38 +110,40 @@ def _(thing: list[object] | deque[object]) -> Kept:
     before = list(thing)
 
     def put_back() -> None:
-        if not _same(thing, before):
+        if len(thing) != len(before) or not all(map(operator.is_, thing, before)):
             thing.clear()
             thing.extend(before)
 
     return before, put_back
 
 
-@_kept.register
-def _(thing: dict) -> Kept:  # type: ignore[type-arg]
+@_kept.register(dict)
+def _(thing: dict[Any, Any]) -> Kept:
     before = dict(thing)
 
     def put_back() -> None:
-        if not (_same(thing.keys(), before.keys()) and _same(thing.values(), before.values())):
+        if [*map(id, thing)] != [*map(id, before)]:
             thing.clear()
-            thing.update(before)
+        for key, value in before.items():
+            thing[key] = value  # noqa: PERF403  (a counter's update would add)
 
     return list(before.values()), put_back
 
 
-@_kept.register
-def _(thing: set) -> Kept:  # type: ignore[type-arg]
+@_kept.register(set)
+def _(thing: set[Any]) -> Kept:
     before = set(thing)
 
     def put_back() -> None:
-        thing.clear()
-        thing.update(before)
+        if thing != before:
+            thing.clear()
+            thing.update(before)
 
     return before, put_back
 
 
-@_kept.register
-def _(thing: tuple) -> Kept:  # type: ignore[type-arg]
+@_kept.register(tuple)
+def _(thing: tuple[object, ...]) -> Kept:
     return thing, None
 
 
@@ -150,8 +152,8 @@ def _(thing: MethodType) -> Kept:
     return (thing.__self__, thing.__func__), None
 
 
-@_kept.register
-def _(thing: partial) -> Kept:  # type: ignore[type-arg]
+@_kept.register(partial)
+def _(thing: partial[Any]) -> Kept:
     return (thing.func, thing.args, thing.keywords), None
 
 
@@ -206,12 +208,6 @@ def _is_filled(cell: CellType) -> bool:
         return cell.cell_contents is not None
     except ValueError:  # its variable is not set yet
         return False
-
-
-def _same(one: Iterable[object], other: Collection[object]) -> bool:
-    """Whether two collections hold the very same objects in one order."""
-    one = list(one)
-    return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
 def _is_foreign(module: str | None) -> bool:

@@ -129,6 +129,8 @@ class DRMM(nn.Module):
         InputError: if `class_prior` is not a distribution over the templates.
     """
 
+    verify: Callable[[DRMM, Tensor], None] | None = None
+
     def __init__(
         self,
         levels: Sequential,
@@ -152,7 +154,6 @@ class DRMM(nn.Module):
         self.register_buffer("noise", torch.ones(()))
         self.register_buffer("amplitude", torch.ones(()))
         self.prior = None if image_shape is None else SwitchPrior(self.blank_switches())
-        self.verify: Callable[[DRMM, Tensor], None] | None = None
 
     @property
     def n_classes(self) -> int:
