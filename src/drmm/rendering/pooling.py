@@ -250,6 +250,10 @@ class Largest(_Max):
         """The largest where z is positive, the smallest where it is negative."""
         return super().reinfer(x, switches, z) if self.largest else Pool.reinfer(self, x, switches, z)
 
+    def choose(self, candidates: Tensor) -> Tensor:
+        """The largest or the smallest; the first one in a tie."""
+        return candidates.argmax(-1) if self.largest else candidates.argmin(-1)
+
     def candidates(self, x: Tensor) -> Tensor:
         """Every place in the dimensions."""
         last = self._last(x)
