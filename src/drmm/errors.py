@@ -1,6 +1,6 @@
 """The errors a user meets: each is one line that says what is wrong and what to do."""
 
-__all__ = ["DrmmError", "InputError", "RunError", "UnlabelledWarning"]
+__all__ = ["DrmmError", "InputError", "LiftError", "RunError", "UnlabelledWarning"]
 
 
 class DrmmError(Exception):
@@ -9,6 +9,10 @@ class DrmmError(Exception):
 
 class InputError(DrmmError, ValueError):
     """Images, labels or options that the model cannot use."""
+
+
+class LiftError(DrmmError, TypeError):
+    """A net, or an operation in it, that is no rendering; the message names it."""
 
 
 class RunError(DrmmError, RuntimeError):

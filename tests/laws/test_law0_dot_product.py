@@ -167,7 +167,7 @@ def affine(data):
 
 def largest(data):
     dims = data.draw(st.sampled_from([(1,), (2, 3), (3, 1), (-1, -2)]))
-    return Largest(dims, keepdim=data.draw(st.booleans()))
+    return Largest(dims, keepdim=data.draw(st.booleans()), largest=data.draw(st.booleans()))
 
 
 def joined(join):

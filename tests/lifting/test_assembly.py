@@ -1,12 +1,20 @@
 """Lifting a torch net: the same logits to the bit, the same parameters, and the net left as it was."""
 
 import copy
+import io
+import pickle
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from drmm import lift
+from drmm import errors, lift
+from drmm.errors import LiftError
+from drmm.lifting import tracing
 from drmm.rendering import Conv2d, ReLU
 
 
@@ -138,3 +146,159 @@ def test_the_image_shape_gives_a_prior(x):
     model = lift(make().eval(), image_shape=(2, 12, 12))
     assert model.sample(2).shape == (2, 2, 12, 12)
     assert model.log_joint(x, model.infer(x)).isfinite().all()
+
+
+# --- outputs ---
+
+
+class Returns(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.top = function, nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.function(self.top(x.flatten(1)))
+
+
+class Named(NamedTuple):
+    features: object
+    logits: object
+
+
+@dataclass
+class Output:
+    loss: object
+    logits: object
+
+
+class Mapped(OrderedDict):
+    """As in the libraries whose outputs are dictionaries and objects at once."""
+
+
+OUTPUTS = {
+    "dict": (lambda y: {"features": y, "logits": y}, r"returns dict: .* return self\.net\(x\)\['logits'\]"),
+    "mapping": (lambda y: Mapped(out=y), r"returns Mapped: .* return self\.net\(x\)\['out'\]"),
+    "list": (lambda y: [y], r"returns list: .* return self\.net\(x\)\[0\]"),
+    "tuple": (lambda y: (y, y), r"returns tuple: .* return self\.net\(x\)\[0\]"),
+    "named tuple": (lambda y: Named(y, y), r"returns Named: .* return self\.net\(x\)\.logits"),
+    "object": (lambda y: Output(None, y), r"returns Output: .* return self\.net\(x\)\.logits"),
+    "nothing": (lambda y: None, "returns None: let its forward do so"),
+    "a number": (lambda y: 3, "returns int"),
+    "a constant": (lambda y: torch.ones(2, 3), "that depend on the images"),
+    "sizes": (lambda y: y.shape, "one tensor of logits"),
+    "parts": (lambda y: y.chunk(3, 1), "one tensor of logits"),
+    "one logit each": (lambda y: y[:, 0], "must return logits"),
+    "a picture": (lambda y: y[:, :, None], "must return logits"),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_net_returns_logits_and_nothing_else(name):
+    function, message = OUTPUTS[name]
+    with pytest.raises(LiftError, match=message) as caught:
+        lift(Returns(function), image_shape=(1, 2, 2))
+    assert "strict=False" not in str(caught.value)
+
+
+def test_a_map_of_logits_is_refused():
+    net = nn.Sequential(nn.Conv2d(1, 3, 3))
+    with pytest.raises(LiftError, match="mean over places"):
+        lift(net, image_shape=(1, 8, 8))
+
+
+def test_the_error_is_found_where_it_was():
+    assert tracing.LiftError is errors.LiftError
+
+
+# --- copies ---
+
+
+class Branches(nn.Module):
+    """Constants, asides, joins, a buffer and a bare parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.top, self.scale = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4, 3), torch.tensor(0.3)
+        self.register_buffer("mask", torch.rand(4, 1, 1))
+        self.shift = nn.Parameter(torch.rand(4))
+
+    def forward(self, x):
+        y = F.max_pool2d(self.conv((x - torch.tensor(0.1)) / self.scale).relu(), 2)
+        z = torch.cat([y.transpose(2, 3)[:, :2], torch.maximum(y, -y)[:, 2:]], 1) * self.mask
+        return self.top((z + self.shift.view(4, 1, 1)).clamp(0, 0.8).mean((2, 3)))
+
+
+def watched():
+    net = make()
+    net[0].register_forward_hook(lambda *_: None)  # a net that cannot be pickled
+    return net
+
+
+def reload(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+NETS = {
+    "sequence": make,
+    "branches": Branches,
+    "watched": watched,
+    "wrapped": lambda: nn.DataParallel(make()),
+    "weight norm": lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(make()[0]), *make()[1:]),
+    "old weight norm": lambda: nn.Sequential(nn.utils.weight_norm(make()[0]), *make()[1:]),
+}
+WAYS = {"pickle": lambda model: pickle.loads(pickle.dumps(model)), "deep copy": copy.deepcopy, "file": reload}
+
+
+# Torch pickles no parametrised module, of a net or of a model.
+COPIES = [(name, way) for name in NETS for way in WAYS if (name, way == "deep copy") != ("weight norm", False)]
+
+
+@pytest.mark.parametrize(("name", "way"), COPIES)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_lifted_model_is_copied_and_saved(name, way, x):
+    model = lift(NETS[name]().eval(), image_shape=(2, 12, 12))
+    logits = model(x)
+    twin = WAYS[way](model)
+    assert torch.equal(twin.infer(x).logits, logits)
+    step(twin, x)
+    assert not torch.equal(twin(x), logits)
+    assert torch.equal(model(x), logits)  # a copy trains apart
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin(x), logits)
+
+
+# --- names and forwards of any kind ---
+
+NAMES = (
+    "render infer forward_ atoms renderings keys_ nodes walk operations constants steps output levels templates "
+    "prior noise training_ module function net images _orig_mod given bounds count guided shuts switches inplace p"
+)
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_children_and_attributes_of_any_name(name, x):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.add_module(name, nn.Conv2d(2, 4, 3))
+            self.rest = nn.Sequential(OrderedDict([(name, nn.ReLU()), ("flat", nn.Flatten())]))
+            self.top = nn.Linear(400, 3)
+
+        def forward(self, x):
+            return self.top(self.rest(getattr(self, name)(x)))
+
+    net = Named()
+    assert torch.equal(lift(net)(x), net(x))
+
+
+def test_a_patched_forward_is_what_is_lifted(x):
+    net = make().eval()
+    forward = net.forward
+    net[0].forward = lambda x: F.conv2d(x, net[0].weight, padding="same")
+    assert torch.equal(lift(net)(x), net(x.clone()))
+    net.forward = lambda x: forward(x) * 2
+    assert torch.equal(lift(net)(x), net(x.clone()))
+    assert torch.equal(lift(net)(x), 2 * forward(x.clone()))

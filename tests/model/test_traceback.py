@@ -161,6 +161,7 @@ def test_an_image_keeps_what_it_had_where_a_sweep_would_lose():
         Largest((1,)),
         Largest((1,), keepdim=True),
         Largest((-2, -1)),
+        Largest((1,), largest=False),
         Level(Conv2d(3, 4, 3), pool=MaxPool2d(2)),
     ],
     ids=repr,

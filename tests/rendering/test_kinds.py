@@ -196,6 +196,7 @@ LIBRARY = {
     "maximum": lambda: MaxPool2d(3, 2, 1, dilation=2, ceil_mode=True),
     "largest parts": lambda: AdaptiveMaxPool2d((4, 2)),
     "largest": lambda: Largest((1,), keepdim=True),
+    "smallest": lambda: Largest((1,), keepdim=True, largest=False),
     "norm": lambda: BatchNorm2d(4),
 }
 
@@ -308,7 +309,9 @@ def test_what_is_drawn_stays_drawn(x):
     assert not list(switches.choices()), "no prior"
 
 
-@pytest.mark.parametrize("name", [name for name in LIBRARY if not name.startswith(("la", "maximum", "norm"))])
+@pytest.mark.parametrize(
+    "name", [name for name in LIBRARY if not name.startswith(("la", "maximum", "norm", "smallest"))]
+)
 @pytest.mark.parametrize(
     "change", [torch.abs, lambda w: w.clamp(min=0), present], ids=["abs", "positive", "present"]
 )
@@ -334,6 +337,17 @@ def test_a_fast_pool_is_the_largest_of_its_candidates(name, x):
     for slow, fast in zip(Pool.bounds(pool, x, x + 1), pool.bounds(x, x + 1), strict=True):
         torch.testing.assert_close(slow, fast)
     torch.testing.assert_close(Pool.reinfer(pool, x, switches, z)[0], pool.reinfer(x, switches, z)[0])
+
+
+def test_the_smallest_is_the_largest_of_the_negative(x):
+    smallest, largest = (Largest((1,), keepdim=True, largest=largest) for largest in (False, True))
+    z = torch.randn_like(smallest(x))
+    torch.testing.assert_close(smallest(x), -largest(-x))
+    torch.testing.assert_close(smallest.render(z, smallest.infer(x)[1]), largest.render(z, largest.infer(-x)[1]))
+    for slow, fast in zip(Pool.infer(smallest, x)[0], smallest(x), strict=True):
+        torch.testing.assert_close(slow, fast)
+    for one, other in zip(smallest.bounds(x, x + 1), largest.bounds(-x - 1, -x)[::-1], strict=True):
+        torch.testing.assert_close(one, -other)
 
 
 # --- whole nets, by brute force ---

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from drmm.errors import InputError
-from drmm.lifting.assembly import lift
+from drmm.lifting.assembly import assemble
 from drmm.model.deep import DRMM, evaluation
 from drmm.rendering.passes import Descent, ForwardPass, backward_pass, draw, forward_pass
 
@@ -34,7 +34,7 @@ def as_drmm(model: nn.Module) -> DRMM:
     Raises:
         TypeError: if the net cannot be lifted: the error names the operation and says why.
     """
-    return model if isinstance(model, DRMM) else lift(model)
+    return model if isinstance(model, DRMM) else assemble(model)[0]
 
 
 def activations(model: DRMM, x: Tensor, label: Tensor | int | None = None) -> Activations:
@@ -48,6 +48,7 @@ def activations(model: DRMM, x: Tensor, label: Tensor | int | None = None) -> Ac
     Raises:
         InputError: if the labels do not fit.
     """
+    model.admit(x)
     with torch.no_grad(), evaluation(model):
         up = forward_pass(model.levels.renderings, x)
         logits = model.templates(up.features[-1])

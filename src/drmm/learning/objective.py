@@ -235,6 +235,7 @@ class Objective(Record):
             y: class indices (N,), -1 where there is no label.
             progress: as for `weights`.
         """
+        model.admit(x)
         weights = self.weights(progress)
         renders = weights["reconstruction"] or weights["nonnegativity"]
         features, switches = model.levels.infer(x) if renders else (model.levels(x), None)

@@ -8,24 +8,36 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from drmm.errors import InputError
+from drmm.errors import InputError, LiftError
 from drmm.lifting.levels import levels_of
 from drmm.lifting.shadows import is_torch_layer
-from drmm.lifting.tracing import LiftError, trace
-from drmm.lifting.translation import TakeWhole, Translation
+from drmm.lifting.translation import translated
+from drmm.lifting.verification import Verification
 from drmm.model.deep import DRMM, evaluation
 from drmm.rendering import AffineRendering, Choice, Graph, Linear, Sequential, Switches
 
-__all__ = ["lift"]
+__all__ = ["assemble", "lift"]
 
 
-def lift(net: nn.Module, *, image_shape: tuple[int, int, int] | None = None, strict: bool = True) -> DRMM:
+def lift(
+    net: nn.Module,
+    *,
+    image_shape: tuple[int, int, int] | None = None,
+    strict: bool = True,
+    example: Tensor | None = None,
+    check: bool = True,
+) -> DRMM:
     """The DRMM of a convnet: its logits are the net's to the bit, its parameters are the net's own.
 
-    The net is traced by `torch.fx`, in evaluation mode, and left as it was. Training either trains both. A level
-    is what the net does between two places that every path goes through, such as a residual block. If the net
-    ends with an `nn.Linear`, its rows are the class templates; otherwise logits are features, and class c draws
-    through logit c.
+    The net is traced by `torch.fx`, in evaluation mode, and left as it was: see `drmm.lifting.untouched`. Training
+    either trains both. A level is what the net does between two places that every path goes through, such as a
+    residual block. If the net ends with an `nn.Linear`, its rows are the class templates; otherwise logits are
+    features, and class c draws through logit c.
+
+    The model answers for itself. On the first images of each shape it runs the net beside itself, in evaluation
+    mode, and compares logits, those of each image alone too; this costs about three forward passes, once. So does
+    `lift`, on noise, where it finds a size that the net takes. Hooks that watch the net stay on it and are no part
+    of the model; hooks that change a value are an error. Copies and pickles go without the net, and do not check.
 
     Slides "Inference in the DRMM yields Deep Convnets" and "…the Pre-Conditioned DRMM yields Deep ResNets".
 
@@ -36,23 +48,33 @@ def lift(net: nn.Module, *, image_shape: tuple[int, int, int] | None = None, str
             layer nor a convolution.
         strict: False draws what has no exact rendering (GELU, attention, layer norm) by its local linear map;
             `DRMM.approximations` then lists those levels.
+        example: images (N, C, H, W) to compare logits on at once, in place of noise.
+        check: False never compares logits.
 
     Raises:
-        LiftError: a `TypeError`; if an operation has no exact rendering, or the net cannot be traced. It names the
-            operation and says why.
+        LiftError: a `TypeError`; if an operation has no exact rendering, the net cannot be traced, or logits
+            differ. It names the operation and says why. The model raises it too, on the first images of a shape.
+        InputError: if the image shape or the example does not fit the net.
     """
+    model, verification = assemble(net, image_shape=image_shape, strict=strict)
+    if not check:
+        model.verify = None
+    if example is not None:
+        verification.require(example, "example")
+    if check:
+        verification.begin(model, example)
+    return model
+
+
+def assemble(
+    net: nn.Module, *, image_shape: tuple[int, int, int] | None = None, strict: bool = True
+) -> tuple[DRMM, Verification]:
+    """The DRMM of a convnet, which checks logits when it gets images, and its check; arguments as for `lift`."""
     net = _unwrapped(net)
-    if is_torch_layer(net):
-        net = nn.Sequential(net).train(net.training)
-    opaque: frozenset[str] = frozenset()
-    while True:
-        graph, difference = trace(net, opaque)
-        try:
-            translation = Translation(net, graph, strict=strict, with_dropout=difference is None)
-        except TakeWhole as request:
-            opaque |= request.paths
-        else:
-            break
+    translation, _, difference = translated(net, strict=strict)
+    verification = Verification(net, strict=strict)
+    if image_shape is not None:
+        verification.require(_example(net).new_zeros(1, *image_shape), "image_shape")
     levels = levels_of(translation)
     if difference is not None:
         levels = OrderedDict([("evaluation_only", _EvaluationOnly(difference)), *levels.items()])
@@ -64,17 +86,23 @@ def lift(net: nn.Module, *, image_shape: tuple[int, int, int] | None = None, str
     model = DRMM(body, templates, image_shape=image_shape)
     for name in ("class_prior", "noise", "amplitude"):  # of the net's own precision, like what it draws
         model.register_buffer(name, model.get_buffer(name).to(_example(net)))
-    containers: list[nn.Module] = [
+    _take_over_mode(model, net)
+    model.verify = verification
+    return model, verification
+
+
+def _take_over_mode(model: DRMM, net: nn.Module) -> None:
+    """Put what holds the net's layers into the net's own mode."""
+    graphs = [level for level in model.levels if isinstance(level, Graph)]
+    made = [level for level in (*model.levels, model.templates) if isinstance(level, _EvaluationOnly | Choice)]
+    for container in (
         model,
-        body,
-        *(level for level in body if isinstance(level, Graph | _EvaluationOnly)),
-    ]
-    containers += [part for level in body if isinstance(level, Graph) for part in level.children()]
-    for container in containers:
+        model.levels,
+        *graphs,
+        *made,
+        *(part for graph in graphs for part in graph.children()),
+    ):
         container.training = net.training
-    if isinstance(templates, Choice):
-        templates.training = net.training
-    return model
 
 
 @final
@@ -114,11 +142,16 @@ def _unwrapped(net: object) -> nn.Module:
     """The module itself, without what compiles it or spreads it over devices."""
     if isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return _unwrapped(net.module)
-    net = getattr(net, "_orig_mod", net)
+    if type(net).__module__.startswith("torch._dynamo."):
+        return _unwrapped(getattr(net, "_orig_mod", None))
     if isinstance(net, torch.jit.ScriptModule):
         raise LiftError("a scripted module cannot be traced: lift the module that it was made of")
     if not isinstance(net, nn.Module):
         raise LiftError(f"lift takes an nn.Module, got {type(net).__name__}")
+    if is_torch_layer(net) or "forward" in vars(net):  # fx looks up the forward of a root in its class
+        wrapped = nn.Sequential(net)
+        wrapped.training = net.training
+        return wrapped
     return net
 
 
@@ -129,7 +162,13 @@ def _choice(
     like = _example(net)
     if image_shape is not None:
         with torch.no_grad(), evaluation(body):
-            classes = int(body(like.new_zeros(1, *image_shape)).shape[-1])
+            logits = body(like.new_zeros(1, *image_shape))
+        if logits.ndim != 2:
+            raise LiftError(
+                f"the net returns {tuple(logits.shape)} for one image, and must return logits (1, classes): let "
+                "it end with a mean over places, or flatten"
+            )
+        classes = logits.shape[1]
     if classes is None:
         raise LiftError("cannot tell how many classes the net has: lift it with image_shape=(C, H, W)")
     return Choice(classes).to(like)

@@ -10,7 +10,7 @@ from typing import Any
 from torch.nn import functional as F
 
 from drmm.lifting.arguments import Arguments, Batch, Hole
-from drmm.lifting.tracing import LiftError
+from drmm.lifting.signatures import renamed
 from drmm.rendering import (
     Abs,
     AdaptiveAvgPool2d,
@@ -21,6 +21,7 @@ from drmm.rendering import (
     Dropout,
     Dropout2d,
     Flatten,
+    Identity,
     Join,
     Largest,
     LeakyReLU,
@@ -43,17 +44,13 @@ def function_rendering(name: str, call: Arguments) -> Rendering | Join | None:
 
     Returns:
         None if it is none of these, or not with these arguments.
-
-    Raises:
-        LiftError: if it drops features in evaluation.
     """
     build = _BUILDERS.get(name)
     if build is None:
         return None
     try:
-        return build(*call[0], **call[1])
-    except LiftError:
-        raise
+        args, kwargs = renamed(call)
+        return build(*args, **kwargs)
     except (TypeError, ValueError):
         return None
 
@@ -64,57 +61,51 @@ def _number(value: Any) -> float:
     return value
 
 
-def hardsigmoid(x: object, inplace: bool = False) -> Rendering:
+def hardsigmoid(input: object, inplace: bool = False) -> Rendering:
     """`F.hardsigmoid`: a clip between -3 and 3."""
     return Clip(-3, 3, slope=1 / 6, function=F.hardsigmoid)
 
 
-def threshold(x: object, threshold: float, value: float, inplace: bool = False) -> Rendering:
+def threshold(input: object, threshold: float, value: float, inplace: bool = False) -> Rendering:
     """`F.threshold`: off, and then `value`, up to the threshold."""
     return Clip(low=threshold, function=functools.partial(F.threshold, threshold=threshold, value=value))
 
 
-def _clamp(x: object, min: float | None = None, max: float | None = None) -> Rendering:
+def _clamp(input: object, min: float | None = None, max: float | None = None) -> Rendering:
     low, high = (None if bound is None else _number(bound) for bound in (min, max))
     if low == 0 and high is None:
         return ReLU()
     return Clip(-math.inf if low is None else low, math.inf if high is None else high)
 
 
-def _sum(x: object, other: object, *, alpha: float = 1, sign: int = 1) -> Join:
-    if type(x) is not Hole or type(other) is not Hole:
+def _sum(input: object, other: object, *, alpha: float = 1, sign: int = 1) -> Join:
+    if type(input) is not Hole or type(other) is not Hole:
         raise TypeError
     weights = (1, sign * _number(alpha))
-    return Sum(weights if x.index == 0 else weights[::-1])
+    return Sum(weights if input.index == 0 else weights[::-1])
 
 
-def _concat(tensors: Any, dim: int = 0, axis: int | None = None) -> Join:
-    dim = dim if axis is None else axis
-    if any(type(t) is not Hole for t in tensors) or dim == 0 or len(tensors) < 2:
+def _concat(tensors: Any, dim: int = 0) -> Join:
+    if any(type(t) is not Hole for t in tensors) or len(tensors) < 2:
         raise TypeError
     return Concat(dim)
 
 
-def _maximum(x: object, other: object, *, largest: bool = True) -> Join:
-    if type(x) is not Hole or type(other) is not Hole:
+def _maximum(input: object, other: object, *, largest: bool = True) -> Join:
+    if type(input) is not Hole or type(other) is not Hole:
         raise TypeError
     return Maximum(largest=largest)
 
 
-def _amax(x: object, dim: Any, keepdim: bool = False) -> Rendering:
-    dims = (dim,) if isinstance(dim, int) else tuple(dim)
-    if not dims or 0 in dims or any(isinstance(d, Hole) for d in dims):
+def _amax(input: object, dim: Any, keepdim: bool = False, *, largest: bool = True) -> Rendering:
+    dims = tuple(dim) if isinstance(dim, list | tuple) else (dim,)
+    if any(isinstance(d, Hole) for d in dims):
         raise TypeError
-    return Largest(dims, keepdim=keepdim)
-
-
-def _max(x: object, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Rendering | Join:
-    other = dim if other is None else other
-    return _maximum(x, other) if isinstance(other, Hole) else _amax(x, dim, keepdim)
+    return Largest(dims, keepdim=keepdim, largest=largest)
 
 
 def _max_pool2d(
-    x: object,
+    input: object,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
@@ -129,42 +120,45 @@ def _max_pool2d(
     )
 
 
-def _avg_pool2d(x: object, kernel_size: Any, stride: Any = None, *args: Any, **kwargs: Any) -> Rendering:
+def _avg_pool2d(input: object, kernel_size: Any, stride: Any = None, *args: Any, **kwargs: Any) -> Rendering:
     return AvgPool2d(_plain(kernel_size), _plain(stride or None), *map(_plain, args), **kwargs)
 
 
 def _adaptive(kind: type[Rendering]) -> Callable[..., Rendering]:
-    def build(x: object, output_size: Any) -> Rendering:
+    def build(input: object, output_size: Any) -> Rendering:
         return kind(_plain(output_size))
 
     return build
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and sequences of numbers as they are; a size that the net computes needs an `Affine`."""
-    if isinstance(value, Hole | Batch) or (
-        isinstance(value, list | tuple) and any(isinstance(v, Hole) for v in value)
-    ):
+    """Numbers and sequences of numbers; a size that the net computes is a setting."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    if any(isinstance(v, Hole | Batch) for v in values):
         raise TypeError
     return tuple(value) if isinstance(value, list) else value
 
 
-def _dropout(kind: type[Dropout | Dropout2d]) -> Callable[..., Rendering]:
-    def build(x: object, p: float = 0.5, training: bool = True, inplace: bool = False) -> Rendering:
-        if training:
-            raise LiftError("a dropout drops features in evaluation too: pass training=self.training to it")
+def _dropout(kind: Callable[[float], Rendering]) -> Callable[..., Rendering]:
+    def build(input: object, p: float = 0.5, *args: object, **kwargs: object) -> Rendering:
         return kind(_number(p))
 
     return build
 
 
-def _flatten(x: object, start_dim: int = 0, end_dim: int = -1) -> Rendering:
+def _rrelu(
+    input: object, lower: float = 1 / 8, upper: float = 1 / 3, *args: object, **kwargs: object
+) -> Rendering:
+    return LeakyReLU((_number(lower) + _number(upper)) / 2)
+
+
+def _flatten(input: object, start_dim: int = 0, end_dim: int = -1) -> Rendering:
     if start_dim != 1:
         raise TypeError
     return Flatten(start_dim, end_dim)
 
 
-def _view(x: object, *shape: Any) -> Rendering:
+def _view(input: object, *shape: Any) -> Rendering:
     """`x.view(x.size(0), -1)`."""
     if len(shape) == 1 and isinstance(shape[0], list | tuple):
         shape = tuple(shape[0])
@@ -174,32 +168,40 @@ def _view(x: object, *shape: Any) -> Rendering:
 
 
 _BUILDERS: dict[str, Callable[..., Rendering | Join]] = {
-    "abs": lambda x: Abs(),
-    "absolute": lambda x: Abs(),
+    "abs": lambda input: Abs(),
+    "absolute": lambda input: Abs(),
     "adaptive_avg_pool2d": _adaptive(AdaptiveAvgPool2d),
-    "adaptive_max_pool2d": lambda x, output_size, return_indices=False: AdaptiveMaxPool2d(_plain(output_size)),
+    "adaptive_max_pool2d": lambda input, output_size, return_indices=False: AdaptiveMaxPool2d(_plain(output_size)),
     "add": _sum,
+    "alpha_dropout": _dropout(lambda p: Identity()),
     "amax": _amax,
+    "amin": functools.partial(_amax, largest=False),
     "avg_pool2d": _avg_pool2d,
     "cat": _concat,
     "clamp": _clamp,
-    "clamp_min": lambda x, min: _clamp(x, min=min),
+    "clamp_max": lambda input, max: _clamp(input, max=max),
+    "clamp_min": lambda input, min: _clamp(input, min=min),
     "clip": _clamp,
     "concat": _concat,
     "concatenate": _concat,
     "dropout": _dropout(Dropout),
+    "dropout1d": _dropout(Dropout2d),
     "dropout2d": _dropout(Dropout2d),
+    "dropout3d": _dropout(Dropout2d),
+    "feature_alpha_dropout": _dropout(lambda p: Identity()),
     "flatten": _flatten,
     "hardsigmoid": hardsigmoid,
-    "hardtanh": lambda x, min_val=-1, max_val=1, inplace=False: Clip(_number(min_val), _number(max_val)),
-    "leaky_relu": lambda x, negative_slope=0.01, inplace=False: LeakyReLU(_number(negative_slope)),
-    "max": _max,
+    "hardtanh": lambda input, min_val=-1, max_val=1, inplace=False: Clip(_number(min_val), _number(max_val)),
+    "leaky_relu": lambda input, negative_slope=0.01, inplace=False: LeakyReLU(_number(negative_slope)),
+    "max": _maximum,
     "max_pool2d": _max_pool2d,
     "maximum": _maximum,
-    "minimum": lambda x, other: _maximum(x, other, largest=False),
-    "relu": lambda x, inplace=False: ReLU(),
-    "relu6": lambda x, inplace=False: Clip(0, 6),
+    "min": functools.partial(_maximum, largest=False),
+    "minimum": functools.partial(_maximum, largest=False),
+    "relu": lambda input, inplace=False: ReLU(),
+    "relu6": lambda input, inplace=False: Clip(0, 6),
     "reshape": _view,
+    "rrelu": _rrelu,
     "sub": functools.partial(_sum, sign=-1),
     "subtract": functools.partial(_sum, sign=-1),
     "threshold": threshold,

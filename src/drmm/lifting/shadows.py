@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from drmm.rendering import (
     AdaptiveAvgPool2d,
@@ -27,7 +27,7 @@ from drmm.rendering import (
     Rendering,
 )
 
-__all__ = ["holder", "is_torch_layer", "shadow", "twin"]
+__all__ = ["computes_weight", "holder", "is_torch_layer", "shadow", "torch_type", "twin"]
 
 _TWINS: dict[type[nn.Module], type[Rendering]] = {
     nn.AdaptiveAvgPool2d: AdaptiveAvgPool2d,
@@ -37,7 +37,9 @@ _TWINS: dict[type[nn.Module], type[Rendering]] = {
     nn.BatchNorm2d: BatchNorm2d,
     nn.Conv2d: Conv2d,
     nn.Dropout: Dropout,
+    nn.Dropout1d: Dropout2d,
     nn.Dropout2d: Dropout2d,
+    nn.Dropout3d: Dropout2d,
     nn.Flatten: Flatten,
     nn.Identity: Identity,
     nn.LeakyReLU: LeakyReLU,
@@ -45,6 +47,7 @@ _TWINS: dict[type[nn.Module], type[Rendering]] = {
     nn.MaxPool2d: MaxPool2d,
     nn.PReLU: PReLU,
     nn.ReLU: ReLU,
+    nn.SyncBatchNorm: BatchNorm2d,
 }
 
 
@@ -77,7 +80,7 @@ def twin(layer: nn.Module) -> Rendering | None:
     kind = None if base is None else _TWINS.get(base)
     if kind is None or not is_torch_layer(layer) or _is_parametrized(type(layer)) or _has_odd_options(layer):
         return None
-    if any(map(_computes_weight, layer._forward_pre_hooks.values())):  # noqa: SLF001
+    if any(map(computes_weight, layer._forward_pre_hooks.values())):  # noqa: SLF001
         return None
     return _share(kind, layer)  # type: ignore[return-value]
 
@@ -90,7 +93,7 @@ def shadow(module: nn.Module) -> nn.Module:
     copy = _share(type(module), module)
     copy._modules = {name: child and shadow(child) for name, child in module._modules.items()}  # noqa: SLF001
     hooks = module._forward_pre_hooks  # noqa: SLF001
-    copy._forward_pre_hooks.update({k: hook for k, hook in hooks.items() if _computes_weight(hook)})  # noqa: SLF001
+    copy._forward_pre_hooks.update({k: hook for k, hook in hooks.items() if computes_weight(hook)})  # noqa: SLF001
     return copy
 
 
@@ -104,8 +107,9 @@ def holder(module: nn.Module) -> nn.Module:
 
 def _share(kind: type[nn.Module], layer: nn.Module) -> nn.Module:
     copy = kind.__new__(kind)
-    # One dictionary of parameters and one of buffers for both.
-    copy.__dict__.update({**layer.__dict__, **_hookless()})
+    # One dictionary of parameters and one of buffers for both. A weight that a hook has computed cannot be copied.
+    own = {name: value.detach() if isinstance(value, Tensor) else value for name, value in vars(layer).items()}
+    copy.__dict__.update({**own, **_hookless()})
     return copy
 
 
@@ -114,7 +118,7 @@ def _hookless() -> Mapping[str, Any]:
     return {key: value for key, value in nn.Module().__dict__.items() if "hook" in key}
 
 
-def _computes_weight(hook: object) -> bool:
+def computes_weight(hook: object) -> bool:
     """Whether a hook is torch's weight norm, spectral norm or pruning, which are part of the layer."""
     return type(hook).__module__.startswith("torch.nn.utils.")
 

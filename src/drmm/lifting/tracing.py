@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import operator
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,14 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from drmm.errors import DrmmError
+from drmm.errors import LiftError
+from drmm.lifting.recording import recorded
 from drmm.lifting.shadows import is_torch_layer, torch_type
+from drmm.lifting.signatures import pieces
+from drmm.lifting.untouched import untouched
 from drmm.rendering import Rendering
 
-__all__ = ["LiftError", "kind_of", "name_of", "path_of", "trace"]
+__all__ = ["LiftError", "kind_of", "name_of", "path_of", "record", "trace"]
 
 # Outputs that are their input, or look at its memory: a write to either is a write to both.
 _SAME = {"Identity", "Dropout", "Dropout2d", "dropout", "dropout2d", "contiguous", "to", "float", "detach"}
@@ -28,9 +31,15 @@ _VIEWS = {
     "unsqueeze", "view", "view_as",
 }  # fmt: skip
 
+_OTHERWISE_IN_TRAINING = {"AlphaDropout", "FeatureAlphaDropout", "RReLU"}
 
-class LiftError(DrmmError, TypeError):
-    """A net, or an operation in it, that is no rendering; the message names it."""
+_ADVICE = {
+    "cannot be iterated": "name as many parts as there are (n, c, h, w = x.shape; a, b = x.chunk(2, 1)), or index",
+    "control flow|an integer|__index__|__round__": (
+        "its forward must not branch or loop on values or sizes of features; lift the part that does not"
+    ),
+    "": "its forward must run with a stand-in for the images; lift the part that does",
+}
 
 
 def trace(net: nn.Module, opaque: frozenset[str] = frozenset()) -> tuple[fx.Graph, str | None]:
@@ -46,16 +55,13 @@ def trace(net: nn.Module, opaque: frozenset[str] = frozenset()) -> tuple[fx.Grap
     Raises:
         LiftError: if the net cannot be traced.
     """
-    evaluation = _trace(net, opaque, training=False)
-    with _watched_randomness() as draws:
-        try:
-            training = _trace(net, opaque, training=True)
-        except LiftError:
-            difference: str | None = "its control flow"
-        else:
-            difference = _difference(evaluation, training, net)
-    if difference is None and draws():
-        difference = "its random choices"
+    evaluation, _ = record(net, opaque)
+    try:
+        training, draws = record(net, opaque, training=True)
+    except LiftError:
+        difference: str | None = "its control flow"
+    else:
+        difference = _difference(evaluation, training, net) or ("its random choices" if draws else None)
     _functionalise(evaluation, net)
     evaluation.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
     return evaluation, difference
@@ -98,38 +104,84 @@ class _Tracer(fx.Tracer):
         del forward  # it would run the module's hooks on what is not a tensor
         return super().call_module(m, m.forward, args, kwargs)
 
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        try:
+            return super().iter(obj)
+        except fx.proxy.TraceError:
+            if (count := pieces(obj.node)) is None:
+                raise
+            return iter([obj[i] for i in range(count)])  # type: ignore[index]
 
-def _trace(net: nn.Module, opaque: frozenset[str], *, training: bool) -> fx.Graph:
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _StandIn(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        return super().create_arg(a.item() if isinstance(a, np.generic) else a)
+
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> Any:
+        forward, inputs = super().create_args_for_root(*args, **kwargs)
+        return lambda *values: _logits(forward(*values)), inputs
+
+
+class _StandIn(fx.Proxy):
+    """A stand-in for a value; f(*parts) asks for its length first, and goes on if it has none."""
+
+    def __len__(self) -> int:
+        raise TypeError("its length is known when it meets images: write x.shape[0]")
+
+
+def _logits(output: object) -> fx.Proxy:
+    """What a net returns, if that can be logits."""
+    if isinstance(output, fx.Proxy):
+        return output
+    if isinstance(output, Mapping):
+        places = [f"[{key!r}]" for key in output]
+    elif isinstance(output, list | tuple) and not hasattr(output, "_fields"):
+        places = [f"[{i}]" for i in range(len(output))]
+    else:
+        places = [f".{name}" for name in getattr(output, "_fields", getattr(output, "__dict__", ()))]
+    place = next((place for place in places if "logits" in place), *places[:1] or [""])
+    raise LiftError(
+        "the net must return one tensor of logits (N, classes) that depend on the images, and returns "
+        f"{'None' if output is None else type(output).__name__}: "
+        + (f"lift a module whose forward is return self.net(x){place}" if place else "let its forward do so")
+    )
+
+
+def record(
+    net: nn.Module, opaque: frozenset[str] = frozenset(), *, training: bool = False, buffers: bool = False
+) -> tuple[fx.Graph, bool]:
+    """The graph of a net as it is written, in-place operations and all; and whether it draws random numbers.
+
+    Args:
+        net: left as it was.
+        opaque: paths of modules not to look into.
+        training: the mode.
+        buffers: whether what is made of buffers is recorded too, and not what they hold now.
+
+    Raises:
+        LiftError: if the net cannot be traced, or returns anything but a tensor.
+    """
     parameters = list(inspect.signature(net.forward).parameters.values())
     spare = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
     attributes = set(vars(net))
     try:
-        with _mode(net, training=training):
-            graph = _Tracer(opaque).trace(net, concrete_args=spare or None)
+        with untouched(net, training=training) as draws, recorded(net):
+            tracer = _Tracer(opaque)
+            tracer.proxy_buffer_attributes = buffers
+            graph = tracer.trace(net, concrete_args=spare or None)
+            _take_constants(graph, net, attributes)
+    except LiftError:
+        raise
     except Exception as error:
+        if not buffers:  # a method of a buffer may not take a stand-in, as expand(x.shape[0], -1, -1)
+            with suppress(LiftError):
+                return record(net, opaque, training=training, buffers=True)
         # What users wrote into forward can raise anything when it meets a stand-in for a tensor.
-        raise LiftError(
-            f"{type(net).__name__} cannot be traced ({' '.join(str(error).split())}): its forward must not branch "
-            "on values or sizes of features; lift the part that does not"
-        ) from error
-    _take_constants(graph, net, attributes)
-    return graph
-
-
-@contextmanager
-def _watched_randomness() -> Iterator[Callable[[], bool]]:
-    """Whether anything was drawn inside, by torch, numpy or Python; all generators are put back."""
-
-    def states() -> tuple[object, ...]:
-        return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
-
-    before, numbers, python = states(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    drawn = False
-    with torch.random.fork_rng(devices=[]):
-        yield lambda: drawn
-        drawn = states() != before
-    np.random.set_state(numbers)  # noqa: NPY002
-    random.setstate(python)
+        why = " ".join(str(error).split()).split(". ")[0]
+        advice = next(advice for sign, advice in _ADVICE.items() if re.search(sign, why))
+        raise LiftError(f"{type(net).__name__} cannot be traced ({why}): {advice}") from error
+    return graph, draws()
 
 
 def _take_constants(graph: fx.Graph, net: nn.Module, before: set[str]) -> None:
@@ -144,19 +196,6 @@ def _take_constants(graph: fx.Graph, net: nn.Module, before: set[str]) -> None:
         delattr(net, name)
 
 
-@contextmanager
-def _mode(net: nn.Module, *, training: bool) -> Iterator[None]:
-    """A mode for every submodule, set without calling their own `train`, and taken back."""
-    before = [(module, module.training) for module in net.modules()]
-    try:
-        for module, _ in before:
-            module.training = training
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
-
-
 def _difference(one: fx.Graph, other: fx.Graph, net: nn.Module) -> str | None:
     """The first operation in which the graphs in evaluation and in training differ.
 
@@ -164,7 +203,7 @@ def _difference(one: fx.Graph, other: fx.Graph, net: nn.Module) -> str | None:
     """
     mine, theirs = ([n for n in graph.nodes if n.op != "output"] for graph in (one, other))
     for a, b in zip(mine, theirs, strict=False):
-        if _fingerprint(a) != _fingerprint(b):
+        if _fingerprint(a) != _fingerprint(b) or kind_of(a, net) in _OTHERWISE_IN_TRAINING:
             return name_of(a, net)
         if _is_dropout(a):
             a.meta["drops"] = bool(_call_arguments(b).get("training", True))

@@ -7,7 +7,7 @@ I ~ N(μ_cg, σ² 1).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -122,9 +122,14 @@ class DRMM(nn.Module):
         image_shape: (C, H, W). Needed for priors over the switches, that is for `sample` and `log_joint`.
         class_prior: π, (C,); uniform by default.
 
+    Attributes:
+        verify: called with this model and the images before every pass up; what `drmm.lift` compares logits by.
+
     Raises:
         InputError: if `class_prior` is not a distribution over the templates.
     """
+
+    verify: Callable[[DRMM, Tensor], None] | None = None
 
     def __init__(
         self,
@@ -162,7 +167,17 @@ class DRMM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, C) of images (N, C, H, W): identical to the convnet's."""
+        self.admit(x)
         return self.templates(self.levels(x))  # type: ignore[no-any-return]
+
+    def admit(self, x: Tensor) -> None:
+        """What every pass over images (N, C, H, W) begins with: `verify`, where `drmm.lift` has set it.
+
+        Raises:
+            LiftError: if a lifted model's logits are others than its net's.
+        """
+        if self.verify is not None:
+            self.verify(self, x)
 
     def infer(
         self,
@@ -243,6 +258,7 @@ class DRMM(nn.Module):
         Where scales depend on the batch (a norm in training mode, or without running statistics), units are
         dropped at random, or a rendering has no registered bound, there is no certificate: the bound is infinite.
         """
+        self.admit(x)
         nothing_known = x.new_full((len(x), self.n_classes), math.inf)
         if self._varies():
             return nothing_known
@@ -405,6 +421,7 @@ class DRMM(nn.Module):
 
     def max_sum(self, x: Tensor, label: Tensor | int | None) -> tuple[Tensor, Tensor, Switches]:
         """One bottom-up pass: ĉ (N,) (or the label that is given), logits (N, C), and ĝ; arguments as `infer`."""
+        self.admit(x)
         features, switches = self.levels.infer(x)
         logits = self.templates(features)
         return logits.argmax(1) if label is None else self.check_label(label, len(x)), logits, switches

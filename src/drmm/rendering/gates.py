@@ -242,7 +242,7 @@ class Dropout2d(nn.Dropout2d, _Missing):
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """Draw a mask of channels, the same as torch draws, and apply it; (N, C, H, W)."""
-        return _drop(x, self.p if self.training else 0, F.dropout2d)
+        return _drop(x, self.p if self.training else 0, _drop_channels)
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Apply the same mask."""
@@ -285,6 +285,11 @@ def _drop(x: Tensor, p: float, dropout: Callable[[Tensor, float], Tensor]) -> tu
     mask = dropout(torch.ones_like(x), p)
     gain = x.new_tensor(0.0 if p == 1 else 1 / (1 - p))
     return x * mask, replace(switches, kept=mask != 0, gain=gain)
+
+
+def _drop_channels(x: Tensor, p: float) -> Tensor:
+    """`F.dropout2d`, of features of any shape (N, C, ...)."""
+    return torch.feature_dropout(x, p, train=True)
 
 
 def _dropped(z: Tensor, switches: Switches) -> Tensor:

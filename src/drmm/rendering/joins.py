@@ -127,7 +127,8 @@ class Sum(Join):
         ends = zip(lowers, uppers, self.weights, strict=True)
         turned = [(above, below) if weight < 0 else (below, above) for below, above, weight in ends]
         lowers, uppers = zip(*turned, strict=True)
-        return self.forward(*lowers), self.forward(*uppers)
+        total = Sum(self.weights)  # never in place: both ends may be the same tensor
+        return total(*lowers), total(*uppers)
 
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
         """All paths to each branch whose weight is not 0."""

@@ -6,7 +6,7 @@ it is the transpose at the features that were seen: a local linear map, which ex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -77,11 +77,14 @@ class LocalLinear(Rendering):
 
     Args:
         function: features (N, ...) to features (N, ...). A module's parameters become this rendering's.
+        exact: whether the function consists of affine pieces (a sort, a mask of what is positive), so that the
+            derivative is all that it does to a picture, and this is no approximation.
     """
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, *, exact: bool = False) -> None:
         super().__init__()
         self.function = function
+        self.exact = exact
 
     def infer(self, x: Tensor, *settings: object) -> tuple[Tensor, Switches]:
         """Apply the function, and keep x; arguments as in `Affine`."""
@@ -98,7 +101,9 @@ class LocalLinear(Rendering):
 
     def given(self, *settings: object) -> LocalLinear:
         """The function of its first argument alone."""
-        return LocalLinear(lambda x: self.function(x, *settings)) if settings else self
+        if not settings:
+            return self
+        return LocalLinear(lambda x: self.function(x, *settings), exact=self.exact)
 
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
         """None: its entries are those of one picture."""
@@ -113,12 +118,14 @@ class AffineJoin(Join):
     Args:
         function: several features (N, ...) to one; further arguments are settings.
         inputs: how many features there are.
+        increasing: whether no output falls when an input grows, so that bounds pass through.
     """
 
-    def __init__(self, function: Function, inputs: int) -> None:
+    def __init__(self, function: Function, inputs: int, *, increasing: bool = False) -> None:
         super().__init__()
         self.function = function
         self.inputs = inputs
+        self.increasing = increasing
 
     def infer(self, *xs: Any) -> tuple[Tensor, Switches]:
         """Apply the function to the features and the settings."""
@@ -130,7 +137,15 @@ class AffineJoin(Join):
 
     def given(self, *settings: object) -> AffineJoin:
         """The function of the features alone."""
-        return AffineJoin(lambda *xs: self.function(*xs, *settings), self.inputs) if settings else self
+        if not settings:
+            return self
+        return AffineJoin(lambda *xs: self.function(*xs, *settings), self.inputs, increasing=self.increasing)
+
+    def bounds(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The values at both ends, of a function that increases."""
+        if not self.increasing:
+            return super().bounds(lowers, uppers)
+        return self.forward(*lowers), self.forward(*uppers)
 
     @property
     def name(self) -> str:
@@ -150,12 +165,14 @@ class LocalJoin(Join):
     Args:
         function: several features (N, ...) to one; further arguments are settings.
         inputs: how many features there are.
+        exact: as for `LocalLinear`.
     """
 
-    def __init__(self, function: Function, inputs: int) -> None:
+    def __init__(self, function: Function, inputs: int, *, exact: bool = False) -> None:
         super().__init__()
         self.function = function
         self.inputs = inputs
+        self.exact = exact
 
     def infer(self, *xs: Any) -> tuple[Tensor, Switches]:
         """Apply the function to the features and the settings, and keep the features."""
@@ -169,7 +186,9 @@ class LocalJoin(Join):
 
     def given(self, *settings: object) -> LocalJoin:
         """The function of the features alone."""
-        return LocalJoin(lambda *xs: self.function(*xs, *settings), self.inputs) if settings else self
+        if not settings:
+            return self
+        return LocalJoin(lambda *xs: self.function(*xs, *settings), self.inputs, exact=self.exact)
 
     @property
     def name(self) -> str:
@@ -196,4 +215,4 @@ def _name(function: object) -> str:
 
 def is_approximate(module: nn.Module) -> bool:
     """Whether a module draws by a local linear map."""
-    return isinstance(module, LocalLinear | LocalJoin)
+    return isinstance(module, LocalLinear | LocalJoin) and not module.exact

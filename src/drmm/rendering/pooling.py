@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, SupportsInt, final
 
 import torch
 from torch import Tensor, nn
@@ -217,17 +217,19 @@ class Largest(_Max):
     Args:
         dims: the dimensions; not the batch's.
         keepdim: whether they stay, with size 1.
+        largest: False takes the smallest.
     """
 
-    def __init__(self, dims: Sequence[int], *, keepdim: bool = False) -> None:
+    def __init__(self, dims: Sequence[int], *, keepdim: bool = False, largest: bool = True) -> None:
         super().__init__()
         self.dims = tuple(dims)
         self.keepdim = keepdim
+        self.largest = largest
 
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """(N, ...) to (N, ...) with fewer dimensions, or with dimensions of size 1."""
         last = self._last(x)
-        y, index = last.max(-1)
+        y, index = last.max(-1) if self.largest else last.min(-1)
         window = Window((1, last.shape[-1]), (0, 0), (0, 0), (1, 1))
         t = index.to(_smallest(window.positions))
         return self._shaped(y, x.ndim), Switches(tuple(x.shape[1:]), t=t, window=window)
@@ -239,6 +241,18 @@ class Largest(_Max):
         flat = z.new_zeros(*position.shape[:-1], math.prod(sizes))
         canvas: Tensor = flat.scatter(-1, position, z.reshape(position.shape)).unflatten(-1, sizes)
         return canvas.movedim(tuple(range(-len(sizes), 0)), self.dims)
+
+    def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest of all candidates."""
+        return super().bounds(lower, upper) if self.largest else Pool.bounds(self, lower, upper)
+
+    def reinfer(self, x: Tensor, switches: Switches, z: Tensor) -> tuple[Tensor, Switches]:
+        """The largest where z is positive, the smallest where it is negative."""
+        return super().reinfer(x, switches, z) if self.largest else Pool.reinfer(self, x, switches, z)
+
+    def choose(self, candidates: Tensor) -> Tensor:
+        """The largest or the smallest; the first one in a tie."""
+        return candidates.argmax(-1) if self.largest else candidates.argmin(-1)
 
     def candidates(self, x: Tensor) -> Tensor:
         """Every place in the dimensions."""
@@ -274,8 +288,10 @@ def _smallest(positions: int) -> torch.dtype:
     return torch.uint8 if positions <= 256 else torch.int32
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _pair(value: SupportsInt | Sequence[SupportsInt]) -> tuple[int, int]:
+    """One size for both dimensions, or one for each, of any integer type that torch takes."""
+    sizes = value if isinstance(value, Sequence) else (value,)
+    return int(sizes[0]), int(sizes[-1])
 
 
 def _span(window: Window) -> tuple[int, int]:
