@@ -150,6 +150,9 @@ BOUNDED = {
     "new_zeros": lambda s, a, b: torch.cat([a, a.new_zeros(a.shape), a.new_ones((a.size(0), 2, 6, 6))], 1),
     "torch.zeros": lambda s, a, b: torch.cat([a, torch.zeros(a.shape[0], 4, a.shape[2], a.shape[3])], 1),
     "torch.full": lambda s, a, b: torch.cat((a, b, torch.full((len(a), 1, 6, 6), 0.5)), 1),
+    "types of Python": lambda s, a, b: (
+        a + torch.ones(1, dtype=float) * isinstance(a.new_ones(1, dtype=float), object)
+    ),
     "full_like": lambda s, a, b: a - torch.full_like(b, 0.3) + torch.ones_like(input=a),
     "stacked with zeros": lambda s, a, b: torch.stack((a, b, torch.zeros_like(a)), 2),
     "stack and reduce": lambda s, a, b: torch.stack([a, b]).sum(0) + torch.stack([a, b, a], dim=0).mean(dim=0),

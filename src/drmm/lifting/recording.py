@@ -18,11 +18,12 @@ _FACTORIES = (
 
 
 @contextmanager
-def recorded(net: nn.Module) -> Iterator[None]:
+def recorded(net: nn.Module, *, numbers: bool) -> Iterator[None]:
     """Let `len`, `int`, `float` and torch's factories take stand-ins: `int(x.shape[2])`, `torch.zeros(len(x), 4)`.
 
     Args:
         net: whose own code is to see them: beside `forward`, and beside functions that its modules keep.
+        numbers: whether `int` and `float` are among them, which are then no types to give to torch.
     """
     places: list[tuple[dict[str, Any], str, object]] = [
         (vars(torch), name, _recording(getattr(torch, name))) for name in _FACTORIES
@@ -31,7 +32,8 @@ def recorded(net: nn.Module) -> Iterator[None]:
         for function in (module.forward, *vars(module).values()):
             beside = getattr(function, "__globals__", {})
             if not beside.get("__name__", "torch").startswith("torch."):
-                places += [(beside, name, value) for name, value in _BUILTINS.items()]
+                ours = {**_BUILTINS, **(_NUMBERS if numbers else {})}
+                places += [(beside, name, value) for name, value in ours.items() if name not in beside]
     before = [(namespace, name, namespace.get(name)) for namespace, name, _ in places]
     try:
         for namespace, name, value in places:
@@ -86,4 +88,5 @@ class _Float(metaclass=_Number):
     number = float
 
 
-_BUILTINS = {"float": _Float, "int": _Int, "len": _recording(builtins.len, inside=False)}
+_NUMBERS = {"float": _Float, "int": _Int}
+_BUILTINS = {"len": _recording(builtins.len, inside=False)}

@@ -31,8 +31,11 @@ _VIEWS = {
     "unsqueeze", "view", "view_as",
 }  # fmt: skip
 
+# Layers that draw in training what no rendering draws.
 _OTHERWISE_IN_TRAINING = {"AlphaDropout", "FeatureAlphaDropout", "RReLU"}
+_DTYPES = {bool: torch.bool, float: torch.float64, int: torch.int64}  # torch takes either
 
+# What would help, by what the error says.
 _ADVICE = {
     "cannot be iterated": "name as many parts as there are (n, c, h, w = x.shape; a, b = x.chunk(2, 1)), or index",
     "control flow|an integer|__index__|__round__": (
@@ -116,6 +119,8 @@ class _Tracer(fx.Tracer):
         return _StandIn(node, self)
 
     def create_arg(self, a: Any) -> Any:
+        if isinstance(a, type):
+            a = _DTYPES.get(a, a)
         return super().create_arg(a.item() if isinstance(a, np.generic) else a)
 
     def create_args_for_root(self, *args: Any, **kwargs: Any) -> Any:
@@ -149,7 +154,7 @@ def _logits(output: object) -> fx.Proxy:
 
 
 def record(
-    net: nn.Module, opaque: frozenset[str] = frozenset(), *, training: bool = False, buffers: bool = False
+    net: nn.Module, opaque: frozenset[str] = frozenset(), *, training: bool = False, thorough: bool = False
 ) -> tuple[fx.Graph, bool]:
     """The graph of a net as it is written, in-place operations and all; and whether it draws random numbers.
 
@@ -157,7 +162,8 @@ def record(
         net: left as it was.
         opaque: paths of modules not to look into.
         training: the mode.
-        buffers: whether what is made of buffers is recorded too, and not what they hold now.
+        thorough: whether what is made of buffers is recorded too, and not what they hold now; and numbers made by
+            `int` and `float`.
 
     Raises:
         LiftError: if the net cannot be traced, or returns anything but a tensor.
@@ -166,17 +172,17 @@ def record(
     spare = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
     attributes = set(vars(net))
     try:
-        with untouched(net, training=training) as draws, recorded(net):
+        with untouched(net, training=training) as draws, recorded(net, numbers=thorough):
             tracer = _Tracer(opaque)
-            tracer.proxy_buffer_attributes = buffers
+            tracer.proxy_buffer_attributes = thorough
             graph = tracer.trace(net, concrete_args=spare or None)
             _take_constants(graph, net, attributes)
     except LiftError:
         raise
     except Exception as error:
-        if not buffers:  # a method of a buffer may not take a stand-in, as expand(x.shape[0], -1, -1)
+        if not thorough:  # int(x.shape[2]); or a buffer's method does not take a stand-in: expand(x.shape[0], -1)
             with suppress(LiftError):
-                return record(net, opaque, training=training, buffers=True)
+                return record(net, opaque, training=training, thorough=True)
         # What users wrote into forward can raise anything when it meets a stand-in for a tensor.
         why = " ".join(str(error).split()).split(". ")[0]
         advice = next(advice for sign, advice in _ADVICE.items() if re.search(sign, why))

@@ -36,9 +36,9 @@ Kept = tuple[Collection[object], Callable[[], None] | None]
 def untouched(net: nn.Module, *, training: bool) -> Iterator[Callable[[], bool]]:
     """A mode for every submodule, set without calling their own `train`; afterwards the net is as it was.
 
-    So are the lists, dictionaries, sets, objects and buffers that it or its hooks hold, attributes of its classes,
-    and the generators of torch, numpy and Python. Not so: parameters that are overwritten, globals that `forward`
-    writes to, iterators, files.
+    So are lists, dictionaries, sets and objects that it, its classes, its methods or its hooks hold or name, its
+    buffers, and the generators of torch, numpy and Python. Not so: what is written into parameters or into tensors
+    that are held elsewhere, iterators, files.
 
     Yields:
         Whether anything was drawn inside; it knows afterwards.
@@ -94,8 +94,26 @@ def _keep(things: Iterable[object]) -> Iterator[Callable[[], None]]:
 @singledispatch
 def _kept(thing: object) -> Kept:
     """An object: its attributes, and those of its class."""
-    users = isinstance(thing, nn.Module | SimpleNamespace) or not _is_foreign(type(thing).__module__)
+    users = isinstance(thing, SimpleNamespace) or not _is_foreign(type(thing).__module__)
     return ([vars(thing), *type(thing).__mro__] if users and hasattr(thing, "__dict__") else []), None
+
+
+@_kept.register
+def _(thing: nn.Module) -> Kept:
+    """A module: also the numbers in its buffers and other tensors. All that a list holds would be too many."""
+    own = (value for value in (*vars(thing).values(), *thing.buffers(recurse=False)) if isinstance(value, Tensor))
+    kept = [
+        (tensor, tensor.clone(), tensor._version)  # noqa: SLF001
+        for tensor in own
+        if not (tensor.requires_grad or tensor.is_inference() or is_lazy(tensor))
+    ]
+
+    def put_back() -> None:
+        for tensor, before, version in kept:
+            if tensor._version != version:  # noqa: SLF001
+                tensor.copy_(before)
+
+    return [vars(thing), *type(thing).__mro__], put_back
 
 
 @_kept.register
@@ -159,7 +177,7 @@ def _(thing: partial[Any]) -> Kept:
 
 @_kept.register
 def _(thing: FunctionType) -> Kept:
-    """What a hook, or another function that a net holds, knows from outside."""
+    """What a method, a hook or a function knows from outside: its globals and its closure."""
     if _is_foreign(thing.__module__):
         return [], None
     space = thing.__globals__
@@ -187,20 +205,7 @@ def _(thing: type) -> Kept:
             if vars(thing).get(name) is not value:
                 setattr(thing, name, value)
 
-    return [value for name, value in before.items() if not (callable(value) or name.startswith("__"))], put_back
-
-
-@_kept.register
-def _(thing: Tensor) -> Kept:
-    if thing.requires_grad or thing.is_inference() or is_lazy(thing):
-        return [], None
-    before, version = thing.clone(), thing._version  # noqa: SLF001
-
-    def put_back() -> None:
-        if thing._version != version:  # noqa: SLF001
-            thing.copy_(before)
-
-    return [], put_back
+    return [value for name, value in before.items() if not name.startswith("__")], put_back
 
 
 def _is_filled(cell: CellType) -> bool:

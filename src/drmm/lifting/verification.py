@@ -90,12 +90,10 @@ class Verification:
         if example is not None:
             self.check(model, example)
             return
-        for shape in [model.image_shape] if model.image_shape else _shapes(self._net):
-            images = model.noise.new_zeros(2, *shape)
-            if _has_values(images) and (model.image_shape or self._fits(images, model.n_classes)):
-                with suppress(InputError):  # a model that takes no images says so when it gets them
-                    self.check(model, images)
-                return
+        shape = model.image_shape or self._shape(model)
+        if shape is not None and not model.noise.is_meta:
+            with suppress(InputError):  # a model that takes no images says so when it gets them
+                self.check(model, model.noise.new_zeros(2, *shape))
 
     def require(self, images: Tensor, name: str) -> None:
         """Images (N, C, H, W) must fit the net.
@@ -113,13 +111,16 @@ class Verification:
         with torch.no_grad(), untouched(self._net, training=False):
             return _error(self._net, images)
 
-    def _fits(self, images: Tensor, classes: int) -> bool:
-        """Whether the net makes logits of images, or what are no logits of any."""
-        with suppress(Exception), catch_warnings(), torch.no_grad(), untouched(self._net, training=False):
+    def _shape(self, model: DRMM) -> tuple[int, int, int] | None:
+        """The first image shape of which the net makes logits, or what are no logits of any."""
+        with catch_warnings(), torch.no_grad(), untouched(self._net, training=False):
             simplefilter("ignore")
-            logits = self._net(images.clone())
-            return not isinstance(logits, Tensor) or logits.shape == (len(images), classes)
-        return False
+            for shape in _shapes(self._net):
+                with suppress(Exception):
+                    logits = self._net(model.noise.new_zeros(2, *shape))
+                    if not isinstance(logits, Tensor) or logits.shape == (2, model.n_classes):
+                        return shape
+        return None
 
     def _compare(self, model: DRMM, images: Tensor) -> None:
         case = Case(self._net, images, strict=self._strict)
