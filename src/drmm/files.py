@@ -27,6 +27,7 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "TEMPORARY",
     "check_absent",
     "check_new",
     "expanded",
@@ -42,6 +43,7 @@ __all__ = [
     "write_json",
 ]
 
+TEMPORARY = ".drmm-"  # how names of what is being written begin
 _BROKEN = "backslashreplace"  # names of files that are no Unicode; JSON reads them back as they were
 # What a spreadsheet computes, and what has been guarded against that.
 _FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
@@ -191,7 +193,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _check_file(path)
         path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".drmm-{secrets.token_hex(8)}"
+        temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         temporary.touch(exist_ok=False)  # with the mode that the umask allows, which `tempfile` does not ask
         yield temporary
         with temporary.open("rb+") as file:
@@ -259,14 +261,19 @@ def check_absent(path: Path, suffix: str, *, force: bool = False) -> None:
         raise RunError(f"{path} does not get what its name promises: let it end in {suffix}")
 
 
-def check_new(folder: Path, remedy: str = "choose another --out") -> None:
+def check_new(folder: Path, remedy: str = "choose another --out", *, but: str = "") -> None:
     """Refuse, before any work, a folder that holds something already, or cannot be written.
+
+    Args:
+        folder: which.
+        remedy: what to do if it does.
+        but: what it may hold.
 
     Raises:
         RunError: if it does, is a file, or cannot be written there; with what to do.
     """
     _check_place(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(one.name != but for one in folder.iterdir())):
         raise RunError(f"{folder} exists: {remedy}")
 
 
@@ -303,7 +310,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.parent / f".drmm-{secrets.token_hex(8)}"
+        temporary = folder.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         temporary.mkdir()
         yield temporary
         _like(folder, temporary)
