@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from mimetypes import MimeTypes
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -28,15 +27,18 @@ if sys.platform != "win32":
 
 __all__ = [
     "TEMPORARY",
+    "add_rows",
     "check_absent",
     "check_new",
     "expanded",
     "locked",
     "new_folder",
+    "open_csv",
     "read_bytes",
     "read_csv",
     "read_json",
     "read_tensors",
+    "replacing",
     "tensor_bytes",
     "write_bytes",
     "write_csv",
@@ -145,14 +147,23 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     Raises:
         RunError: if it cannot be written.
     """
-    file = io.StringIO()
+    with replacing(path) as temporary, open_csv(temporary) as file:
+        add_rows(file, [header, *rows])
+
+
+def open_csv(path: Path) -> TextIO:
+    """A new file for `add_rows`."""
+    return path.open("w", encoding="utf-8", errors=_BROKEN, newline="")
+
+
+def add_rows(file: TextIO, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows of a table; text that a spreadsheet would compute has a ' before it."""
     plain = csv.writer(file, lineterminator="\n")
     quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for row in [header, *rows]:
+    for row in rows:
         cells = [_guarded(cell) if isinstance(cell, str) else cell for cell in row]
         # Python before 3.13 leaves a carriage return bare, which ends a row.
         (quoted if any("\r" in str(cell) for cell in cells) else plain).writerow(cells)
-    write_bytes(path, file.getvalue().encode(errors=_BROKEN))
 
 
 def _guarded(cell: str) -> str:

@@ -83,10 +83,10 @@ def test_parquet(tmp_path, monkeypatch):
         expected = ("cat", "dog") if labels[0] == "cat" else ("1", "2")
         assert labelled(root, tmp_path / "labels.parquet") == dict(zip(("1.png", "3.png"), expected, strict=True))
     (tmp_path / "labels.parquet").write_bytes(b"no table")
-    with pytest.raises(RunError, match=r"labels.parquet: not a Parquet file"):
+    with pytest.raises(RunError, match=r"labels.parquet: it is no Parquet file"):
         load(root, labels=tmp_path / "labels.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match="needs pyarrow: pip install pyarrow, or save it as CSV"):
+    with pytest.raises(InputError, match="needs pyarrow: pip install pyarrow, or name a CSV file"):
         load(root, labels=tmp_path / "labels.parquet")
 
 
