@@ -114,19 +114,22 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(finite, indent=2, ensure_ascii=False) + "\n").encode(errors=_BROKEN))
 
 
-def read_csv(path: Path, remedy: str = "copy it again or train again") -> list[dict[str, str]]:
+def read_csv(
+    path: Path, remedy: str = "copy it again or train again", *, delimiter: str = ","
+) -> list[dict[str, str]]:
     """Read what `write_csv` made: rows by the names of their columns.
 
     Args:
         path: the file.
         remedy: what to do if it is damaged.
+        delimiter: between columns, where another program wrote it.
 
     Raises:
         RunError: if the file is missing or damaged.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin with a mark
+            rows = list(csv.DictReader(file, delimiter=delimiter))
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

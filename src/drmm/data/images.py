@@ -327,9 +327,9 @@ def _files(
             for first, *others in found.repeats():
                 for member in others:
                     found.skip(member, f"read already (as {first})")
-            for member, _, (levels, size, has_more) in found.decoded(channels=shape[0], size=shape[1:]):
-                images = as_images(levels[None], channels=shape[0])
-                yield _File([f"{found.root / member}"], images, size, has_more)
+            for member, picture in found.decoded(list(found.pictures), channels=shape[0], size=shape[1:]):
+                images = as_images(picture.levels[None], channels=shape[0])
+                yield _File([f"{found.root / member}"], images, picture.size, picture.has_more)
         skipped += [replace(one, file=f"{found.root / one.file}") for one in found.skipped]
 
 
