@@ -174,7 +174,7 @@ def test_a_taught_model_agrees_with_its_teacher(run: Path, tmp_path: Path, run_d
     assert agreement["taught"] > agreement["alone"] + 0.1
 
 
-@pytest.mark.filterwarnings("ignore:every image")
+@pytest.mark.filterwarnings("ignore:every image", "ignore:fewer than 3 labels")
 def test_who_cannot_teach(run: Path, tmp_path: Path, run_drmm) -> None:
     for words, says in (
         ([*FIT, "--teacher", tmp_path / "nobody"], "nobody"),

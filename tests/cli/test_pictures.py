@@ -14,7 +14,9 @@ from drmm.errors import InputError
 
 PYTHON = re.compile(r"\b(size|per_class|image_shape|pixel_range|channels|classes)=|\by (==|is|has)\b|\bX\b|load_")
 
-few = pytest.mark.filterwarnings("ignore:.*a single picture in class", "ignore:every image")
+few = pytest.mark.filterwarnings(
+    "ignore:.*a single picture in class", "ignore:every image", "ignore:fewer than 3 labels"
+)
 
 
 def fill(folder: Path, *names: str, sizes: tuple[int, ...] = (12,)) -> Path:

@@ -172,6 +172,14 @@ def fit(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="auto, conv_small, conv_large or dense.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Templates of the first level.")] = None,
+    prior: Annotated[
+        Literal["labels", "estimate", "uniform"] | None,
+        typer.Option(
+            help="How frequent classes are: as among the labels, if these were drawn at random; as the pictures "
+            "without a label look; or equally.",
+            show_default="labels",
+        ),
+    ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Folder of a trained model: images without a label get its labels.")
     ] = None,
@@ -197,6 +205,7 @@ def fit(
         "data.validation": validation,
         "model.preset": preset,
         "model.width": width,
+        "objective.prior": prior,
         "training.epochs": epochs,
         "training.seed": seed,
         "machine.accelerator": device,

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drmm.cli.console import say
-from drmm.display.text import printable
+from drmm.display.text import one_line, printable
 from drmm.errors import InputError
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.recipes import DEFAULT, names, read_recipe
@@ -24,7 +24,19 @@ from drmm.runs.run import Run
 
 __all__ = ["asked_for", "fit_and_report", "show_settings"]
 
-_SHOWN = ("dataset", "images", "labels", "epochs", "validation_error", "test_error", "cluster_accuracy", "seconds")
+_SHOWN = (
+    "dataset",
+    "images",
+    "labels",
+    "epochs",
+    "validation_error",
+    "test_error",
+    "balanced_error",
+    "recall",
+    "cluster_accuracy",
+    "seconds",
+)
+_FEWEST = 5  # classes of the lowest recall, which are shown
 
 
 def asked_for(
@@ -120,8 +132,16 @@ def _results_table(results: Mapping[str, Any]) -> Table:
         value = results.get(key)
         if value is not None:
             unit = " %" if key.endswith(("error", "accuracy")) else ""
-            table.add_row(key.replace("_", " "), Text(f"{printable(str(value))}{unit}"))
+            said = _lowest(value) if key == "recall" else f"{value}{unit}"
+            table.add_row(key.replace("_", " "), Text(printable(said)))
     return table
+
+
+def _lowest(recall: Mapping[str, float | None]) -> str:
+    """The classes of which the smallest shares are found."""
+    found = sorted((share, name) for name, share in recall.items() if share is not None)
+    more = f" and {len(found) - _FEWEST} more" if len(found) > _FEWEST else ""
+    return ", ".join(f"{one_line(name)} {share:.1f} %" for share, name in found[:_FEWEST]) + more
 
 
 def _selection_table(criterion: Criterion, candidates: list[dict[str, Any]]) -> Table:

@@ -25,6 +25,7 @@ __all__ = [
     "labels_from_folder",
     "name_clusters",
     "predict_logits",
+    "recall_percent",
     "taught_labels",
 ]
 
@@ -106,6 +107,20 @@ def predict_logits(model: nn.Module, x: Tensor) -> Tensor:
 def error_percent(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of images whose label is not the most probable class, in percent."""
     return round(100 * float((predict_logits(model, x).argmax(1) != y).double().mean()), 4)
+
+
+def recall_percent(model: nn.Module, x: Tensor, y: Tensor, n_classes: int) -> list[float | None]:
+    """Share of each class's images that are found, in percent; None where a class has no image.
+
+    Args:
+        model: in evaluation mode.
+        x: images (N, C, H, W).
+        y: their classes, (N,).
+        n_classes: how many there are.
+    """
+    correct = predict_logits(model, x).argmax(1) == y
+    of_class = [correct[y == c] for c in range(n_classes)]
+    return [round(100 * float(own.double().mean()), 4) if len(own) else None for own in of_class]
 
 
 @torch.no_grad()

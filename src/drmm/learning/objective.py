@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from drmm.errors import InputError
+from drmm.learning.class_prior import Prior
 from drmm.learning.config import Learning
 from drmm.learning.mixup import mixed
 from drmm.model.deep import DRMM
@@ -155,6 +156,9 @@ class Objective(Record):
             captured by a wrong class.
         cool_down: share of the training over which the balance's weight falls to 0; 0 keeps it. Once clusters have
             formed it does harm: classes are not as equal as the prior says, and images are moved to make them so.
+        prior: how frequent classes are: "labels" as among the labels, right where these were drawn at random;
+            "estimate" as the unlabelled images look; "uniform" equally. The KL and the balance are by it; with
+            the latter two they are of unlabelled images alone, and cross-entropy allows for how labels differ.
     """
 
     cross_entropy: float = 1.0
@@ -168,6 +172,7 @@ class Objective(Record):
     translation: int = 0
     warm_up: float = 0.0
     cool_down: float = 0.0
+    prior: Prior = "labels"
 
     def __post_init__(self) -> None:
         for name, whole in (("warm_up", "training"), ("cool_down", "training"), ("cutmix", "mixed images")):
@@ -178,8 +183,9 @@ class Objective(Record):
         for name in ("translation", "cutmix"):
             if getattr(self, name) and not self.mixup:
                 raise InputError(f"{name} is a part of mixup, which has no weight: set mixup, to 1 say")
-        if self.kl_sign not in get_args(KLSign):
-            raise InputError(f"no kl_sign {self.kl_sign!r}: choose from {', '.join(get_args(KLSign))}")
+        for name, choices in (("kl_sign", get_args(KLSign)), ("prior", get_args(Prior))):
+            if getattr(self, name) not in choices:
+                raise InputError(f"no {name} {getattr(self, name)!r}: choose from {', '.join(choices)}")
         for name in _TERMS:
             weight = getattr(self, name)
             if weight is not None and not 0 <= weight < math.inf:
@@ -224,7 +230,9 @@ class Objective(Record):
             weights["balance"] *= max(0.0, 1 - progress / self.cool_down)
         return weights
 
-    def __call__(self, model: DRMM, x: Tensor, y: Tensor, progress: float | None = None) -> dict[str, Tensor]:
+    def __call__(
+        self, model: DRMM, x: Tensor, y: Tensor, progress: float | None = None, of_labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Every term of a batch by its name, and the weighted sum as "loss".
 
         Labelled images are reconstructed from their true class, the others from ĉ.
@@ -234,17 +242,22 @@ class Objective(Record):
             x: images (N, C, H, W).
             y: class indices (N,), -1 where there is no label.
             progress: as for `weights`.
+            of_labels: shares of the classes among all labels, (C,); none is as the model's prior.
         """
         model.admit(x)
         weights = self.weights(progress)
         renders = weights["reconstruction"] or weights["nonnegativity"]
         features, switches = model.levels.infer(x) if renders else (model.levels(x), None)
         logits = model.templates(features)
-        prior = model.class_prior
+        prior, free, as_labelled = model.class_prior, logits, logits
+        if self.prior != "labels":
+            free = logits[y < 0] if bool((y < 0).any()) else logits
+            # Bayes' rule: labels that were drawn otherwise follow another posterior (logit adjustment).
+            as_labelled = logits if of_labels is None else logits + (of_labels / prior).log()
         terms = {
-            "cross_entropy": cross_entropy(logits, y),
-            "kl": kl_divergence(logits, prior, self.kl_sign),
-            "balance": balance(logits, prior),
+            "cross_entropy": cross_entropy(as_labelled, y),
+            "kl": kl_divergence(free, prior, self.kl_sign),
+            "balance": balance(free, prior),
         }
         if switches is not None:
             label = torch.where(y >= 0, y, logits.argmax(1))

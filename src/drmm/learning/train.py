@@ -13,6 +13,7 @@ from torch import Tensor
 from drmm.errors import InputError
 from drmm.files import write_csv
 from drmm.learning.batches import labelled_alone, unlabelled
+from drmm.learning.class_prior import class_prior
 from drmm.learning.config import Machine, Training
 from drmm.learning.em import fit_em, relax
 from drmm.learning.em.loop import seconds_of_em
@@ -95,9 +96,7 @@ def _train_by_gradient(
     # Lightning takes seconds to import, and only training needs it.
     from drmm.learning.trainer import calibrate, run_loop, steps_of_an_epoch  # noqa: PLC0415
 
-    # The M-step for π, with one image of every class added so that no class becomes impossible.
-    counts = torch.bincount(y[y >= 0], minlength=model.n_classes) + 1
-    model.class_prior.copy_(counts / counts.sum())
+    model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
     config = config.enough_for(steps_of_an_epoch(x, y, config, machine))
     run_loop(model.train(), x, y, objective, config, machine, **options)
     model.cpu()

@@ -41,6 +41,7 @@ from drmm.data.images import pixels
 from drmm.errors import InputError, RunError
 from drmm.files import write_bytes
 from drmm.learning.batches import Batches, unlabelled
+from drmm.learning.class_prior import class_prior
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.learning.processes import lead, local_rank
@@ -210,6 +211,7 @@ class _Learner(pl.LightningModule):
         self.model = model
         self._objective, self._config, self._machine = objective, config, machine
         self._data = (x, y)
+        self.register_buffer("_of_labels", class_prior(x, y, model.n_classes), persistent=False)
         self._seconds, self._start = 0.0, time.perf_counter()
         self._seeds = np.random.default_rng()  # of each step's draws
         self._finite: Tensor | None = None  # whether all losses of the epoch were
@@ -254,7 +256,7 @@ class _Learner(pl.LightningModule):
         # At the very start of a warm-up some terms are left out, which the watched loss needs.
         progress = max(int(watched), self.trainer.global_step) / self.trainer.estimated_stepping_batches
         with seeded(int(self._seeds.integers(2**63))):
-            terms = self._objective(self._seen, x, y, progress)
+            terms = self._objective(self._seen, x, y, progress, self._of_labels)
         loss = terms["loss"].detach()
         self._finite = loss.isfinite() if self._finite is None else self._finite & loss.isfinite()
         if (index + 1) % _STEPS_UNSEEN == 0:

@@ -17,13 +17,14 @@ from drmm.data import NAMES, Dataset
 from drmm.data.store import forget_pixels, taken
 from drmm.errors import InputError, RunError
 from drmm.files import expanded, locked
-from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits
+from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits, recall_percent
 from drmm.learning.processes import is_leader
 from drmm.learning.recipes import is_recipe, names, read_recipe
 from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
 from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe
+from drmm.runs.classes import kept_shares, shares_of, told
 from drmm.runs.experiment import Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest
 from drmm.runs.run import Run, number, versions
@@ -89,6 +90,9 @@ def fit_run(
     done = _epochs_done(run) if resume else None
     if done is not None and done >= whole.training.epochs:
         return run.results
+    shares = shares_of(parts, len(data.classes), experiment.training.seed) if leader else None
+    for line in told(shares, parts, data.classes, experiment.objective.prior):
+        tell(line)
     session = _Session(run, parts, progress=progress)
     with locked(folder) if leader else nullcontext(), _cleared_after_mistakes(run, keep=resume or not leader):
         parts = session.taught(whole, candidates[0])
@@ -100,6 +104,7 @@ def fit_run(
     if not leader:
         return {}
     results = _results(whole, data, parts, model) | {"resumed": resume, "command": command, "selection": selection}
+    results |= {"class_shares": kept_shares(shares, data.classes)}
     results |= {"seconds": session.seconds(), "versions": versions()}
     if done is not None:
         results["earlier"] = [*run.results.get("earlier", []), _without(run.results, "earlier")]
@@ -364,17 +369,21 @@ def _results(experiment: Experiment, data: Dataset, parts: Parts, model: DRMM) -
         "learning": experiment.training.learning,
         "constraint": experiment.model.constraint,
         "validation_error": None if parts.validation is None else error_percent(model, *parts.validation),
-        "test_error": None if clustering else _test_error(model, data),
+        **({"test_error": None} if clustering else _test_errors(model, data)),
         "cluster_accuracy": _cluster_accuracy(model, data) if clustering else None,
     }
 
 
-def _test_error(model: DRMM, data: Dataset) -> float | None:
+def _test_errors(model: DRMM, data: Dataset) -> dict[str, Any]:
+    """The error of all test images, the mean of the classes' own, and what share of each class is found."""
     known = np.flatnonzero(data.y_test >= 0)
     if not len(known):
-        return None
-    images, labels = taken(data.x_test, known), data.y_test[known]
-    return error_percent(model, torch.from_numpy(images), torch.from_numpy(labels))
+        return {"test_error": None}
+    x, y = torch.from_numpy(taken(data.x_test, known)), torch.from_numpy(data.y_test[known])
+    recall = dict(zip(data.classes, recall_percent(model, x, y, len(data.classes)), strict=True))
+    found = [share for share in recall.values() if share is not None]
+    balanced = round(100 - sum(found) / len(found), 4)
+    return {"test_error": error_percent(model, x, y), "balanced_error": balanced, "recall": recall}
 
 
 def _cluster_accuracy(model: DRMM, data: Dataset) -> float | None:

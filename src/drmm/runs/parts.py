@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from drmm.model.storage import MODEL_FILES, Recipe
 from drmm.runs.experiment import Experiment
 
 __all__ = ["Parts", "fitted_recipe", "is_clustering", "parts_of", "taught_by", "teacher_digest"]
+
+
+_FEW, _SHOWN = 3, 5
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ def parts_of(experiment: Experiment, data: Dataset) -> Parts:
         labels = mask_labels(labels, stratified_labels(labels, asked.labels_per_class, seed=seed))
     if asked.clusters is not None and not clustering:
         raise InputError("clusters need images without labels: keep 0 labels per class, or leave clusters out")
+    if not clustering:
+        _warn_of_few(labels, data.classes)
     if not clustering and (labels >= 0).all():
         warnings.warn("every image is labelled: unlabelled ones help", UserWarning, stacklevel=2)
     return Parts(torch.from_numpy(images), torch.from_numpy(labels), kept[labels >= 0], validation)
@@ -82,6 +88,18 @@ def _check_labels(labels: npt.NDArray[np.int64], data: Dataset, least: int) -> N
     if counts.min() < least:
         few = f"class {data.classes[int(counts.argmin())]} has {counts.min()} labels to learn from"
         raise InputError(f"{few}, fewer than {least}: label more, or ask for fewer")
+
+
+def _warn_of_few(labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
+    """Say which classes are known by next to nothing."""
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    few = [f"{name} has {n}" for name, n in zip(classes, counts.tolist(), strict=True) if n < _FEW]
+    if few:
+        named = ", ".join(few[:_SHOWN]) + (f" and {len(few) - _SHOWN} classes more" if len(few) > _SHOWN else "")
+        what = "so few may not show what a class is, and its pictures go to others"
+        warnings.warn(
+            f"fewer than {_FEW} labels: {named}; {what}: label {_FEW} or more", UserWarning, stacklevel=3
+        )
 
 
 def is_clustering(experiment: Experiment, data: Dataset) -> bool:

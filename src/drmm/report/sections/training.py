@@ -169,6 +169,8 @@ def _errors(context: Context) -> list[Fact]:
     stored, accuracy = number(results, "test_error"), number(results, "cluster_accuracy")
     if stored is not None:
         facts.append(Fact(f"{stored:.2f} %", "test error", _interval(context, stored)))
+        if (balanced := number(results, "balanced_error")) is not None:
+            facts.append(Fact(f"{balanced:.2f} %", "balanced error", "the mean of the classes' own errors"))
     elif accuracy is not None:
         remark = "each cluster counted as the majority class of its training images"
         facts.append(Fact(f"{accuracy:.2f} %", "cluster accuracy", remark))

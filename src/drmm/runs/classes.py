@@ -1,0 +1,62 @@
+"""How frequent classes are where a run learns: what it is told before it starts, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from drmm.display.text import one_line
+from drmm.learning.class_prior import Prior, Shares, estimate_shares
+from drmm.runs.parts import Parts
+
+__all__ = ["kept_shares", "shares_of", "told"]
+
+_TIMES = 1.5  # more, or fewer, than the labels say, before anything is said
+_SHOWN = 5  # classes
+
+
+def shares_of(parts: Parts, n_classes: int, seed: int) -> Shares | None:
+    """As `drmm.learning.class_prior.estimate_shares`, of what a run learns from."""
+    return estimate_shares(parts.images, parts.labels, n_classes, seed=seed)
+
+
+def kept_shares(shares: Shares | None, classes: Sequence[str]) -> dict[str, dict[str, float]] | None:
+    """The figures by class, of the unlabelled images; for `results.json`."""
+    if shares is None:
+        return None
+    columns = {"estimate": shares.em, "low": shares.low, "high": shares.high, "bbse": shares.bbse}
+    return {
+        name: {column: round(float(values[code]), 4) for column, values in columns.items()}
+        for code, name in enumerate(classes)
+    }
+
+
+def told(shares: Shares | None, parts: Parts, classes: Sequence[str], prior: Prior) -> Iterator[str]:
+    """What is to be known of the classes before a run starts, line by line.
+
+    Args:
+        shares: of the unlabelled images, if they could be estimated.
+        parts: what the run learns from.
+        classes: their names.
+        prior: the setting.
+    """
+    if shares is None:
+        return
+    of_labels = np.bincount(parts.labels[parts.labels >= 0].numpy(), minlength=len(classes)) / len(parts.known)
+    ratio = np.log((shares.em + 1e-3) / (of_labels + 1e-3))
+    refuted = ((of_labels < shares.low) | (of_labels > shares.high)) & (np.abs(ratio) > np.log(_TIMES))
+    shown = np.argsort(-np.abs(ratio), kind="stable")[:_SHOWN]
+    figures = ", ".join(
+        f"{one_line(classes[c])} {shares.em[c]:.0%} ({shares.low[c]:.0%} to {shares.high[c]:.0%}; "
+        f"labels {of_labels[c]:.0%})"
+        for c in shown.tolist()
+    )
+    more = f" and {len(classes) - _SHOWN} more classes" if len(classes) > _SHOWN else ""
+    if prior == "estimate":
+        yield f"estimated shares of the classes, with 95 % intervals: {figures}{more}"
+    elif refuted.any():
+        yield (
+            f"classes are not as frequent without a label as with one: {figures}{more}. Unless the labels were "
+            "drawn at random, use --prior estimate"
+        )
