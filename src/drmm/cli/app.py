@@ -245,6 +245,29 @@ def predict(
 
 
 @cli.command(rich_help_panel=_MODELS)
+def check(
+    folder: Annotated[
+        Path, typer.Argument(parser=path, help="Folder or zip archive of pictures, as for drmm fit.")
+    ],
+    run: Annotated[
+        Path | None, typer.Option(parser=path, help="Run whose model tells pictures apart; pixels by default.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(parser=path, help="CSV or Parquet file: file,label; folders by default.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(parser=path, help="HTML file to write; a CSV of the same name goes beside it.")
+    ] = Path("check.html"),
+    force: Force = False,
+) -> None:
+    """Find what is wrong with a folder of pictures: copies, wrong labels, blanks, outliers, odd sizes."""
+    from drmm.cli.check import check as examine
+
+    named = examine(folder, out, run=run, labels=labels, force=force)
+    say(f"{named} pictures to look at: {out} shows them, {out.with_suffix('.csv')} lists them")
+
+
+@cli.command(rich_help_panel=_MODELS)
 def explain(
     run: RunFolder,
     image: Annotated[Path, typer.Argument(parser=path, help="Picture file.")],

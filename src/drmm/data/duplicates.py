@@ -38,7 +38,7 @@ def perceptual_hash(grey: Grey) -> npt.NDArray[np.uint64]:
         Hashes (N,).
     """
     bits = [np.zeros((0, _LOW * _LOW), bool)]
-    for part in np.split(grey, range(_CHUNK, len(grey), _CHUNK)):
+    for part in np.split(grey, range(_CHUNK, len(grey), _CHUNK)) if len(grey) else ():
         waves = dctn(part.astype(np.float32), axes=(1, 2))[:, :_LOW, :_LOW].reshape(len(part), -1)
         bits.append(waves > np.median(waves[:, 1:], axis=1, keepdims=True))  # the first is the brightness
     return np.packbits(np.concatenate(bits), axis=1).view(">u8")[:, 0].astype(np.uint64)
