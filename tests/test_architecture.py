@@ -24,6 +24,7 @@ ORDER = (
     ("learning",),
     ("trees", "pruning"),
     ("explain",),
+    ("trust",),
     ("runs",),
     ("estimators",),
     ("report", "studies"),

@@ -16,8 +16,9 @@ from drmm.data.images import pixels
 from drmm.learning.metrics import name_clusters
 from drmm.model.deep import DRMM
 from drmm.progress import track
+from drmm.trust.calibration import Reliability, reliability
 
-__all__ = ["Calibration", "Evaluation", "calibration", "clusters_named", "confusion_matrix", "evaluate", "worst"]
+__all__ = ["Evaluation", "calibration", "clusters_named", "confusion_matrix", "evaluate", "worst"]
 
 _CHUNK = 50
 _TINY = 1e-12  # a probability that is not 0
@@ -136,38 +137,10 @@ def confusion_matrix(evaluation: Evaluation, n_classes: int) -> Indices:
     return counts
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Confidence and accuracy in bins, as a reliability diagram shows them.
-
-    Attributes:
-        confidence: mean of each bin, (B,); 0 where it is empty.
-        accuracy: share of its images that are classified correctly, (B,).
-        counts: of images, (B,).
-        error: expected calibration error: the bins' mean distance of the two, weighted by their images.
-        nll: negative log-likelihood of the true class, in nats, mean.
-    """
-
-    confidence: Figures
-    accuracy: Figures
-    counts: Indices
-    error: float
-    nll: float
-
-
-def calibration(evaluation: Evaluation, bins: int = 10) -> Calibration:
-    """Compare confidence and accuracy in bins of equal width (Guo et al., 2017)."""
+def calibration(evaluation: Evaluation) -> Reliability:
+    """Confidence and accuracy of the images whose class is known."""
     known = evaluation.known
-    confidence, correct = (
-        evaluation.confidence[known],
-        (evaluation.predicted == evaluation.truth)[known].astype(float),
-    )
-    chosen = np.minimum((confidence * bins).astype(int), bins - 1)
-    counts = np.bincount(chosen, minlength=bins)
-    full = counts.clip(1)
-    mean, accuracy = (np.bincount(chosen, values, bins) / full for values in (confidence, correct))
-    error = float((counts * np.abs(mean - accuracy)).sum() / counts.sum())
-    return Calibration(mean, accuracy, counts, error, float(evaluation.loss[known].mean()))
+    return reliability(evaluation.confidence[known], (evaluation.predicted == evaluation.truth)[known])
 
 
 def clusters_named(evaluation: Evaluation) -> dict[int, int]:

@@ -81,7 +81,7 @@ def calibration_error(context: Context) -> Section | None:
     lead = (
         f"Mean confidence {percent(confidence)}, accuracy {percent(accuracy)}: {bias} on average. Expected "
         f"calibration error {percent(bins.error)} in {len(bins.counts)} bins; negative log-likelihood "
-        f"{bins.nll:.3f} nats per image."
+        f"{float(evaluation.loss[evaluation.known].mean()):.3f} nats per image."
     )
     charts = (
         Chart(
