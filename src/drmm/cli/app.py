@@ -189,7 +189,7 @@ def fit(
 @cli.command(rich_help_panel=_MODELS)
 def settings(
     table: Annotated[
-        str | None, typer.Argument(help="data, model, objective, training, machine, teacher or select.")
+        str | None, typer.Argument(help="data, model, objective, training, machine, teacher, select or trust.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="As this recipe has them.", show_default="few-labels")] = None,
 ) -> None:

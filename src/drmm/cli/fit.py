@@ -121,7 +121,14 @@ def _results_table(results: Mapping[str, Any]) -> Table:
         if value is not None:
             unit = " %" if key.endswith(("error", "accuracy")) else ""
             table.add_row(key.replace("_", " "), Text(f"{printable(str(value))}{unit}"))
+    if results.get("cross_fitted"):
+        table.add_row("cross-fitted error", Text(_cross_fitted(**results["cross_fitted"])))
     return table
+
+
+def _cross_fitted(error: float, interval: Sequence[float], labels: int) -> str:
+    low, high = interval
+    return f"{error:.1f} % ({low:.1f} to {high:.1f} % at 95 %), of {labels} labels held out in turn"
 
 
 def _selection_table(criterion: Criterion, candidates: list[dict[str, Any]]) -> Table:

@@ -15,7 +15,7 @@ from drmm.learning.selection import Grid
 from drmm.model.storage import Recipe
 from drmm.records import DERIVED, Record, Setting, from_table, in_table, nearest, settings_of
 
-__all__ = ["Data", "Experiment", "Teacher"]
+__all__ = ["Data", "Experiment", "Teacher", "Trust"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,25 @@ class Teacher(Record):
 
 
 @dataclass(frozen=True)
+class Trust(Record):
+    """How a run finds out how far its model can be trusted: how sure and how right nets are without some labels.
+
+    Attributes:
+        folds: parts of the labels that are held out in turn; 0 holds none out, and confidence is not calibrated.
+        epochs_share: of the run's own epochs, for each of these nets.
+    """
+
+    folds: int = 5
+    epochs_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise InputError(f"folds must be 2 or more, or 0 for none, not {self.folds}")
+        if not 0 < self.epochs_share <= 1:
+            raise InputError(f"epochs_share must be more than 0, and at most 1, not {self.epochs_share}")
+
+
+@dataclass(frozen=True)
 class Experiment:
     """All that decides a run; `run.json` is exactly this record.
 
@@ -81,6 +100,7 @@ class Experiment:
         machine: on what.
         teacher: whose labels the images without one get; none learns without.
         select: structures to choose between before the winner is trained; an empty one trains what the model says.
+        trust: how it is found out how far the model can be trusted.
     """
 
     data: Data = field(default_factory=Data)
@@ -90,6 +110,7 @@ class Experiment:
     machine: Machine = field(default_factory=Machine)
     teacher: Teacher | None = None
     select: Grid = field(default_factory=Grid)
+    trust: Trust = field(default_factory=Trust)
 
     def __post_init__(self) -> None:
         for name, record in _RECORDS.items():
@@ -201,6 +222,7 @@ _RECORDS: dict[str, type[Record]] = {
     "machine": Machine,
     "teacher": Teacher,
     "select": Grid,
+    "trust": Trust,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from torch import Tensor
 
 from drmm.data import NAMES, Dataset, load
 from drmm.errors import InputError, RunError
@@ -25,6 +28,8 @@ from drmm.model.storage import Recipe
 from drmm.runs.experiment import Data, Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest
 from drmm.runs.run import Run, number, versions
+from drmm.trust.assessment import Assessment, assess
+from drmm.trust.crossfit import cross_fit
 
 __all__ = ["fit_run", "learn", "learn_on"]
 
@@ -92,15 +97,19 @@ def fit_run(
         else:
             recipe, selection = session.select(whole, candidates)
             model = session.learn(whole, recipe)
+        assessment = session.assess(whole, recipe, model)
     if not leader:
         return {}
     results = _results(whole, data, parts, model) | {"resumed": resume, "command": command, "selection": selection}
+    results |= {"cross_fitted": assessment.error()}
     results |= {"seconds": session.seconds(), "versions": versions()}
     if done is not None:
         results["earlier"] = [*run.results.get("earlier", []), _without(run.results, "earlier")]
     run.keep_experiment(whole)
     run.keep_model(model, recipe)
+    run.keep_assessment(assessment)
     run.keep_results(results)
+    shutil.rmtree(run.folds_folder, ignore_errors=True)
     return results
 
 
@@ -175,6 +184,26 @@ class _Session:
         return learn_on(
             self.run.model, experiment, self.parts, more, folder=folder, resume=True, progress=self.progress
         )
+
+    def assess(self, experiment: Experiment, recipe: Recipe, model: DRMM) -> Assessment:
+        """How far the finished model can be trusted.
+
+        Nothing is cross-fitted where no image has a label, or a teacher has seen them.
+        """
+        x, y = self.parts.images, self.parts.labels
+        if not experiment.trust.folds or experiment.teacher is not None or not len(self.parts.known):
+            return assess(model, x, y, ())
+        config, share = experiment.training, experiment.trust.epochs_share
+        shorter = {"epochs": math.ceil(share * config.epochs), "min_steps": math.ceil(share * config.min_steps)}
+        lesson = experiment.changed("training", **shorter)
+        console = Console(stderr=True, quiet=not self.progress)
+
+        def without(fold: int, labels: Tensor) -> DRMM:
+            console.print(f"cross-fitting: fold {fold + 1} of {experiment.trust.folds} at most", highlight=False)
+            parts, folder = replace(self.parts, labels=labels, validation=None), self.run.folds_folder / str(fold)
+            return learn(lesson, recipe, parts, folder=folder, resume=True, progress=self.progress)
+
+        return assess(model, x, y, cross_fit(without, model, x, y, folds=experiment.trust.folds, seed=config.seed))
 
 
 def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) -> DRMM:

@@ -1,9 +1,10 @@
 """What may be promised of sorted pictures, from a few labels: thresholds by exact tests, and audits.
 
 Thresholds are shares of the unlabelled pictures, the surest first: they depend on no label, and mean the same to
-nets that are sure to a different degree. They are tested from the strictest on that can pass, until one fails
-(fixed-sequence testing): the largest that passed is wrong for more than was promised with a probability of 5 % at
-most (Angelopoulos et al., "Learn then Test", 2021), if the labelled pictures were drawn at random.
+nets that are sure to a different degree. They are tested from the strictest on that has enough labels to pass,
+until one fails (fixed-sequence testing): the largest that passed is wrong for more than was promised with a
+probability of 5 % at most (Angelopoulos et al., "Learn then Test", 2021), if the labelled pictures were drawn at
+random.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ def promised_share(certainty: npt.ArrayLike, wrong: npt.ArrayLike, promise: floa
     fewest, passed = labels_needed(promise) or _MOST, 0.0
     for step in range(1, _STEPS + 1):
         share = step / _STEPS
-        if len(rank) * share < min(len(rank), fewest + 2 * math.sqrt(fewest)):
-            continue  # too few labels to pass, whatever they say
         among = rank >= 1 - share
+        if among.sum() < min(len(rank), fewest + 2 * math.sqrt(fewest)):
+            continue  # too few labels to pass, but by luck
         if binom.cdf(mistaken[among].sum(), among.sum(), 1 - promise) > _RISK:
             break
         passed = share
