@@ -9,9 +9,9 @@ from secrets import token_hex
 from tempfile import gettempdir
 
 import torch
-from torch import Tensor
 
 from drmm.cli.console import say
+from drmm.cli.predictions import Predictor
 from drmm.data.base import summary
 from drmm.data.images import load_image_files, pixels
 from drmm.errors import InputError, RunError
@@ -20,25 +20,35 @@ from drmm.explain.plots import samples_sheet, save_figure
 from drmm.files import check_absent, write_csv
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.metrics import CERTIFIED_AT_ONCE
-from drmm.model.deep import DRMM
 from drmm.model.patch_prior import PatchPrior, borrow
 from drmm.model.storage import Recipe
 from drmm.progress import track
 from drmm.runs.parts import parts_of
 from drmm.runs.run import Run
+from drmm.trust.decisions import PROMISE
 
 __all__ = ["explain", "predict", "sample"]
 
 _PATCH_IMAGES = 4000  # training images of the patch prior: their switches take 40 kB each for MNIST
 
 
-def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False) -> int:
-    """Label image files and write a CSV: image, label, confidence, log-joint, gap, certified.
+def predict(
+    run: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    promise: float = PROMISE,
+    all_classes: bool = False,
+    force: bool = False,
+) -> int:
+    """Label image files and write a CSV with a row for each (`drmm.cli.predictions`).
 
     Args:
         run: folder of a trained model.
         images: files, folders, or arrays.
         out: the CSV, written whole or not at all.
+        promise: share of the sorted pictures that is to be right.
+        all_classes: a column for the probability of each class.
         force: replace it if it is there.
 
     Returns:
@@ -47,11 +57,13 @@ def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False
     check_absent(out, ".csv", force=force)
     tune_allocator()
     opened = Run.open(run)
-    model, recipe = opened.model, opened.recipe
-    x, names, skipped = load_image_files(images, recipe.image_shape)
-    rows = [row for part in track(x.split(CERTIFIED_AT_ONCE), "predicting") for row in _rows(model, recipe, part)]
+    predictor = Predictor(opened, promise=promise, all_classes=all_classes)
+    x, names, skipped = load_image_files(images, opened.recipe.image_shape)
+    rows = [row for part in track(x.split(CERTIFIED_AT_ONCE), "predicting") for row in predictor.rows(part)]
     labelled = [[name, *row] for name, row in zip(names, rows, strict=True)]
-    _write_somewhere(out, ["image", "label", "confidence", "log_joint", "gap", "certified"], labelled)
+    _write_somewhere(out, ["image", *predictor.header], labelled)
+    for note in predictor.notes():
+        say(note)
     if skipped:
         say(summary(skipped))
     return len(names)
@@ -159,21 +171,3 @@ def _patch_prior(run: Run, neighbours: int, seed: int, data_dir: Path | None) ->
     parts = parts_of(run.experiment, run.data(data_dir))
     some = torch.randperm(len(parts.images), generator=torch.Generator().manual_seed(seed))[:_PATCH_IMAGES]
     return borrow(run.model, pixels(parts.images[some]), parts.labels[some], neighbours=neighbours)
-
-
-@torch.no_grad()
-def _rows(model: DRMM, recipe: Recipe, x: Tensor) -> list[list[str]]:
-    latents = model.infer(x)
-    confidence = latents.logits.softmax(1).amax(1)
-    log_joint = model.log_joint(x, latents)
-    return [
-        [recipe.classes[c], f"{q:.6f}", f"{p:.3f}", f"{gap:.6g}", "yes" if exact else "no"]
-        for c, q, p, gap, exact in zip(
-            latents.label.tolist(),
-            confidence.tolist(),
-            log_joint.tolist(),
-            latents.gap.tolist(),
-            latents.certified().tolist(),
-            strict=True,
-        )
-    ]

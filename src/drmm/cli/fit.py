@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drmm.cli.console import say
+from drmm.cli.predictions import kept_promise
 from drmm.display.text import printable
 from drmm.errors import InputError
 from drmm.learning.allocator import tune_allocator
@@ -21,6 +22,7 @@ from drmm.records import nearest
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
+from drmm.trust.decisions import PROMISE
 
 __all__ = ["asked_for", "fit_and_report", "show_settings"]
 
@@ -77,6 +79,9 @@ def fit_and_report(
     console.print(_results_table(results))
     if before and results == before:
         say(f"{out} was finished before: for more training, add more --epochs to --resume")
+    assessment = Run.open(out).assessment
+    if results.get("cross_fitted") and assessment is not None:
+        say(kept_promise(assessment, PROMISE))
     say(f"written to {out}; next: drmm predict {out} IMAGES, drmm report {out}, drmm sample {out}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -84,6 +85,11 @@ class Trust(Record):
             raise InputError(f"folds must be 2 or more, or 0 for none, not {self.folds}")
         if not 0 < self.epochs_share <= 1:
             raise InputError(f"epochs_share must be more than 0, and at most 1, not {self.epochs_share}")
+
+    def shortened(self, training: Training) -> Training:
+        """How the nets without some labels learn, of how the model does."""
+        epochs, steps = (math.ceil(self.epochs_share * n) for n in (training.epochs, training.min_steps))
+        return replace(training, epochs=epochs, min_steps=steps)
 
 
 @dataclass(frozen=True)

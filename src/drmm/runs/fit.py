@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -193,17 +192,16 @@ class _Session:
         x, y = self.parts.images, self.parts.labels
         if not experiment.trust.folds or experiment.teacher is not None or not len(self.parts.known):
             return assess(model, x, y, ())
-        config, share = experiment.training, experiment.trust.epochs_share
-        shorter = {"epochs": math.ceil(share * config.epochs), "min_steps": math.ceil(share * config.min_steps)}
-        lesson = experiment.changed("training", **shorter)
+        folds, seed = experiment.trust.folds, experiment.training.seed
+        lesson = replace(experiment, training=experiment.trust.shortened(experiment.training))
         console = Console(stderr=True, quiet=not self.progress)
 
         def without(fold: int, labels: Tensor) -> DRMM:
-            console.print(f"cross-fitting: fold {fold + 1} of {experiment.trust.folds} at most", highlight=False)
+            console.print(f"cross-fitting: fold {fold + 1} of {folds} at most", highlight=False)
             parts, folder = replace(self.parts, labels=labels, validation=None), self.run.folds_folder / str(fold)
             return learn(lesson, recipe, parts, folder=folder, resume=True, progress=self.progress)
 
-        return assess(model, x, y, cross_fit(without, model, x, y, folds=experiment.trust.folds, seed=config.seed))
+        return assess(model, x, y, cross_fit(without, model, x, y, folds=folds, seed=seed))
 
 
 def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) -> DRMM:

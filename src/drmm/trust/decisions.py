@@ -34,6 +34,9 @@ Decision = Literal["sorted", "unsure", "unfamiliar"]
 UNFAMILIAR = 0.01
 """A picture is unfamiliar if fewer than this share of the training pictures are as strange."""
 
+PROMISE = 0.98
+"""Of what is sorted, so much is to be right, where nobody asks for another share."""
+
 _RISK = 0.05  # that a promise is broken
 _STEPS = 20  # thresholds from no picture to all
 _MOST = 100_000  # labels: who has more needs no advice
