@@ -1,9 +1,9 @@
 """Does a promise hold as often as it says? `make promise DATA=folder with MNIST`.
 
 A net learns from 5,000 of MNIST's digits, 100 of them labelled, and answers for the 10,000 test images, which are
-the world here. Of these, labelled ones are drawn 200 times over, and the largest share of the world is sought of
-which the promise holds: by `drmm.trust.decisions.promised_share`, and by the estimated error alone, the control.
-Counted is how often more of what is sorted is wrong than was promised: 5 % of the draws is what the promise allows.
+the world here. Labelled ones are drawn from it 200 times over, and the largest share of it is sought for which the
+promise holds: by `drmm.trust.decisions.promised_share`, and by the estimated error alone, the control. Counted is
+how often more of what is sorted is wrong than was promised: 5 % of the draws is what the promise allows.
 """
 
 from __future__ import annotations

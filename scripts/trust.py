@@ -104,7 +104,7 @@ def run(asked: Namespace) -> Results:
 def table(results: Results) -> str:
     """Means and standard deviations over the draws."""
     lines = [
-        "| images | test error | cross-fitted | ECE of the net | calibrated | sorted at 90 % | wrong of these | cost |",
+        "| images | test error | cross-fitted | ECE of the net | calibrated | sorted at 90 % | wrong | cost |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, cells in results["sets"].items():

@@ -126,6 +126,7 @@ def test_version(run_drmm) -> None:
 def test_a_run_explains_itself(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
         "run.json", "labels.csv", "checkpoints", "logs", "model.json", "model.safetensors", "results.json",
+        "trust.json", "trust.safetensors",
     }  # fmt: skip
     results = json.loads((run / "results.json").read_text())
     assert results["labels"] == 50
@@ -269,7 +270,7 @@ def test_a_setting_that_there_is_not(words: list[str], message: str, tmp_path: P
 def test_an_em_run_explains_itself(em_run: Path) -> None:
     assert files(em_run) == {
         "run.json", "labels.csv", "logs/em.csv", "em/em.safetensors", "model.json", "model.safetensors",
-        "results.json",
+        "results.json", "trust.json", "trust.safetensors",
     }  # fmt: skip
     results = json.loads((em_run / "results.json").read_text())
     assert results["learning"] == "em"
@@ -489,7 +490,7 @@ def test_a_model_alone_decides_nothing(run: Path, pictures: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("promise", ["98", "0", "1", "-1"])
-def test_a_promise_is_a_share(run: Path, pictures: Path, promise: str, run_drmm, refused) -> None:
+def test_a_promise_is_a_share(run: Path, pictures: Path, promise: str, run_drmm) -> None:
     refused(run_drmm("predict", run, pictures, "--promise", promise), "as in 0.98")
 
 
