@@ -56,7 +56,8 @@ def literature(net: DRMMClassifier, x: Array) -> dict[str, Detector]:
     """Detectors of the literature: how strange images are, by the net and its training images.
 
     MSP (Hendrycks and Gimpel, 2017), energy (Liu et al., 2020), Mahalanobis (Lee et al., 2018), nearest neighbours
-    (Sun et al., 2022), and virtual logits (ViM; Wang et al., 2022). Labels are the net's own: most images have none.
+    (Sun et al., 2022), and virtual logits (ViM; Wang et al., 2022). Labels are the net's own: most images have
+    none.
     """
     features, logits = net.transform(x).astype(float), net.decision_function(x).astype(float)
     label = logits.argmax(1)
@@ -152,9 +153,7 @@ def table(results: Results) -> str:
     """Means over the nets; the last row is that of the rows."""
     nets = [net["auroc"] for net in results["nets"]]
     names = list(nets[0]["noise"])
-    means = {
-        kind: [mean_and_sd([100 * net[kind][n] for net in nets])["mean"] / 100 for n in names] for kind in nets[0]
-    }
+    means = {kind: [float(np.mean([net[kind][n] for net in nets])) for n in names] for kind in nets[0]}
     means["mean"] = [float(np.mean(column)) for column in zip(*means.values(), strict=True)]
     lines = [f"| strange images | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
     for kind, values in means.items():
