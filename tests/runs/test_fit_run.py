@@ -460,7 +460,7 @@ def test_a_run_stopped_while_it_cross_fits_goes_on(tmp_path: Path, monkeypatch: 
     whole = quiet(experiment, tmp_path / "whole")
 
     def stopping(lesson: Experiment, *args: object, folder: Path, **options: object) -> torch.nn.Module:
-        if folder.name == "1":
+        if folder.name == "2":
             raise KeyboardInterrupt
         return learn(lesson, *args, folder=folder, **options)
 
@@ -469,7 +469,7 @@ def test_a_run_stopped_while_it_cross_fits_goes_on(tmp_path: Path, monkeypatch: 
         patch.setattr(fit, "learn", stopping)
         with pytest.raises(KeyboardInterrupt):
             quiet(experiment, tmp_path / "run")
-    assert (tmp_path / "run" / "folds" / "0").is_dir()
+    assert (tmp_path / "run" / "folds" / "1").is_dir()
     assert resume(tmp_path / "run")["cross_fitted"] == whole["cross_fitted"]
     one, other = (load_file(tmp_path / name / "trust.safetensors") for name in ("whole", "run"))
     assert same(one, other)

@@ -1,6 +1,7 @@
 """Cross-fitting judges a net by labels that it did not know, and what is known of it survives its file."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from drmm.data.splits import label_folds
 from drmm.errors import InputError
 from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe
-from drmm.trust.assessment import Assessment, assess
+from drmm.trust.assessment import Answers, Assessment, assess
 from drmm.trust.crossfit import cross_fit, pool_of
 
 N, CLASSES = 120, 3
@@ -46,7 +47,7 @@ class Memory(torch.nn.Module):
         return self.size * torch.nn.functional.one_hot(label, CLASSES).float()
 
 
-def by_heart(x: Tensor, size: float = 1.0) -> Callable[[int, Tensor], Memory]:
+def by_heart(x: Tensor, size: float = 1.0) -> Callable[[str, Tensor], Memory]:
     return lambda _, labels: Memory(x, labels, size)
 
 
@@ -117,6 +118,16 @@ def test_decisions_sort_as_many_as_may_be(model: DRMM, images: tuple[Tensor, Ten
     assert abs((decided == "sorted")[familiar].mean() - surest.share) < 0.1
     noise = known.decide(known.of_pictures(model, 100 * torch.ones(3, 1, 1, 6)), 0.5)
     assert noise.tolist() == ["unfamiliar"] * 3
+
+
+def test_where_nothing_may_be_sorted_nothing_is(model: DRMM, images: tuple[Tensor, Tensor]) -> None:
+    """Not even what the model is surer of than of all that it has learned from."""
+    x, y = images
+    known = replace(assess(model, x, y, ()), pool=np.linspace(-3, -2, 50))
+    assert known.surest(0.98).share == 0
+    surer = Answers(np.eye(3)[:1], np.ones(1), np.ones(1))
+    assert known.decide(surer, 0.98).tolist() == ["unsure"]
+    assert known.decide(surer, 0.01).tolist() == ["sorted"], "control"
 
 
 def test_the_pool_is_of_unlabelled_images_where_there_are_enough() -> None:

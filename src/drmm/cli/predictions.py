@@ -93,7 +93,8 @@ def kept_promise(assessment: Assessment, promise: float) -> str:
     share, right = f"the surest {100 * surest.share:.0f} % of pictures may be sorted", f"{100 * promise:g} %"
     if surest.promised:
         return f"{share}: {right} or more of them are right, at 95 % confidence"
-    guess = f"{share}, {right} of them right by the calibrated confidence"
+    confidence = "the calibrated confidence" if labels else "the net's own confidence, which is not calibrated"
+    guess = f"{share}, {right} of them right by {confidence}"
     if surest.labels is None:
         return f"{guess}: no number of labels can show so much"
     needed = max(surest.labels, labels + 1)

@@ -226,7 +226,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         x, trust = x.to(self.model_.templates.weight.dtype), Trust()
         config = trust.shortened(training)
 
-        def without(_: int, fewer: Tensor) -> DRMM:
+        def without(_: str, fewer: Tensor) -> DRMM:
             return train(self.recipe_.build(training.seed), x, fewer, config=config, **options)
 
         folds = trust.folds if bool((labels >= 0).any()) else 0

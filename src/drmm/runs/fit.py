@@ -196,9 +196,12 @@ class _Session:
         lesson = replace(experiment, training=experiment.trust.shortened(experiment.training))
         console = Console(stderr=True, quiet=not self.progress)
 
-        def without(fold: int, labels: Tensor) -> DRMM:
-            console.print(f"cross-fitting: fold {fold + 1} of {folds} at most", highlight=False)
-            parts, folder = replace(self.parts, labels=labels, validation=None), self.run.folds_folder / str(fold)
+        def without(fold: str, labels: Tensor) -> DRMM:
+            console.print(f"learning without some labels: {fold}", highlight=False)
+            parts, folder = (
+                replace(self.parts, labels=labels, validation=None),
+                self.run.folds_folder / fold.partition(" ")[0],
+            )
             return learn(lesson, recipe, parts, folder=folder, resume=True, progress=self.progress)
 
         return assess(model, x, y, cross_fit(without, model, x, y, folds=folds, seed=seed))

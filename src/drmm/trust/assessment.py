@@ -63,7 +63,7 @@ class HeldOut:
     """Cross-fitted answers for labelled images, n of them, calibrated.
 
     Attributes:
-        index: of the image, (n,).
+        index: of the image among those that were learned from, (n,).
         label: its class, (n,).
         log_probability: of each class, in nats, (n, C).
         rank: share of the training pictures of which the net that answered is less sure, (n,).
@@ -151,7 +151,8 @@ class Assessment:
         Raises:
             InputError: if the promise is no share between 0 and 1.
         """
-        return decisions(answers.rank >= 1 - self.surest(promise).share, answers.familiarity)
+        share = self.surest(promise).share
+        return decisions((answers.rank >= 1 - share) & (share > 0), answers.familiarity)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `of_tensors` makes it of again."""

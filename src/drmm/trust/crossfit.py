@@ -38,7 +38,7 @@ class Fold:
 
 
 def cross_fit(
-    learn: Callable[[int, Tensor], nn.Module], model: nn.Module, x: Tensor, y: Tensor, *, folds: int, seed: int
+    learn: Callable[[str, Tensor], nn.Module], model: nn.Module, x: Tensor, y: Tensor, *, folds: int, seed: int
 ) -> list[Fold]:
     """Learn without each fold of the labels in turn, and ask for it.
 
@@ -46,7 +46,7 @@ def cross_fit(
     lead of the best class in the median of the same images.
 
     Args:
-        learn: trains a net: told which fold it is, and the labels (N,) without it.
+        learn: trains a net: told which fold it is ("1 of 5"), and the labels (N,) without it.
         model: whose answers are to be judged, in evaluation mode.
         x: images (N, C, H, W).
         y: class indices (N,), -1 where there is no label.
@@ -58,10 +58,11 @@ def cross_fit(
     """
     pool, answers = pool_of(x, y), []
     size = _lead(predict_logits(model, pool))
-    for number, held_out in enumerate(label_folds(y.numpy(), folds, seed=seed)):
+    parts = label_folds(y.numpy(), folds, seed=seed)
+    for number, held_out in enumerate(parts, 1):
         fewer = y.clone()
         fewer[held_out] = -1
-        net = learn(number, fewer)
+        net = learn(f"{number} of {len(parts)}", fewer)
         others = predict_logits(net, pool).double()
         factor = size / _lead(others)
         logits = factor * predict_logits(net, x[held_out]).double()
