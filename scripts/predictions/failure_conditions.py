@@ -183,7 +183,8 @@ def condition_verdict(seen: dict[str, Difficulty], mixed: dict[str, Difficulty])
     }
     still = sum(mixed[name].outcome == "confirmed" for name in chosen)
     return Verdict(
-        claim="Small, thin, occluded, low-contrast and oddly viewed objects are what nets get wrong",
+        claim="Small, thin, occluded, low-contrast and oddly viewed objects are harder for nets than "
+        "ordinary ones",
         slide="Kryptonite categories",
         law="failure conditions",
         verdict=together(seen[name].outcome for name in chosen),

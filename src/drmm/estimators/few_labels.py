@@ -37,6 +37,11 @@ class SemiSupervisedKFold(StratifiedKFold):  # type: ignore[misc]
         random_state: seed of the shuffling.
     """
 
+    def __init__(
+        self, n_splits: int = 5, *, shuffle: bool = False, random_state: int | np.random.RandomState | None = None
+    ) -> None:
+        super().__init__(n_splits, shuffle=shuffle, random_state=random_state)
+
     def split(self, X: object, y: object, groups: object = None) -> Iterator[tuple[Array, Array]]:
         """Indices of the images to learn from and to test on, for each fold.
 

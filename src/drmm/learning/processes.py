@@ -15,8 +15,8 @@ _RANKS = ("LOCAL_RANK", "RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER
 
 
 def local_rank() -> int:
-    """Of this process among those that train together; 0 if it trains alone."""
-    return int(os.environ["LOCAL_RANK"]) if os.environ.get(_LEADER) == str(os.getppid()) else 0
+    """Of this process among those that train together; 0 if it trains alone, as the worker of a pool does."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if os.environ.get(_LEADER) == str(os.getppid()) else 0
 
 
 def is_leader() -> bool:
