@@ -47,8 +47,8 @@ trust: .venv/demo.stamp  ## Calibration and the cross-fitted error: DATA=folder 
 promise: .venv/demo.stamp  ## How often a promise of sorted pictures is broken: DATA=folder with MNIST, five minutes.
 	$(STUDY).promise $(IN_DATA)
 
-familiarity: .venv/demo.stamp  ## Strange pictures, by detector: DATA=folder with CIFAR-10, half an hour; resumable.
-	$(STUDY).familiarity $(IN_DATA)
+familiarity: .venv/demo.stamp  ## Strange pictures, by detector: a quarter of an hour; resumable.
+	$(STUDY).familiarity
 
 trees: .venv/demo.stamp  ## Evolutionary trees beside scikit-learn's: DATA=folder with MNIST, a quarter of an hour.
 	$(STUDY).trees $(IN_DATA)

@@ -1,8 +1,8 @@
-"""Does the model know what it does not know? `make familiarity DATA=folder with CIFAR-10`.
+"""Does the model know what it does not know? `make familiarity`.
 
 A net learns seven digits of MNIST's 5,000, a hundred of them labelled; which ones the seed decides. Its detectors
-are asked to tell test images of these digits from others: digits of the three other classes, photographs (gray, of
-CIFAR-10), noise, pixels in another order, the same digits turned, mirrored or inverted, and blanks. Given is the
+are asked to tell test images of these digits from others: digits of the three other classes, pieces of photographs,
+noise, pixels in another order, the same digits turned, mirrored or inverted, and blanks. Given is the
 area under the ROC curve. Beside what `drmm predict` says, familiarity, confidence, and the pair of both (the sum
 of the logarithms of their ranks among training images), stand detectors of the literature on the same net.
 
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import logsumexp, softmax
+from sklearn.datasets import load_sample_images
 from sklearn.metrics import roc_auc_score
 
 from drmm import DRMMClassifier
@@ -36,10 +37,12 @@ MOST = 500  # strange images of a kind
 NEIGHBOURS = 10
 
 
-def strange_images(test: Array, unseen: Array, asked: Namespace, rng: np.random.Generator) -> dict[str, Array]:
+def strange_images(test: Array, unseen: Array, rng: np.random.Generator) -> dict[str, Array]:
     """What is to be told from test images, uint8 (N, 1, 28, 28) each."""
     few, shape = test[:MOST], test[:MOST].shape
-    photos = load("cifar10", data_dir=asked.data_dir).x_test[:MOST, :, 2:30, 2:30].mean(1, keepdims=True)
+    gray = [photo.mean(2) for photo in load_sample_images().images]
+    corners = [(rng.integers(len(gray)), *rng.integers(0, 390, 2)) for _ in range(MOST)]
+    photos = np.stack([gray[which][None, i : i + 28, j : j + 28] for which, i, j in corners])
     return {
         "other digits": unseen[:MOST],
         "photographs": np.rint(photos).astype(np.uint8),
@@ -136,10 +139,16 @@ def cell(seed: int, asked: Namespace) -> Results:
     labels = mask_labels(y, stratified_labels(y, 100 // KNOWN, seed=seed))
     net = DRMMClassifier(epochs=asked.epochs, training={"min_steps": 0}, random_state=seed).fit(x, labels)
     known = assess(net.model_, torch.from_numpy(x), torch.from_numpy(labels), ())
-    strange = strange_images(data.x_test[test], data.x_train[~train], asked, rng)
+    strange = strange_images(data.x_test[test], data.x_train[~train], rng)
     some = pool_of(torch.from_numpy(x), torch.from_numpy(labels)).numpy()
     detectors = literature(net, some) | own(net, known)
-    return {"digits": digits.tolist(), "auroc": areas(detectors, data.x_test[test], strange)}
+    p = known.of_pictures(net.model_, torch.from_numpy(data.x_test[test])).familiarity
+    below = {f"{level:g}": round(float((p < level).mean()), 4) for level in (0.01, 0.05, 0.2)}
+    return {
+        "digits": digits.tolist(),
+        "test_p_below": below,
+        "auroc": areas(detectors, data.x_test[test], strange),
+    }
 
 
 def run(asked: Namespace) -> Results:
