@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import expit
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -126,7 +127,7 @@ class Assessment:
         share = promised_share(self.held_out.rank, self.held_out.wrong, promise)
         if share:
             return Surest(share, promised=True, labels=labels_needed(promise))
-        sure = 1 / (1 + np.exp(-self.pool[::-1]))  # the surest first
+        sure = expit(self.pool[::-1])  # the surest first
         enough = np.cumsum(sure) >= promise * np.arange(1, len(sure) + 1)
         return Surest(float(enough.mean()), promised=False, labels=labels_needed(promise))
 
@@ -189,9 +190,6 @@ def assess(model: DRMM, x: Tensor, y: Tensor, folds: Sequence[Fold]) -> Assessme
         x: images that it learned from, (N, C, H, W).
         y: class indices (N,), -1 where there is no label.
         folds: from `drmm.trust.crossfit.cross_fit`; none leaves the logits as they are.
-
-    Raises:
-        InputError: if there are too few images.
     """
     index = np.concatenate([np.zeros(0, np.int64), *(fold.index for fold in folds)])
     logits = np.concatenate([np.zeros((0, model.n_classes)), *(fold.logits for fold in folds)])
