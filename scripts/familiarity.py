@@ -1,10 +1,10 @@
 """Does the model know what it does not know? `make familiarity`.
 
-A net learns seven digits of MNIST's 5,000, a hundred of them labelled; which ones the seed decides. Its detectors
-are asked to tell test images of these digits from others: digits of the three other classes, pieces of
-photographs, noise, pixels in another order, the same digits turned, mirrored or inverted, and blanks. Given is the
-area under the ROC curve. Beside what `drmm predict` says (familiarity, confidence, and the pair of both: the sum of
-the logarithms of their ranks among training images) stand detectors of the literature on the same net.
+A net learns seven digits of MNIST's 5,000, a hundred of them labelled; which ones the seed decides. Its
+detectors are asked to tell test images of these digits from others: digits of the three other classes, pieces of
+photographs, noise, pixels in another order, the same digits turned, mirrored or inverted, and blanks. Given is
+the area under the ROC curve. Beside what `drmm predict` says (familiarity, confidence, and the pair of both: the
+sum of the logarithms of their ranks among training images) stand detectors of the literature on the same net.
 
 Which parts familiarity looks at was chosen on one net, of other digits and another seed than those below.
 Resumable: each seed is kept in the folder of the results.
