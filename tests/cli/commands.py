@@ -15,9 +15,9 @@ Answer = tuple[int, str, str]
 
 QUICK = ["--set", "training.min_steps=0"]
 FIT = ["fit", "digits", "--labels-per-class", "5", "--epochs", "2", "--width", "4", *QUICK]
-FIT += ["--set", "training.batch_size=256"]
+FIT += ["--set", "training.batch_size=256", "--set", "trust.folds=2"]
 EM = ["fit", "digits", "--set", "training.learning=em", "--set", "training.tolerance=0"]
-EM += ["--epochs", "2", "--width", "4", "--labels-per-class", "5"]
+EM += ["--set", "trust.folds=2", "--epochs", "2", "--width", "4", "--labels-per-class", "5"]
 
 
 def drmm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> Answer:

@@ -126,6 +126,7 @@ def test_version(run_drmm) -> None:
 def test_a_run_explains_itself(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
         "run.json", "labels.csv", "checkpoints", "logs", "model.json", "model.safetensors", "results.json",
+        "trust.json", "trust.safetensors",
     }  # fmt: skip
     results = json.loads((run / "results.json").read_text())
     assert results["labels"] == 50
@@ -269,7 +270,7 @@ def test_a_setting_that_there_is_not(words: list[str], message: str, tmp_path: P
 def test_an_em_run_explains_itself(em_run: Path) -> None:
     assert files(em_run) == {
         "run.json", "labels.csv", "logs/em.csv", "em/em.safetensors", "model.json", "model.safetensors",
-        "results.json",
+        "results.json", "trust.json", "trust.safetensors",
     }  # fmt: skip
     results = json.loads((em_run / "results.json").read_text())
     assert results["learning"] == "em"
@@ -442,6 +443,55 @@ def test_predictions(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> Non
     assert [row["label"] for row in rows] == [str(int(c)) for c in model(x).argmax(1)]
     assert all(0 < float(row["confidence"]) <= 1 and np.isfinite(float(row["log_joint"])) for row in rows)
     assert {row["certified"] for row in rows} <= {"yes", "no"}
+    assert all(float(row["second_confidence"]) <= float(row["confidence"]) for row in rows)
+    assert all(row["label"] != row["second"] and 0 < float(row["familiarity"]) <= 1 for row in rows)
+    assert {row["decision"] for row in rows} <= {"sorted", "unsure", "unfamiliar"}
+
+
+def test_a_column_for_each_class(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    out = tmp_path / "predictions.csv"
+    code, said, err = run_drmm("predict", run, pictures, "--out", out, "--all-classes", "--promise", "0.6")
+    assert code == 0, err
+    assert "may be sorted" in said
+    assert "60 %" in said
+    for row in read_csv(out):
+        of_classes = {row_name[2:-1]: float(p) for row_name, p in row.items() if row_name.startswith("p(")}
+        assert len(of_classes) == 10
+        assert sum(of_classes.values()) == pytest.approx(1)
+        assert of_classes[row["label"]] == float(row["confidence"]) == max(of_classes.values())
+        assert of_classes[row["second"]] == float(row["second_confidence"])
+
+
+def test_noise_and_blanks_are_unfamiliar(run: Path, tmp_path: Path, run_drmm) -> None:
+    strange = np.random.default_rng(0).integers(0, 256, (20, 8, 8)).astype(np.uint8)
+    strange[10:] = 200
+    np.save(tmp_path / "strange.npy", strange)
+    np.save(tmp_path / "known.npy", load("digits").x_test[:100, 0])
+    shares = {}
+    for name in ("strange", "known"):
+        out = tmp_path / f"{name}.csv"
+        code, _, err = run_drmm("predict", run, tmp_path / f"{name}.npy", "--out", out)
+        assert code == 0, err
+        shares[name] = np.mean([row["decision"] == "unfamiliar" for row in read_csv(out)])
+    assert shares["strange"] == 1
+    assert shares["known"] < 0.1, "control"
+
+
+def test_a_model_alone_decides_nothing(run: Path, pictures: Path, tmp_path: Path, run_drmm) -> None:
+    (tmp_path / "alone").mkdir()
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run / name, tmp_path / "alone")
+    out = tmp_path / "predictions.csv"
+    code, said, err = run_drmm("predict", tmp_path / "alone", pictures, "--out", out)
+    assert code == 0, err
+    assert "not calibrated" in said
+    assert {(row["familiarity"], row["decision"]) for row in read_csv(out)} == {("", "")}
+    assert all(float(row["confidence"]) > 0 for row in read_csv(out))
+
+
+@pytest.mark.parametrize("promise", ["98", "0", "1", "-1"])
+def test_a_promise_is_a_share(run: Path, pictures: Path, promise: str, run_drmm) -> None:
+    refused(run_drmm("predict", run, pictures, "--promise", promise), "as in 0.98")
 
 
 @pytest.mark.filterwarnings("default:cannot read picture")

@@ -514,3 +514,60 @@ def test_a_folder_that_was_left_by_a_kill_is_free_and_one_of_others_is_not(here:
     with pytest.raises(RunError, match="exists: choose another --out"):
         quiet(small(here / "photos"), here / "mine")
     assert contents(here / "mine") == before
+
+
+# --- how far it can be trusted -----------------------------------------------------------------------------
+
+
+def test_a_run_without_test_images_says_how_good_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = small(write_photos(tmp_path / "photos"), epochs=4).changed("trust", folds=3, epochs_share=0.5)
+    epochs = []
+    learn = fit.learn
+    monkeypatch.setattr(
+        fit, "learn", lambda lesson, *a, **o: (epochs.append(lesson.training.epochs), learn(lesson, *a, **o))[1]
+    )
+    results = quiet(experiment, tmp_path / "run")
+    assert epochs == [4, 2, 2, 2]
+    assert results["test_error"] is None
+    assert results["cross_fitted"]["labels"] == 12
+    assert not (tmp_path / "run" / "folds").exists()
+    run = Run.open(tmp_path / "run")
+    assert run.assessment is not None
+    assert (
+        run.assessment.error() == results["cross_fitted"] == read_json(tmp_path / "run/trust.json")["cross_fitted"]
+    )
+    (tmp_path / "run" / "trust.safetensors").write_bytes(b"broken")
+    with pytest.raises(RunError, match="damaged"):
+        _ = Run.open(tmp_path / "run").assessment
+
+
+def test_a_run_stopped_while_it_cross_fits_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = small(write_photos(tmp_path / "photos")).changed("trust", folds=2)
+    whole = quiet(experiment, tmp_path / "whole")
+
+    def stopping(lesson: Experiment, *args: object, folder: Path, **options: object) -> torch.nn.Module:
+        if folder.name == "2":
+            raise KeyboardInterrupt
+        return learn(lesson, *args, folder=folder, **options)
+
+    learn = fit.learn
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "learn", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            quiet(experiment, tmp_path / "run")
+    assert (tmp_path / "run" / "folds" / "1").is_dir()
+    assert resume(tmp_path / "run")["cross_fitted"] == whole["cross_fitted"]
+    one, other = (load_file(tmp_path / name / "trust.safetensors") for name in ("whole", "run"))
+    assert same(one, other)
+
+
+@pytest.mark.parametrize("value", [1, -1])
+def test_folds_are_two_or_more_or_none(value: int) -> None:
+    with pytest.raises(InputError, match="2 or more"):
+        Experiment().changed("trust", folds=value)
+
+
+@pytest.mark.parametrize("value", [0, 1.5, -0.1])
+def test_folds_have_a_share_of_the_epochs(value: float) -> None:
+    with pytest.raises(InputError, match="at most 1"):
+        Experiment().changed("trust", epochs_share=value)

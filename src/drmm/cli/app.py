@@ -218,7 +218,7 @@ def fit(
 @cli.command(rich_help_panel=_MODELS)
 def settings(
     table: Annotated[
-        str | None, typer.Argument(help="data, model, objective, training, machine, teacher or select.")
+        str | None, typer.Argument(help="data, model, objective, training, machine, teacher, select or trust.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="As this recipe has them.", show_default="few-labels")] = None,
 ) -> None:
@@ -235,12 +235,20 @@ def predict(
         list[Path], typer.Argument(parser=path, help="Image files, folders of them, or .npy / .npz arrays.")
     ],
     out: Annotated[Path, typer.Option(parser=path, help="CSV file to write.")] = Path("predictions.csv"),
+    promise: Annotated[float, typer.Option(help="Share of the pictures decided as sorted that is right.")] = 0.98,
+    all_classes: Annotated[
+        bool, typer.Option("--all-classes", help="A column for the probability of each class.")
+    ] = False,
     force: Force = False,
 ) -> None:
-    """Label images: label, confidence, log-joint, and whether it is certified that no other scores higher."""
+    """Label images: which class, how sure, whether the model knows such pictures, and what to do with them.
+
+    Confidence is calibrated on labels that were held out; familiarity is the share of the training pictures that
+    are at least as strange; decision is sorted, unsure or unfamiliar.
+    """
     from drmm.cli.apply import predict as label_images
 
-    rows = label_images(run, images, out, force=force)
+    rows = label_images(run, images, out, promise=promise, all_classes=all_classes, force=force)
     say(f"{rows} predictions written to {out}")
 
 

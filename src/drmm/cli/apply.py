@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from drmm.cli.console import say
+from drmm.cli.predictions import Predictor
 from drmm.data.base import Skipped, summary
 from drmm.data.images import image_batches, load_image_files, pixels
 from drmm.data.tables import table_in_parts
@@ -19,26 +19,35 @@ from drmm.explain.plots import samples_sheet, save_figure
 from drmm.files import check_absent
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.metrics import CERTIFIED_AT_ONCE
-from drmm.model.deep import DRMM
 from drmm.model.patch_prior import PatchPrior, borrow
 from drmm.model.storage import Recipe
 from drmm.progress import Meter
 from drmm.runs.parts import parts_of
 from drmm.runs.run import Run
+from drmm.trust.decisions import PROMISE
 
 __all__ = ["explain", "predict", "sample"]
 
-_COLUMNS = ("image", "label", "confidence", "log_joint", "gap", "certified")
 _PATCH_IMAGES = 4000  # training images of the patch prior: their switches take 40 kB each for MNIST
 
 
-def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False) -> int:
-    """Label image files, part by part, and write a table: image, label, confidence, log-joint, gap, certified.
+def predict(
+    run: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    promise: float = PROMISE,
+    all_classes: bool = False,
+    force: bool = False,
+) -> int:
+    """Label image files, part by part, and write a table with a row for each (`drmm.cli.predictions`).
 
     Args:
         run: folder of a trained model.
         images: files, folders, or arrays.
         out: the table, CSV or Parquet by its suffix, written as it goes and there in the end, whole or not at all.
+        promise: share of the sorted pictures that is to be right.
+        all_classes: a column for the probability of each class.
         force: replace it if it is there.
 
     Returns:
@@ -47,16 +56,18 @@ def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False
     check_absent(out, ".csv", force=force)
     tune_allocator()
     opened = Run.open(run)
-    model, recipe = opened.model, opened.recipe
+    predictor = Predictor(opened, promise=promise, all_classes=all_classes)
     fill = "stretch" if opened.experiment is None else opened.experiment.data.shape
     skipped: list[Skipped] = []
-    batches = image_batches(images, recipe.image_shape, skipped, at_once=CERTIFIED_AT_ONCE, fill=fill)
+    batches = image_batches(images, opened.recipe.image_shape, skipped, at_once=CERTIFIED_AT_ONCE, fill=fill)
     n = 0
-    with closing(Meter("predicting")) as meter, table_in_parts(out, _COLUMNS) as add:
+    with closing(Meter("predicting")) as meter, table_in_parts(out, ["image", *predictor.header]) as add:
         for names, x in batches:
-            add([(name, *row) for name, row in zip(names, _rows(model, recipe, x), strict=True)])
+            add([(name, *row) for name, row in zip(names, predictor.rows(x), strict=True)])
             n += len(names)
             meter.update(n)
+    for note in predictor.notes():
+        say(note)
     if skipped:
         say(summary(skipped))
     return n
@@ -148,16 +159,3 @@ def _patch_prior(run: Run, neighbours: int, seed: int, data_dir: Path | None) ->
     parts = parts_of(run.experiment, run.data(data_dir))
     some = torch.randperm(len(parts.images), generator=torch.Generator().manual_seed(seed))[:_PATCH_IMAGES]
     return borrow(run.model, pixels(parts.images[some]), parts.labels[some], neighbours=neighbours)
-
-
-@torch.no_grad()
-def _rows(model: DRMM, recipe: Recipe, x: Tensor) -> list[tuple[object, ...]]:
-    latents = model.infer(x)
-    columns = (
-        [recipe.classes[code] for code in latents.label.tolist()],
-        latents.logits.softmax(1).amax(1).tolist(),
-        model.log_joint(x, latents).tolist(),
-        latents.gap.tolist(),
-        latents.certified().tolist(),
-    )
-    return list(zip(*columns, strict=True))

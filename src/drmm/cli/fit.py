@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drmm.cli.console import say
+from drmm.cli.predictions import kept_promise
 from drmm.display.text import one_line, printable
 from drmm.errors import InputError
 from drmm.learning.allocator import tune_allocator
@@ -21,6 +22,7 @@ from drmm.records import nearest
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
+from drmm.trust.decisions import PROMISE
 
 __all__ = ["asked_for", "fit_and_report", "show_settings"]
 
@@ -89,6 +91,9 @@ def fit_and_report(
     console.print(_results_table(results))
     if before and results == before:
         say(f"{out} was finished before: for more training, add more --epochs to --resume")
+    assessment = Run.open(out).assessment
+    if results.get("cross_fitted") and assessment is not None:
+        say(kept_promise(assessment, PROMISE))
     say(f"written to {out}; next: drmm predict {out} IMAGES, drmm report {out}, drmm sample {out}")
 
 
@@ -134,6 +139,8 @@ def _results_table(results: Mapping[str, Any]) -> Table:
             unit = " %" if key.endswith(("error", "accuracy")) else ""
             said = _lowest(value) if key == "recall" else f"{value}{unit}"
             table.add_row(key.replace("_", " "), Text(printable(said)))
+    if results.get("cross_fitted"):
+        table.add_row("cross-fitted error", Text(_cross_fitted(**results["cross_fitted"])))
     return table
 
 
@@ -142,6 +149,11 @@ def _lowest(recall: Mapping[str, float | None]) -> str:
     found = sorted((share, name) for name, share in recall.items() if share is not None)
     more = f" and {len(found) - _FEWEST} more" if len(found) > _FEWEST else ""
     return ", ".join(f"{one_line(name)} {share:.1f} %" for share, name in found[:_FEWEST]) + more
+
+
+def _cross_fitted(error: float, interval: Sequence[float], labels: int) -> str:
+    low, high = interval
+    return f"{error:.1f} % ({low:.1f} to {high:.1f} % at 95 %), of {labels} labels held out in turn"
 
 
 def _selection_table(criterion: Criterion, candidates: list[dict[str, Any]]) -> Table:

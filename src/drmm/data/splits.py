@@ -4,7 +4,7 @@ Each draw ranks the images by the raw 64-bit stream of PCG64, the one sequence N
 change, so that a split is the same on every platform and version.
 """
 
-__all__ = ["holdout", "mask_labels", "stratified_labels"]
+__all__ = ["holdout", "label_folds", "mask_labels", "stratified_labels"]
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,8 @@ from drmm.errors import InputError
 
 Indices = npt.NDArray[np.int64]
 
-_LABEL_DRAW, _HOLDOUT_DRAW = 1, 2  # separate streams: one seed may serve for both kinds of draw
+_LABEL_DRAW, _HOLDOUT_DRAW, _FOLD_DRAW = 1, 2, 3  # separate streams: one seed may serve for all kinds of draw
+_ENOUGH = 1000  # held-out images, of which no more need to be learned without
 
 
 def stratified_labels(y: npt.ArrayLike, per_class: int, *, seed: int) -> Indices:
@@ -84,6 +85,28 @@ def holdout(y: npt.ArrayLike, size: float, *, seed: int) -> Indices:
     shares = _shares(counts, wanted)
     drawn = [members[:share] for members, share in zip(ranked.values(), shares, strict=True)]
     return np.sort(np.concatenate(drawn))
+
+
+def label_folds(y: npt.ArrayLike, folds: int, *, seed: int) -> list[Indices]:
+    """Draw parts of the labelled images to be held out in turn, classes spread evenly.
+
+    A class with a single label is in no part. Where one part has a thousand images, it is enough.
+
+    Args:
+        y: Integer labels (N,); −1 means unlabelled and is never drawn.
+        folds: How many at the most; fewer where no class has as many labels.
+        seed: Seed of the draw, at least 0.
+
+    Returns:
+        Sorted indices of each; none if no class has two labels.
+
+    Raises:
+        InputError: `seed` out of range, or no labels.
+    """
+    ranked = [members for members in _ranked_by_class(y, seed, _FOLD_DRAW).values() if len(members) > 1]
+    dealt = np.concatenate([np.zeros(0, np.int64), *ranked])  # in turn: a class never lies in one part alone
+    parts = [np.sort(dealt[start::folds]) for start in range(min(folds, len(dealt)))]
+    return parts[:1] if parts and len(parts[0]) >= _ENOUGH else parts
 
 
 def _shares(counts: Indices, wanted: int) -> Indices:

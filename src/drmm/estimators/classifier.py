@@ -33,7 +33,12 @@ from drmm.model.constraints import is_nonnegative, set_weight
 from drmm.model.deep import DRMM
 from drmm.model.randomness import categorical
 from drmm.model.storage import Recipe, misfit
+from drmm.runs.experiment import Trust
 from drmm.runs.run import Run
+from drmm.trust.assessment import Answers, Assessment, assess
+from drmm.trust.calibration import Calibration
+from drmm.trust.crossfit import cross_fit
+from drmm.trust.decisions import PROMISE
 
 __all__ = ["DRMMClassifier"]
 
@@ -72,6 +77,10 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             made at the least, however few the images.
         validation: labelled images held out to watch the error while training; a teacher does not see them.
         n_clusters: how many clusters, where y is -1 throughout.
+        calibrate: find out while fitting how far the classifier can be trusted, by learning without some labels
+            (`drmm.runs.experiment.Trust`, which takes as long again and a half): then `predict_proba` is
+            calibrated, and `familiarity` and `decide` answer. With a teacher, who knows the labels, there is
+            nothing to calibrate by.
         warm_start: begin with the levels of the former `fit`, on images of the same shape, whatever its classes:
             find clusters without labels first, then fit again with a few.
         image_shape: (H, W), (C, H, W) or (H, W, C) of one image, to unflatten 2-D X with.
@@ -82,6 +91,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
     Attributes:
         classes_: class labels (K,), without -1; numbers of the clusters where there were no labels.
         teacher_: the fitted teacher, where it is an estimator.
+        assessment_: how far it can be trusted (`drmm.trust.assessment`), or None.
         model_: the trained `drmm.DRMM`, in evaluation mode.
         recipe_: how it is built.
         image_shape_: (C, H, W) that the model works on.
@@ -90,6 +100,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
     model_: DRMM
     recipe_: Recipe
+    assessment_: Assessment | None
     _fewest = 2
 
     def __init__(
@@ -104,6 +115,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         epochs: int | None = None,
         validation: int = 0,
         n_clusters: int = 10,
+        calibrate: bool = False,
         warm_start: bool = False,
         image_shape: tuple[int, ...] | None = None,
         pixel_range: tuple[float, float] = (0.0, 1.0),
@@ -119,6 +131,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         self.epochs = epochs
         self.validation = validation
         self.n_clusters = n_clusters
+        self.calibrate = calibrate
         self.warm_start = warm_start
         self.image_shape = image_shape
         self.pixel_range = pixel_range
@@ -147,6 +160,8 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             classifier.set_params(**records, teacher=teacher, validation=asked.data.validation)
         classifier._images(np.full((1, *recipe.image_shape), 255, np.uint8), fitting=True)
         classifier.model_, classifier.recipe_ = opened.model, recipe
+        classifier.assessment_ = opened.assessment
+        classifier.calibrate = classifier.assessment_ is not None
         classifier.classes_ = np.array(recipe.classes)
         return classifier
 
@@ -194,17 +209,29 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         if before is not None:
             training = replace(training, initialisation="default")
             _go_on(model, before[0], x, None if before[1].classes == names else labels)
-        self.model_ = train(
-            model,
-            x,
-            labels,
-            objective=settings.objective,
-            config=training,
-            machine=settings.machine,
-            validation=validation,
-            progress=self.verbose > 0,
-        )
+        options: dict[str, Any] = {
+            "objective": settings.objective,
+            "machine": settings.machine,
+            "progress": self.verbose > 0,
+        }
+        self.model_ = train(model, x, labels, config=training, validation=validation, **options)
+        self.assessment_ = None
+        if self.calibrate:
+            own = torch.full_like(labels, UNLABELLED) if taught else labels
+            self.assessment_ = self._assessed(x, own, training, options)
         return self
+
+    def _assessed(self, x: Tensor, labels: Tensor, training: Training, options: Mapping[str, Any]) -> Assessment:
+        """How far the fitted model can be trusted; by no label where there are none."""
+        x, trust = x.to(self.model_.templates.weight.dtype), Trust()
+        config = trust.shortened(training)
+
+        def without(_: str, fewer: Tensor) -> DRMM:
+            return train(self.recipe_.build(training.seed), x, fewer, config=config, **options)
+
+        folds = trust.folds if bool((labels >= 0).any()) else 0
+        answers = cross_fit(without, self.model_, x, labels, folds=folds, seed=training.seed) if folds else ()
+        return assess(self.model_, x, labels, answers)
 
     def _held_out(
         self, X: object, y: object, x: Tensor, codes: Array, seed: int
@@ -255,16 +282,49 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
     def predict(self, X: object) -> Array:
         """Labels (N,) of images: always one of `classes_`, never -1."""
-        logits = self._run(X, "logits")
-        return np.asarray(self.classes_[logits.argmax(1)])
+        return np.asarray(self.classes_[self.predict_log_proba(X).argmax(1)])
 
     def predict_proba(self, X: object) -> Array:
-        """Posterior q(c|I) of each class, (N, K)."""
-        return np.asarray(torch.from_numpy(self._run(X, "logits")).double().softmax(1).numpy())
+        """Posterior q(c|I) of each class, (N, K); calibrated with `calibrate`."""
+        return np.exp(self.predict_log_proba(X))
 
     def predict_log_proba(self, X: object) -> Array:
-        """Log q(c|I) of each class, (N, K), in nats."""
-        return np.asarray(torch.from_numpy(self._run(X, "logits")).double().log_softmax(1).numpy())
+        """Log q(c|I) of each class, (N, K), in nats; calibrated with `calibrate`."""
+        logits = self._run(X, "logits")
+        known = self.assessment_
+        return (Calibration() if known is None else known.calibration).log_probability(logits)
+
+    def familiarity(self, X: object) -> Array:
+        """Share of the training images that are at least as strange as each image, (N,): a p-value.
+
+        Raises:
+            InputError: if it was fitted without `calibrate`.
+        """
+        return self._answers(X)[1].familiarity
+
+    def decide(self, X: object, promise: float = PROMISE) -> Array:
+        """What to do with each image, (N,): "sorted", "unsure" or "unfamiliar".
+
+        As many of the sorted images are right as promised: at 95 % confidence where the labels suffice to show it,
+        which `assessment_.surest(promise)` tells, else by the calibrated confidence.
+
+        Args:
+            X: images.
+            promise: share of the sorted images that is to be right.
+
+        Raises:
+            InputError: if it was fitted without `calibrate`, or the promise is no share between 0 and 1.
+        """
+        assessment, answers = self._answers(X)
+        return assessment.decide(answers, promise)
+
+    @torch.no_grad()
+    def _answers(self, X: object) -> tuple[Assessment, Answers]:
+        check_is_fitted(self)
+        if self.assessment_ is None:
+            raise InputError("nothing is known of what is familiar: fit with calibrate=True")
+        images, model = self._images_and_model(X)
+        return self.assessment_, self.assessment_.of_pictures(model, images)
 
     def score(self, X: object, y: object, sample_weight: object = None) -> float:
         """As for any few labels; clusters, which are numbered anyhow, have none.
@@ -346,15 +406,17 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
     def _run(self, X: object, what: str) -> Array:
         """Features or logits of all images, chunk by chunk."""
         check_is_fitted(self)
-        images, model = self._images(X), self.model_
-        if images.dtype == torch.float64:
-            # Vectors: in double precision the last bits do not depend on the batch's size.
-            model = copy.deepcopy(model).double()
+        images, model = self._images_and_model(X)
         parts = []
         for x in images.split(_CHUNK):
             features = model.levels(x)
             parts.append(features if what == "features" else model.templates(features))
         return np.asarray(torch.cat(parts).float().numpy())
+
+    def _images_and_model(self, X: object) -> tuple[Tensor, DRMM]:
+        images, model = self._images(X), self.model_
+        # Vectors: in double precision the last bits do not depend on the batch's size.
+        return images, copy.deepcopy(model).double() if images.dtype == torch.float64 else model
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn may expect."""

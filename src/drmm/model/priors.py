@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -120,6 +121,10 @@ class SwitchPrior(nn.Module, Prior):
     def log_prob(self, switches: Switches, label: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Log p(g) of each image, (N,), in nats; the classes do not matter."""
         total = torch.zeros((), device=cast("Tensor", self.batches).device)
+        return sum(self.log_probs(switches), start=total)
+
+    def log_probs(self, switches: Switches) -> Iterator[Tensor]:
+        """Parts of `log_prob`, one a kind of choice, bottom-up, each (N,)."""
         for i, leaf in enumerate(switches.leaves()):
             for name, choice in leaf.choices():
                 probability = self.floored(i, name)
@@ -128,8 +133,7 @@ class SwitchPrior(nn.Module, Prior):
                     chosen = chosen.gather(1, choice.long().unsqueeze(1)).squeeze(1)
                 else:
                     chosen = torch.where(choice, probability, 1 - probability)
-                total = total + chosen.log().flatten(1).sum(1)
-        return total
+                yield chosen.log().flatten(1).sum(1)
 
 
 def _positions(leaf: Switches) -> int:

@@ -16,8 +16,9 @@ from drmm.data.images import pixels
 from drmm.learning.metrics import name_clusters
 from drmm.model.deep import DRMM
 from drmm.progress import track
+from drmm.trust.calibration import Calibration, Reliability, reliability
 
-__all__ = ["Calibration", "Evaluation", "calibration", "clusters_named", "confusion_matrix", "evaluate", "worst"]
+__all__ = ["Evaluation", "calibration", "clusters_named", "confusion_matrix", "evaluate", "worst"]
 
 _CHUNK = 50
 _TINY = 1e-12  # a probability that is not 0
@@ -37,7 +38,7 @@ class Evaluation:
         images: levels, uint8 (N, C, H, W).
         truth: index of the true class, -1 where it is unknown, (N,).
         predicted: index of the best class of the model, (N,).
-        probability: softmax of the logits, (N, C).
+        probability: of each class, calibrated where the run is, (N, C).
         score: of the best class, (N,).
         gap: upper bound less score, (N,); infinite where there is no bound.
         certified: whether inference was provably exact, (N,).
@@ -79,7 +80,9 @@ class Evaluation:
         return np.asarray(best[:, -1] - best[:, 0] if best.shape[1] > 1 else best[:, -1], float)
 
 
-def evaluate(model: DRMM, data: Dataset, most: int, seed: int = 0) -> Evaluation:
+def evaluate(
+    model: DRMM, data: Dataset, most: int, seed: int = 0, calibration: Calibration | None = None
+) -> Evaluation:
     """Infer test images, or training images where there are no others.
 
     Args:
@@ -87,6 +90,7 @@ def evaluate(model: DRMM, data: Dataset, most: int, seed: int = 0) -> Evaluation
         data: whose images.
         most: so many at most, drawn at random.
         seed: of the draw.
+        calibration: of the logits; None takes them as they are.
     """
     tested = len(data.x_test) > 0
     x, y = (data.x_test, data.y_test) if tested else (data.x_train, data.y_train)
@@ -94,7 +98,8 @@ def evaluate(model: DRMM, data: Dataset, most: int, seed: int = 0) -> Evaluation
     if len(x) > most:
         index = np.sort(np.random.default_rng(seed).choice(len(x), most, replace=False))
     images = torch.from_numpy(x[index])
-    parts = [_infer(model, pixels(part)) for part in track(images.split(_CHUNK), "evaluating images")]
+    calibrated = Calibration() if calibration is None else calibration
+    parts = [_infer(model, pixels(part), calibrated) for part in track(images.split(_CHUNK), "evaluating images")]
     predicted, probability, score, gap, certified, explained = (
         np.concatenate(column) for column in zip(*parts, strict=True)
     )
@@ -114,13 +119,14 @@ def evaluate(model: DRMM, data: Dataset, most: int, seed: int = 0) -> Evaluation
 
 
 @torch.no_grad()
-def _infer(model: DRMM, x: Tensor) -> tuple[npt.NDArray[np.generic], ...]:
+def _infer(model: DRMM, x: Tensor, calibration: Calibration) -> tuple[npt.NDArray[np.generic], ...]:
     latents = model.infer(x)
     residual = (x - model.picture(latents)).flatten(1).square().sum(1)
     explained = 1 - residual / x.flatten(1).square().sum(1).clamp(min=_TINY)
+    probability = np.exp(calibration.log_probability(latents.logits.double().numpy()))
     parts = (
-        latents.label,
-        latents.logits.softmax(1),
+        torch.from_numpy(probability.argmax(1)),
+        torch.from_numpy(probability),
         latents.score,
         latents.gap,
         latents.certified(),
@@ -136,38 +142,10 @@ def confusion_matrix(evaluation: Evaluation, n_classes: int) -> Indices:
     return counts
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """Confidence and accuracy in bins, as a reliability diagram shows them.
-
-    Attributes:
-        confidence: mean of each bin, (B,); 0 where it is empty.
-        accuracy: share of its images that are classified correctly, (B,).
-        counts: of images, (B,).
-        error: expected calibration error: the bins' mean distance of the two, weighted by their images.
-        nll: negative log-likelihood of the true class, in nats, mean.
-    """
-
-    confidence: Figures
-    accuracy: Figures
-    counts: Indices
-    error: float
-    nll: float
-
-
-def calibration(evaluation: Evaluation, bins: int = 10) -> Calibration:
-    """Compare confidence and accuracy in bins of equal width (Guo et al., 2017)."""
+def calibration(evaluation: Evaluation) -> Reliability:
+    """Confidence and accuracy of the images whose class is known."""
     known = evaluation.known
-    confidence, correct = (
-        evaluation.confidence[known],
-        (evaluation.predicted == evaluation.truth)[known].astype(float),
-    )
-    chosen = np.minimum((confidence * bins).astype(int), bins - 1)
-    counts = np.bincount(chosen, minlength=bins)
-    full = counts.clip(1)
-    mean, accuracy = (np.bincount(chosen, values, bins) / full for values in (confidence, correct))
-    error = float((counts * np.abs(mean - accuracy)).sum() / counts.sum())
-    return Calibration(mean, accuracy, counts, error, float(evaluation.loss[known].mean()))
+    return reliability(evaluation.confidence[known], (evaluation.predicted == evaluation.truth)[known])
 
 
 def clusters_named(evaluation: Evaluation) -> dict[int, int]:

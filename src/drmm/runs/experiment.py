@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from drmm.learning.selection import Grid
 from drmm.model.storage import Recipe
 from drmm.records import DERIVED, Record, Setting, from_table, in_table, nearest, settings_of
 
-__all__ = ["Data", "Experiment", "Teacher"]
+__all__ = ["Data", "Experiment", "Teacher", "Trust"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,30 @@ class Teacher(Record):
 
 
 @dataclass(frozen=True)
+class Trust(Record):
+    """How a run finds out how far its model can be trusted: how sure and how right nets are without some labels.
+
+    Attributes:
+        folds: parts of the labels that are held out in turn; 0 holds none out, and confidence is not calibrated.
+        epochs_share: of the run's own epochs, for each of these nets.
+    """
+
+    folds: int = 5
+    epochs_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise InputError(f"folds must be 2 or more, or 0 for none, not {self.folds}")
+        if not 0 < self.epochs_share <= 1:
+            raise InputError(f"epochs_share must be more than 0, and at most 1, not {self.epochs_share}")
+
+    def shortened(self, training: Training) -> Training:
+        """How the nets without some labels learn, of how the model does."""
+        epochs, steps = (math.ceil(self.epochs_share * n) for n in (training.epochs, training.min_steps))
+        return replace(training, epochs=epochs, min_steps=steps)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """All that decides a run; `run.json` is exactly this record.
 
@@ -87,6 +112,7 @@ class Experiment:
         machine: on what.
         teacher: whose labels the images without one get; none learns without.
         select: structures to choose between before the winner is trained; an empty one trains what the model says.
+        trust: how it is found out how far the model can be trusted.
     """
 
     data: Data = field(default_factory=Data)
@@ -96,6 +122,7 @@ class Experiment:
     machine: Machine = field(default_factory=Machine)
     teacher: Teacher | None = None
     select: Grid = field(default_factory=Grid)
+    trust: Trust = field(default_factory=Trust)
 
     def __post_init__(self) -> None:
         for name, record in _RECORDS.items():
@@ -221,6 +248,7 @@ _RECORDS: dict[str, type[Record]] = {
     "machine": Machine,
     "teacher": Teacher,
     "select": Grid,
+    "trust": Trust,
 }
 
 

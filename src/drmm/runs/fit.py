@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from torch import Tensor
 
 from drmm.data import NAMES, Dataset
 from drmm.data.store import forget_pixels, taken
@@ -28,6 +30,8 @@ from drmm.runs.classes import kept_shares, shares_of, told
 from drmm.runs.experiment import Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest
 from drmm.runs.run import Run, number, versions
+from drmm.trust.assessment import Assessment, assess
+from drmm.trust.crossfit import cross_fit
 
 __all__ = ["fit_run", "learn", "learn_on"]
 
@@ -96,21 +100,20 @@ def fit_run(
     session = _Session(run, parts, progress=progress)
     with locked(folder) if leader else nullcontext(), _cleared_after_mistakes(run, keep=resume or not leader):
         parts = session.taught(whole, candidates[0])
-        if done is not None:
-            recipe, model, selection = run.recipe, session.further(whole, done), run.results.get("selection")
-        else:
-            recipe, selection = session.select(whole, candidates)
-            model = session.learn(whole, recipe)
+        recipe, model, selection = session.trained(whole, candidates, done)
+        assessment = session.assess(whole, recipe, model)
     if not leader:
         return {}
     results = _results(whole, data, parts, model) | {"resumed": resume, "command": command, "selection": selection}
-    results |= {"class_shares": kept_shares(shares, data.classes)}
+    results |= {"class_shares": kept_shares(shares, data.classes), "cross_fitted": assessment.error()}
     results |= {"seconds": session.seconds(), "versions": versions()}
     if done is not None:
         results["earlier"] = [*run.results.get("earlier", []), _without(run.results, "earlier")]
     run.keep_experiment(whole)
     run.keep_model(model, recipe)
+    run.keep_assessment(assessment)
     run.keep_results(results)
+    shutil.rmtree(run.folds_folder, ignore_errors=True)
     return results
 
 
@@ -152,6 +155,15 @@ class _Session:
             Run(folder, lesson).keep_model(model, taught_recipe)
         return folder
 
+    def trained(
+        self, experiment: Experiment, candidates: tuple[Recipe, ...], done: int | None
+    ) -> tuple[Recipe, DRMM, dict[str, Any] | None]:
+        """The recipe, its model, and how the recipe was chosen; of a run that is finished, after more epochs."""
+        if done is not None:
+            return self.run.recipe, self.further(experiment, done), self.run.results.get("selection")
+        recipe, selection = self.select(experiment, candidates)
+        return recipe, self.learn(experiment, recipe), selection
+
     def select(
         self, experiment: Experiment, candidates: tuple[Recipe, ...]
     ) -> tuple[Recipe, dict[str, Any] | None]:
@@ -185,6 +197,28 @@ class _Session:
         return learn_on(
             self.run.model, experiment, self.parts, more, folder=folder, resume=True, progress=self.progress
         )
+
+    def assess(self, experiment: Experiment, recipe: Recipe, model: DRMM) -> Assessment:
+        """How far the finished model can be trusted.
+
+        Nothing is cross-fitted where no image has a label, or a teacher has seen them.
+        """
+        x, y = self.parts.images, self.parts.labels
+        if not experiment.trust.folds or experiment.teacher is not None or not len(self.parts.known):
+            return assess(model, x, y, ())
+        folds, seed = experiment.trust.folds, experiment.training.seed
+        lesson = replace(experiment, training=experiment.trust.shortened(experiment.training))
+        console = Console(stderr=True, quiet=not self.progress)
+
+        def without(fold: str, labels: Tensor) -> DRMM:
+            console.print(f"learning without some labels: {fold}", highlight=False)
+            parts, folder = (
+                replace(self.parts, labels=labels, validation=None),
+                self.run.folds_folder / fold.partition(" ")[0],
+            )
+            return learn(lesson, recipe, parts, folder=folder, resume=True, progress=self.progress)
+
+        return assess(model, x, y, cross_fit(without, model, x, y, folds=folds, seed=seed))
 
 
 def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) -> DRMM:

@@ -2,10 +2,11 @@
 
 `run.json` is the experiment (`drmm.runs.experiment`), `labels.csv` says which images had a label, `skipped.csv`
 which files of a folder were not read, `pixels/` holds the others decoded, `model.json` and `model.safetensors` are
-the model, `results.json` what came out. `logs/` and `checkpoints/` are of the training, `further/` of what a
-finished run learned later, `teacher/` of a teacher that it learned first, `selection/` and `selection.csv` of the
-choice of a structure. The folder of a pruned model has `pruning.json` in place of the first and last, and that of
-the demo one model in each of its subfolders.
+the model, `results.json` what came out, `trust.json` and `trust.safetensors` how far the model can be trusted.
+`logs/` and `checkpoints/` are of the training, `further/` of what a finished run learned later, `teacher/` of a
+teacher that it learned first, `selection/` and `selection.csv` of the choice of a structure, and `folds/`, until
+it is done, of nets without some labels. The folder of a pruned model has `pruning.json` in place of the first and
+last, and that of the demo one model in each of its subfolders.
 """
 
 from __future__ import annotations
@@ -24,13 +25,23 @@ from drmm import __version__
 from drmm.data import Dataset
 from drmm.data.store import forget_pixels
 from drmm.errors import InputError, RunError
-from drmm.files import check_new, read_csv, read_json, write_csv, write_json
+from drmm.files import (
+    check_new,
+    read_csv,
+    read_json,
+    read_tensors,
+    tensor_bytes,
+    write_bytes,
+    write_csv,
+    write_json,
+)
 from drmm.learning.recipes import is_recipe
 from drmm.learning.train import seconds_in
 from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe, load_model, save_model
 from drmm.runs.earlier import experiment_tables
 from drmm.runs.experiment import Experiment
+from drmm.trust.assessment import Assessment
 
 __all__ = ["Curve", "Run", "number", "versions"]
 
@@ -39,6 +50,7 @@ Curve = tuple[tuple[float, ...], tuple[float, ...]]
 
 _RUN, _RESULTS, _PRUNING, _LABELS = "run.json", "results.json", "pruning.json", "labels.csv"
 _MODEL, _SELECTION, _SKIPPED, _STORE = "model.json", "selection.csv", "skipped.csv", "pixels"
+_TRUST, _TRUST_ARRAYS = "trust.json", "trust.safetensors"
 _TAKEN = "choose another --out, or go on with --resume"
 _DEMO_MODEL = "soft"  # of the models of a demo, the one that a report is about
 
@@ -152,6 +164,27 @@ class Run:
         save_model(model, recipe, self.folder)
         self.__dict__.pop("_loaded", None)
 
+    @cached_property
+    def assessment(self) -> Assessment | None:
+        """How far the model can be trusted; None where that is not known.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        path = self.folder / self.name / _TRUST_ARRAYS
+        if not path.exists():
+            return None
+        try:
+            return Assessment.of_tensors(read_tensors(path))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+
+    def keep_assessment(self, assessment: Assessment) -> None:
+        """Write `trust.json`, for people, and `trust.safetensors`."""
+        write_bytes(self.folder / _TRUST_ARRAYS, tensor_bytes(assessment.tensors()))
+        write_json(self.folder / _TRUST, assessment.summary())
+        self.__dict__.pop("assessment", None)
+
     # --- what it learned from ------------------------------------------------------------------------------------
 
     @property
@@ -263,6 +296,11 @@ class Run:
         return Path(teacher.source)
 
     @property
+    def folds_folder(self) -> Path:
+        """Where nets without some labels are learned."""
+        return self.folder / "folds"
+
+    @property
     def selection_folder(self) -> Path:
         """Where the scores of candidates go."""
         return self.folder / "selection"
@@ -280,6 +318,7 @@ class Run:
     def seconds_so_far(self) -> float:
         """That former sessions learned for."""
         folders = [self.folder, self.folder / "teacher", *sorted(self.folder.glob("further/*"))]
+        folders += sorted(self.folds_folder.glob("*"))
         chosen = sum(number(_json(path), "seconds") or 0.0 for path in self.selection_folder.glob("*.json"))
         return chosen + sum(seconds_in(folder) for folder in folders)
 

@@ -22,7 +22,7 @@ from drmm.records import nearest
 __all__ = ["DEFAULT", "RecipeFile", "is_recipe", "names", "read_recipe"]
 
 DEFAULT = "few-labels"
-_TABLES = ("data", "model", "objective", "training", "machine", "teacher", "select")
+_TABLES = ("data", "model", "objective", "training", "machine", "teacher", "select", "trust")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from drmm.report.blocks import Cell, Chart, Charts, Gallery, Matrix, Note, Secti
 from drmm.report.charts import heat, histogram, reliability_diagram
 from drmm.report.context import Context, decimal, percent
 from drmm.report.evaluation import Indices, calibration, clusters_named, confusion_matrix
+from drmm.trust.decisions import PROMISE
 
 __all__ = ["calibration_error", "certificates", "confusions", "hardest"]
 
@@ -81,7 +82,7 @@ def calibration_error(context: Context) -> Section | None:
     lead = (
         f"Mean confidence {percent(confidence)}, accuracy {percent(accuracy)}: {bias} on average. Expected "
         f"calibration error {percent(bins.error)} in {len(bins.counts)} bins; negative log-likelihood "
-        f"{bins.nll:.3f} nats per image."
+        f"{float(evaluation.loss[evaluation.known].mean()):.3f} nats per image. {_calibrated(context)}"
     )
     charts = (
         Chart(
@@ -94,6 +95,20 @@ def calibration_error(context: Context) -> Section | None:
         ),
     )
     return Section("calibration", title, lead, (Charts(charts),))
+
+
+def _calibrated(context: Context) -> str:
+    """By what confidence is calibrated, and what may be sorted."""
+    assessment = context.source.assessment
+    if assessment is None or not len(assessment.held_out.label):
+        return "Confidence is the net's own."
+    temperature = decimal(assessment.calibration.temperature)
+    surest, n = assessment.surest(PROMISE), f"{len(assessment.held_out.label):,}"
+    shown = f"as the {n} labels show at 95 % confidence" if surest.promised else f"which {n} labels do not show"
+    return (
+        f"Confidence is calibrated (temperature {temperature}) by {n} labels that were held out in turn. Of the "
+        f"surest {percent(surest.share, 0)} of pictures {percent(PROMISE, 0)} should be right, {shown}."
+    )
 
 
 def certificates(context: Context) -> Section | None:

@@ -179,6 +179,11 @@ def _errors(context: Context) -> list[Fact]:
         facts.append(
             Fact(percent(wrong, 2), f"{evaluation.part} error", f"of {int(evaluation.known.sum()):,} images")
         )
+    cross_fitted = None if source.assessment is None else source.assessment.error()
+    if cross_fitted is not None:
+        low, high = cross_fitted["interval"]
+        remark = f"of {cross_fitted['labels']:,} labels held out in turn; 95 % interval {low:.1f} to {high:.1f} %"
+        facts.append(Fact(f"{cross_fitted['error']:.1f} %", "cross-fitted error", remark))
     if evaluation is not None:
         remark = "inference provably the joint maximum"
         facts.append(Fact(percent(float(evaluation.certified.mean()), 0), "certified exact", remark))

@@ -1,0 +1,90 @@
+"""A row for each picture: which class, how sure, whether the model knows such pictures, and what to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import Tensor
+
+from drmm.display.text import one_line
+from drmm.runs.run import Run
+from drmm.trust.assessment import Assessment
+from drmm.trust.decisions import PROMISE, check_promise
+
+__all__ = ["Predictor", "kept_promise"]
+
+_COLUMNS = ("label", "confidence", "second", "second_confidence", "familiarity", "decision")
+_OF_INFERENCE = ("log_joint", "gap", "certified")
+
+
+class Predictor:
+    """Makes rows of pictures by a run's model.
+
+    A run that does not say how far it can be trusted (a pruned model, one of an earlier version) has the net's own
+    confidence, which is too high as a rule, and neither familiarity nor decision.
+
+    Args:
+        run: opened.
+        promise: share of the sorted pictures that is to be right.
+        all_classes: a column for the probability of each class.
+
+    Raises:
+        InputError: if the promise is no share between 0 and 1.
+        RunError: if there is no model, or a file is damaged.
+    """
+
+    def __init__(self, run: Run, *, promise: float = PROMISE, all_classes: bool = False) -> None:
+        check_promise(promise)
+        self._model, self._classes = run.model, run.recipe.classes
+        self._assessment, self._promise, self._all = run.assessment, promise, all_classes
+
+    @property
+    def header(self) -> list[str]:
+        """Names of the columns."""
+        each = [f"p({one_line(name)})" for name in self._classes] if self._all else []
+        return [*_COLUMNS, *_OF_INFERENCE, *each]
+
+    @torch.no_grad()
+    def rows(self, x: Tensor) -> list[tuple[object, ...]]:
+        """Of images (N, C, H, W), float; None where a run does not say."""
+        latents = self._model.infer(x)
+        if self._assessment is None:
+            probability, known = softmax(latents.logits.double().numpy(), 1), [(None, None)] * len(x)
+        else:
+            answers = self._assessment.answers(self._model, x, latents)
+            decided = self._assessment.decide(answers, self._promise).tolist()
+            probability, known = answers.probability, list(zip(answers.familiarity.tolist(), decided, strict=True))
+        best = np.argsort(-probability, 1, kind="stable")[:, :2].tolist()
+        inference = (self._model.log_joint(x, latents), latents.gap, latents.certified())
+        columns = zip(best, probability.tolist(), known, *(part.tolist() for part in inference), strict=True)
+        return [
+            (*self._named(pair, p), *of_picture, *of_inference, *(p if self._all else ()))
+            for pair, p, of_picture, *of_inference in columns
+        ]
+
+    def _named(self, pair: Sequence[int], probability: Sequence[float]) -> list[object]:
+        """The two best classes, each with its probability."""
+        return [cell for c in pair for cell in (self._classes[c], probability[c])]
+
+    def notes(self) -> Sequence[str]:
+        """What to say of the decisions, in lines."""
+        if self._assessment is None:
+            return ("the run does not say how far to trust it: confidence is not calibrated, nothing is decided",)
+        return (kept_promise(self._assessment, self._promise),)
+
+
+def kept_promise(assessment: Assessment, promise: float) -> str:
+    """In one line what may be sorted, and whether the labels show that the promise is kept."""
+    surest, labels = assessment.surest(promise), len(assessment.held_out.label)
+    share, right = f"the surest {100 * surest.share:.0f} % of pictures may be sorted", f"{100 * promise:g} %"
+    if surest.promised:
+        return f"{share}: {right} or more of them are right, at 95 % confidence"
+    confidence = "the calibrated confidence" if labels else "the net's own confidence, which is not calibrated"
+    guess = f"{share}, {right} of them right by {confidence}"
+    if surest.labels is None:
+        return f"{guess}: no number of labels can show so much"
+    needed = max(surest.labels, labels + 1)
+    return f"{guess}; {labels} labels do not show it, {needed} at the least might"

@@ -1,0 +1,83 @@
+"""What nets say of labelled images whose label they have not learned: cross-fitting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from drmm.data.splits import label_folds
+from drmm.learning.metrics import predict_logits
+
+__all__ = ["Fold", "cross_fit", "pool_of"]
+
+Figures = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+_POOL = 1000  # unlabelled images by which nets are compared
+_TINY = 1e-6  # a lead of a net that tells nothing apart
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Answers of one net for labelled images whose label it did not know.
+
+    Attributes:
+        index: of the images, (m,).
+        logits: (m, C), as large as the model's that they are to judge.
+        pool: the same for `pool_of` the images, (M, C).
+    """
+
+    index: Indices
+    logits: Figures
+    pool: Figures
+
+
+def cross_fit(
+    learn: Callable[[str, Tensor], nn.Module], model: nn.Module, x: Tensor, y: Tensor, *, folds: int, seed: int
+) -> list[Fold]:
+    """Learn without each fold of the labels in turn, and ask for it.
+
+    Nets of a shorter schedule are less sure of everything. Their logits are made as large as the model's, by the
+    lead of the best class in the median of the same images.
+
+    Args:
+        learn: trains a net: told which fold it is ("1 of 5"), and the labels (N,) without it.
+        model: whose answers are to be judged, in evaluation mode.
+        x: images (N, C, H, W).
+        y: class indices (N,), -1 where there is no label.
+        folds: as of `drmm.data.splits.label_folds`.
+        seed: likewise.
+
+    Returns:
+        The folds; none if no class has two labels.
+    """
+    pool, answers = pool_of(x, y), []
+    size = _lead(predict_logits(model, pool))
+    parts = label_folds(y.numpy(), folds, seed=seed)
+    for number, held_out in enumerate(parts, 1):
+        fewer = y.clone()
+        fewer[held_out] = -1
+        net = learn(f"{number} of {len(parts)}", fewer)
+        others = predict_logits(net, pool).double()
+        factor = size / _lead(others)
+        logits = factor * predict_logits(net, x[held_out]).double()
+        answers.append(Fold(held_out, logits.numpy(), (factor * others).numpy()))
+    return answers
+
+
+def pool_of(x: Tensor, y: Tensor) -> Tensor:
+    """Images by which nets are compared: some without a label, evenly spread, or of all where there are few."""
+    unlabelled = torch.nonzero(y < 0).flatten()
+    among = unlabelled if len(unlabelled) >= _POOL else torch.arange(len(y))
+    return x[among[torch.linspace(0, len(among) - 1, min(len(among), _POOL)).long()]]
+
+
+def _lead(logits: Tensor) -> float:
+    """Of the best class before the second, in the median of images."""
+    best = logits.double().topk(2, 1).values
+    return float((best[:, 0] - best[:, 1]).median().clamp(min=_TINY))
