@@ -26,7 +26,7 @@ ORDER = (
     ("explain",),
     ("runs",),
     ("estimators",),
-    ("report", "studies"),
+    ("report", "studies", "sorting"),
     ("cli",),
 )
 
