@@ -30,7 +30,7 @@ def known_digests(into: Path) -> set[str]:
         RunError: if a plan is damaged, or all is being taken back.
     """
     journal = Journal(into)
-    _check_not_being_undone(journal)
+    journal.check_not_being_undone()
     return {step.digest for plan in journal.plans for step in plan.steps if step.target not in (plan.left or {})}
 
 
@@ -87,7 +87,7 @@ def sort_files(
 
 
 def _finished(journal: Journal) -> Plan | None:
-    _check_not_being_undone(journal)
+    journal.check_not_being_undone()
     plan = journal.unfinished
     if plan is None:
         return None
@@ -108,11 +108,6 @@ def _finished(journal: Journal) -> Plan | None:
             left[step.target] = error.strerror or str(error)
     journal.finish(plan, left)
     return journal.plans[-1]
-
-
-def _check_not_being_undone(journal: Journal) -> None:
-    if journal.is_being_undone:
-        raise RunError(f"{journal.into} is being taken back: finish that with drmm sort --undo {journal.into}")
 
 
 def _do(step: Step, how: How, journal: Journal) -> None:

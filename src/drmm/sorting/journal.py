@@ -2,7 +2,7 @@
 
 `1.json`, `2.json` … are the plans, one for each time that new pictures were sorted; `1.left.json` says that the
 first plan is done, and what could not be. `undo` says that all is being taken back. `made.json` has the digests of
-tables and pages. `part` is a copy that is not whole yet.
+tables and pages, `audit.json` what was drawn to be looked at. `part` is a copy that is not whole yet.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from drmm.errors import RunError
-from drmm.files import check_new, locked, read_json, write_json
+from drmm.files import check_new, locked, read_json, write_bytes, write_json
 from drmm.sorting.disk import file_digest
 
 __all__ = ["RESERVED", "RUN", "Decision", "How", "Journal", "Plan", "Step"]
@@ -29,7 +29,7 @@ How = Literal["copy", "link", "move"]
 RUN = "_run"
 """Folder of the model that was trained for sorting, within that of the sorted pictures."""
 
-_FOLDER, _UNDO, _MADE = ".drmm", "undo", "made.json"
+_FOLDER, _UNDO, _MADE, _AUDIT = ".drmm", "undo", "made.json", "audit.json"
 _DAMAGED = "put it back from a backup; sort.csv says where each picture was"
 
 RESERVED = {RUN, "sort.csv", "skipped.csv", "report.html", "audit.csv", "audit.html"}
@@ -165,14 +165,32 @@ class Journal:
         write_json(self._left(plan.number), left)
         self.__dict__.pop("plans", None)
 
-    @property
-    def is_being_undone(self) -> bool:
-        """Whether all is being taken back."""
-        return (self._folder / _UNDO).exists()
-
     def begin_undo(self) -> None:
         """Write down that all is to be taken back."""
         (self._folder / _UNDO).touch()
+
+    def check_not_being_undone(self) -> None:
+        """Refuse to go on with what is being taken back.
+
+        Raises:
+            RunError: if it is.
+        """
+        if (self._folder / _UNDO).exists():
+            raise RunError(f"{self.into} is being taken back: finish that with drmm sort --undo {self.into}")
+
+    @property
+    def audit(self) -> dict[str, Any]:
+        """What was drawn to be looked at; empty before."""
+        return self._json(_AUDIT)
+
+    def keep_audit(self, content: Mapping[str, Any]) -> None:
+        """Write down what was drawn."""
+        write_json(self._folder / _AUDIT, content)
+
+    def write_made(self, name: str, content: bytes) -> None:
+        """Write a table or page, and remember it."""
+        write_bytes(self.into / name, content)
+        self.keep_made(name)
 
     def keep_made(self, name: str) -> None:
         """Remember a table or page as it is now, to know later whether it is still as it was made."""
@@ -198,8 +216,11 @@ class Journal:
 
     @property
     def _made(self) -> dict[str, str]:
-        path = self._folder / _MADE
-        return read_json(path) if path.exists() else {}
+        return self._json(_MADE)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self._folder / name
+        return read_json(path, _DAMAGED) if path.exists() else {}
 
     def _plan(self, number: int) -> Path:
         return self._folder / f"{number}.json"

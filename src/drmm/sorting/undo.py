@@ -55,7 +55,8 @@ def undo(into: Path) -> Undone:
         if not undone.to_try_again:
             journal.remove()
     if not undone.to_try_again:
-        undone.kept.update({name: "not made by sorting" for name in _others(into) if name not in undone.kept})
+        others = {name: "not made by sorting" for name in _others(into) if name not in undone.kept}
+        undone.kept.update({**others, **dict.fromkeys(others.keys() & {RUN}, "the model that was trained")})
         with suppress(OSError):  # something is kept
             into.rmdir()
     return undone

@@ -1,0 +1,242 @@
+"""`drmm sort`: a folder of pictures into a sorted one, and back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from drmm.cli.console import complain, say
+from drmm.cli.fit import asked_for
+from drmm.data.base import summary
+from drmm.data.images import as_images
+from drmm.data.listing import Listing, check_losses, listed
+from drmm.display.text import one_line
+from drmm.errors import InputError, RunError
+from drmm.files import read_bytes
+from drmm.learning.allocator import tune_allocator
+from drmm.progress import track
+from drmm.report import write_report
+from drmm.runs.fit import fit_run
+from drmm.runs.run import Run
+from drmm.sorting.apply import finish_sorting, known_digests, sort_files
+from drmm.sorting.disk import file_digest
+from drmm.sorting.journal import RUN, Decision, How, Journal, Plan, Step, check_ours
+from drmm.sorting.plan import Choice, check_apart, planned
+from drmm.sorting.undo import undo
+
+__all__ = ["asked_way", "show_undo", "sort"]
+
+_Read = tuple[Path, str, npt.NDArray[np.uint8]]  # a picture, its digest, its levels
+
+_AT_ONCE = 256  # pictures
+_SHOWN, _EXAMPLES = 10, 3  # files in a list, and beside a count
+_REPORT = "report.html"
+
+
+def asked_way(**ways: bool) -> How | None:
+    """The way that was asked for, if one was.
+
+    Raises:
+        InputError: if several were.
+    """
+    asked: list[How] = [name for name in ("copy", "link", "move") if ways[name]]
+    if len(asked) > 1:
+        raise InputError(f"choose one of {' and '.join(f'--{name}' for name in asked)}")
+    return asked[0] if asked else None
+
+
+def sort(
+    pictures: Path, into: Path, *, run: Path | None, promise: float, how: How, dry_run: bool, command: str
+) -> None:
+    """Sort the new pictures of a folder.
+
+    Args:
+        pictures: the folder.
+        into: folder of the sorted pictures.
+        run: folder of the model; None trains one, or takes the one that was trained before.
+        promise: how sure the model has to be.
+        how: the way in which they get there.
+        dry_run: only show what would be done.
+        command: the command line, kept with the model that is trained.
+
+    Raises:
+        InputError: if the promise is none, or the pictures cannot be used.
+        RunError: if a folder cannot be used.
+    """
+    _check(pictures, into, run, promise)
+    if not dry_run and (done := finish_sorting(into)):
+        say(f"finished what was stopped before: {len(done.steps) - len(done.left or {}):,} pictures are in {into}")
+    with listed(pictures) as found, TemporaryDirectory(prefix="drmm-") as nowhere:
+        known = known_digests(into)
+        digests = _new(found, known)
+        folder = Path(nowhere) / RUN if dry_run else into / RUN
+        model = _model(run, pictures, folder, command) if digests else None
+        choices = list(_choices(model, found, digests, promise)) if model else []
+        with warnings.catch_warnings(action="ignore"):  # what was skipped is said in the end
+            check_losses(found.skipped, len(choices) + len(known), pictures)
+        if dry_run:
+            _show(planned(choices, into, how, Journal(into).plans)[1])
+            say("nothing was written" + ("" if run else ", and the model was not kept: drmm fit trains one"))
+            return
+        if model:
+            _keep_report(model, into, Path(nowhere))  # before the pictures that it shows are moved
+    plan = sort_files(choices, into, how, [(str(pictures / one.file), one.reason) for one in found.skipped])
+    if found.skipped:
+        say(f"{summary(found.skipped)}; {into / 'skipped.csv'} names them")
+    _tell(plan, pictures, into)
+
+
+def _check(pictures: Path, into: Path, run: Path | None, promise: float) -> None:
+    """Refuse what cannot be, before any work; errors as of `sort`."""
+    if not 0 <= promise <= 1:
+        raise InputError(f"--promise is a share from 0 to 1, as in 0.98, not {promise:g}")
+    if not pictures.is_dir():
+        raise RunError(f"{pictures} is no folder: name a folder of pictures, and unpack an archive first")
+    check_apart(pictures, into)
+    check_ours(into)
+    if run is not None and not Run.open(run).has_model:
+        raise RunError(f"{run} has not finished: go on with drmm fit --out {run} --resume")
+
+
+def _tell(plan: Plan | None, pictures: Path, into: Path) -> None:
+    """What was done."""
+    if plan is None:
+        say(f"no new pictures in {pictures}")
+        return
+    left = plan.left or {}
+    _show([step for step in plan.steps if step.target not in left])
+    for target, reason in list(left.items())[:_SHOWN]:
+        complain("warning", f"{target} was not made: {reason}", "bold yellow")
+    if len(left) > _SHOWN:
+        complain("warning", f"nor were {len(left) - _SHOWN:,} others: skipped.csv names them", "bold yellow")
+    say(f"written to {into}; next: drmm audit {into}, or all back with drmm sort --undo {into}")
+
+
+def show_undo(into: Path) -> None:
+    """Take back all that was sorted into a folder, and say what could not be.
+
+    Raises:
+        RunError: if some of it can be tried again.
+    """
+    undone = undo(into)
+    say(f"{undone.back:,} pictures are where they were")
+    for name, reason in list(undone.kept.items())[:_SHOWN]:
+        say(f"kept {into / name}: {reason}")
+    if len(undone.kept) > _SHOWN:
+        say(f"and kept {len(undone.kept) - _SHOWN:,} more files")
+    if undone.gone:
+        some = ", ".join(undone.gone[:_SHOWN])
+        complain("warning", f"{len(undone.gone):,} pictures are in neither folder: {some}", "bold yellow")
+    if undone.to_try_again:
+        raise RunError(f"some pictures could not go back: make room for them, then drmm sort --undo {into} again")
+
+
+def _new(found: Listing, known: set[str]) -> dict[str, str]:
+    """Digests of the pictures that were not sorted before, by their names; the others are not listed any more."""
+    for first, *others in found.repeats():
+        for member in others:
+            found.skip(member, f"read already (as {first})")
+    digests = {}
+    for member in track(list(found.pictures), f"Looking through {one_line(found.root.name)}"):
+        try:
+            digest = file_digest(found.root / member)
+        except OSError as error:
+            found.skip(member, error.strerror or str(error), is_loss=True)
+            continue
+        if digest in known:
+            del found.pictures[member]
+        else:
+            digests[str(member)] = digest
+    return digests
+
+
+def _model(run: Path | None, pictures: Path, folder: Path, command: str) -> Run:
+    """The model to sort by: trained into a folder, if none is given, and none has been."""
+    if run is not None:
+        return Run.open(run)
+    begun = folder.exists()
+    if begun and (opened := Run.open(folder)).finished:
+        say(f"sorting by the model in {folder}, which was trained before")
+        return opened
+    say(f"training a model first, into {folder}: give the same command to go on after a stop")
+    tune_allocator()
+    experiment = asked_for(None, folder if begun else None, {"data.source": str(pictures)}, ())
+    fit_run(experiment, folder, resume=begun, command=command, tell=say)
+    return Run.open(folder)
+
+
+def _choices(run: Run, found: Listing, digests: dict[str, str], promise: float) -> Iterator[Choice]:
+    """What is decided about each picture that can be read: by its label, if the run knows one, or by the model."""
+    labelled = _labelled(run)
+    shape = run.recipe.image_shape
+    decoded = track(found.decoded(channels=shape[0], size=shape[1:]), "predicting", len(found.pictures))
+    batch: list[_Read] = []
+    for member, _, picture in decoded:
+        path = found.root / member
+        label = labelled.get(path.resolve())
+        if label is not None:
+            yield Choice(path, digests[str(member)], label, "labelled", {"confidence": "", "second": ""})
+            continue
+        batch.append((path, digests[str(member)], picture.levels))
+        if len(batch) == _AT_ONCE:
+            yield from _decided(run, batch, promise)
+            batch = []
+    if batch:
+        yield from _decided(run, batch, promise)
+
+
+def _labelled(run: Run) -> dict[Path, str]:
+    """Class of each picture that the run learned from with its label."""
+    folder = Path("" if run.experiment is None else run.experiment.data.source).resolve()
+    return {(folder / file).resolve(): label for file, label in run.labelled_files.items()}
+
+
+@torch.no_grad()
+def _decided(run: Run, batch: list[_Read], promise: float) -> Iterator[Choice]:
+    """By the model's own confidence, which is not calibrated."""
+    x = as_images(np.stack([levels for *_, levels in batch]), channels=run.recipe.image_shape[0])
+    probability = run.model.infer(x).logits.softmax(1)
+    best = probability.topk(min(2, probability.shape[1]), 1)
+    for (path, digest, _), confidence, classes in zip(
+        batch, best.values[:, 0].tolist(), best.indices.tolist(), strict=True
+    ):
+        names = [run.recipe.classes[c] for c in classes]
+        decision: Decision = "sorted" if confidence >= promise else "unsure"
+        yield Choice(path, digest, names[0], decision, {"confidence": f"{confidence:.6f}", "second": names[-1]})
+
+
+def _keep_report(run: Run, into: Path, nowhere: Path) -> None:
+    """Write the report of the run, unless it is there."""
+    if (into / _REPORT).exists():
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the pictures, which were said
+            write_report(run.folder, nowhere / _REPORT)
+    except (InputError, RunError) as error:
+        complain("warning", f"no {_REPORT}: {error}", "bold yellow")
+        return
+    with Journal.opened(into) as journal:
+        journal.write_made(_REPORT, read_bytes(nowhere / _REPORT))
+
+
+def _show(steps: Iterable[Step]) -> None:
+    """How many pictures go into each folder, and some of them."""
+    names: dict[str, list[str]] = {}
+    for step in steps:
+        folder, _, name = step.target.partition("/")
+        names.setdefault(folder, []).append(name)
+    table = Table("folder", "pictures", "such as", box=None)
+    table.columns[1].justify = "right"
+    for folder, found in sorted(names.items(), key=lambda item: (item[0].startswith("_"), item[0])):
+        examples = ", ".join(one_line(name, 30) for name in found[:_EXAMPLES])
+        table.add_row(Text(one_line(folder)), f"{len(found):,}", Text(examples))
+    Console().print(table)
