@@ -214,6 +214,55 @@ def test_what_is_refused(run: Path, digits: Path, tmp_path: Path, run_drmm) -> N
     assert everything(tmp_path) == before
 
 
+def test_names_of_all_kinds(run: Path, digits: Path, tmp_path: Path, run_drmm) -> None:
+    into = tmp_path / "sorted"
+    odd = ["=1+1.png", "a\nb.png", "\udcff.png", "[red].png", "é.png", "e\u0301.png", 80 * "名" + ".png", "-2.png"]
+    for i, name in enumerate(odd):
+        Image.new("L", (8, 8), 30 * i).save(digits / name)
+    before = everything(digits)
+    code, out, err = run_drmm("sort", digits, "--into", into, "--run", run, "--move", "--promise", 0)
+    assert code == 0, err
+    assert len(read_csv(into / "sort.csv")) == 38
+    code, out, err = run_drmm("audit", into, "--n", 38)
+    assert code == 0, err
+    answer(into)
+    code, out, err = run_drmm("audit", into)
+    assert "looked at 38 of 38 pictures: 0 wrong" in out, err
+    (into / "audit.csv").unlink()
+    code, out, err = run_drmm("sort", "--undo", into)
+    assert code == 0, err
+    assert everything(digits) == before
+
+
+def test_links_and_what_they_lead_to(run: Path, digits: Path, tmp_path: Path, run_drmm) -> None:
+    """A move takes the file, not a link to it that comes first, and nothing that lies outside."""
+    into, outside = tmp_path / "sorted", tmp_path / "outside"
+    outside.mkdir()
+    (digits / "b" / "9.png").rename(outside / "far.png")
+    (digits / "0 link.png").symlink_to("a/0.png")
+    (digits / "elsewhere").symlink_to(outside)
+    before = everything(digits)
+    code, _, err = run_drmm("sort", digits, "--into", into, "--run", run, "--move", "--promise", 0)
+    assert code == 0, err
+    assert (outside / "far.png").exists()
+    assert not (digits / "a" / "0.png").exists()
+    assert not any(path.is_symlink() for path in into.rglob("*"))
+    reasons = {Path(row["file"]).name: row["reason"] for row in read_csv(into / "skipped.csv")}
+    assert reasons["0 link.png"] == "read already (as a/0.png)"
+    assert reasons["far.png"].startswith("not moved")
+    run_drmm("sort", "--undo", into)
+    assert everything(digits) == before
+
+
+@pytest.mark.usefixtures("_quick")
+def test_killed_before_training_began(tmp_path: Path, run_drmm) -> None:
+    folder, into = classes(tmp_path / "set"), tmp_path / "sorted"
+    (into / "_run").mkdir(parents=True)
+    (into / "_run" / ".drmm-0123456789abcdef").write_text("{")
+    code, _, err = run_drmm("sort", folder, "--into", into)
+    assert code == 0, err
+
+
 def test_more_than_half_unreadable(run: Path, digits: Path, tmp_path: Path, run_drmm) -> None:
     for i in range(31):
         (digits / f"{i}.jpg").write_bytes(b"broken")
@@ -291,7 +340,7 @@ def test_answers_that_are_none(sorted_digits: Path, run_drmm) -> None:
     good = (into / "audit.csv").read_text()
     for bad, says in [
         (good.replace(",\n", ",maybe\n"), "write yes or no"),
-        (good.replace(",", ";"), "commas between columns"),
+        (good.replace(",", ";"), "with commas between"),
         ("\n".join(good.splitlines()[:3]), "other pictures than were drawn"),
         ("", "other pictures than were drawn"),
     ]:
@@ -300,6 +349,14 @@ def test_answers_that_are_none(sorted_digits: Path, run_drmm) -> None:
     (into / "audit.csv").unlink()
     run_drmm("audit", into, "--n", 5)
     assert (into / "audit.csv").read_text() == good, "the same seed"
+
+
+def test_a_draw_of_all(sorted_digits: Path, run_drmm) -> None:
+    run_drmm("audit", sorted_digits, "--n", 1000)
+    answer(sorted_digits, 1, 2)
+    for _ in range(2):
+        out = run_drmm("audit", sorted_digits, "--n", 1000, "--promise", 0.9)[1]
+        assert "at most 6.67 % of them all are wrong (2), at 95 % confidence\nthe promise of 90 % holds" in out
 
 
 def test_an_audit_is_refused(sorted_digits: Path, digits: Path, run: Path, tmp_path: Path, run_drmm) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from drmm.cli.console import say
 from drmm.errors import InputError, RunError
@@ -43,7 +44,7 @@ def audit(into: Path, *, n: int | None, promise: float, seed: int, force: bool) 
         journal.check_not_being_undone()
         before = journal.audit if (into / _ANSWERS).exists() and not force else {}
         answers = _answers(into, before) if before else {}
-        if before and (n is None or n <= len(answers)):
+        if before and min(n or 0, before["of"]) <= len(answers):
             _conclude(into, answers, before, promise)
             return
         if not before and not force and (into / _ANSWERS).exists():
@@ -72,24 +73,25 @@ def _sorted_by_model(journal: Journal) -> dict[str, str]:
     return labels
 
 
-def _answers(into: Path, before: Mapping[str, object]) -> dict[str, str]:
+def _answers(into: Path, before: Mapping[str, Any]) -> dict[str, str]:
     """right, wrong or nothing for each picture that was drawn."""
     path = into / _ANSWERS
     advice = "put it back as it was, or draw anew with --force"
     rows = read_csv(path, advice)
     try:
-        answers = {row["file"]: (row["right"] or "").strip().lower() for row in rows}
-    except KeyError as error:
-        raise RunError(f"{path} has no column {error}, with commas between columns: {advice}") from error
-    if list(answers) != before["drawn"] and set(answers) != set(before["drawn"]):  # type: ignore[call-overload]
+        words = {int(row["number"]): (row["right"] or "").strip().lower() for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} has no columns number and right, with commas between: {advice}") from error
+    pictures = dict(enumerate(before["drawn"], 1))
+    if len(rows) != len(words) or words.keys() != pictures.keys():
         raise RunError(f"{path} has other pictures than were drawn: {advice}")
-    for file, answer in answers.items():
-        if answer and answer not in _WORDS:
-            raise InputError(f"{path} says {answer!r} of {file}: write yes or no into the column right")
-    return {file: _WORDS.get(answer, "") for file, answer in answers.items()}
+    for number, word in words.items():
+        if word and word not in _WORDS:
+            raise InputError(f"{path} says {word!r} of number {number}: write yes or no into the column right")
+    return {picture: _WORDS.get(words[number], "") for number, picture in pictures.items()}
 
 
-def _conclude(into: Path, answers: Mapping[str, str], before: Mapping[str, int], promise: float) -> None:
+def _conclude(into: Path, answers: Mapping[str, str], before: Mapping[str, Any], promise: float) -> None:
     said, n, of, looks = Counter(answers.values()), len(answers), before["of"], before["looks"]
     if said[""] == n:
         say(f"{into / _ANSWERS} has no answers yet: look at {into / _PAGE}, and fill in its column right")

@@ -77,7 +77,7 @@ def sort(
         say(f"finished what was stopped before: {len(done.steps) - len(done.left or {}):,} pictures are in {into}")
     with listed(pictures) as found, TemporaryDirectory(prefix="drmm-") as nowhere:
         known = known_digests(into)
-        digests = _new(found, known)
+        digests = _new(found, known, is_move=how == "move")
         folder = Path(nowhere) / RUN if dry_run else into / RUN
         model = _model(run, pictures, folder, command) if digests else None
         choices = list(_choices(model, found, digests, promise)) if model else []
@@ -140,15 +140,21 @@ def show_undo(into: Path) -> None:
         raise RunError(f"some pictures could not go back: make room for them, then drmm sort --undo {into} again")
 
 
-def _new(found: Listing, known: set[str]) -> dict[str, str]:
+def _new(found: Listing, known: set[str], *, is_move: bool) -> dict[str, str]:
     """Digests of the pictures that were not sorted before, by their names; the others are not listed any more."""
-    for first, *others in found.repeats():
-        for member in others:
-            found.skip(member, f"read already (as {first})")
+    root = found.root.resolve()
+    for same in found.repeats():
+        file = next((member for member in same if (root / member).resolve() == root / member), same[0])
+        for member in same:
+            if member != file:
+                found.skip(member, f"read already (as {file})")
     digests = {}
     for member in track(list(found.pictures), f"Looking through {one_line(found.root.name)}"):
+        if is_move and not (root / member).parent.resolve().is_relative_to(root):
+            found.skip(member, "not moved, as it lies elsewhere, in a folder that a link leads to")
+            continue
         try:
-            digest = file_digest(found.root / member)
+            digest = file_digest(root / member)
         except OSError as error:
             found.skip(member, error.strerror or str(error), is_loss=True)
             continue
@@ -163,7 +169,9 @@ def _model(run: Path | None, pictures: Path, folder: Path, command: str) -> Run:
     """The model to sort by: trained into a folder, if none is given, and none has been."""
     if run is not None:
         return Run.open(run)
-    begun = folder.exists()
+    for part in folder.glob(".drmm-*"):  # of a kill before it began
+        part.unlink()
+    begun = folder.exists() and any(folder.iterdir())
     if begun and (opened := Run.open(folder)).finished:
         say(f"sorting by the model in {folder}, which was trained before")
         return opened

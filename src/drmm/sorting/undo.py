@@ -88,7 +88,8 @@ def _taken_back(steps: list[tuple[How, Step]], into: Path) -> Undone:
         elif fate == "changed":
             kept[step.target] = f"changed since it was sorted from {step.source}"
         else:
-            kept[step.target], to_try_again = f"another file is at {step.source}", True
+            kept[step.target] = f"another file is at {step.source}"
+            to_try_again = to_try_again or how == "move"  # the copied file is there, as somebody has changed it
     for folder in {(into / step.target).parent for _, step in steps}:
         with suppress(OSError):  # not empty, or gone
             folder.rmdir()
@@ -152,7 +153,7 @@ class _Elsewhere:
         found: dict[str, list[Path]] = {}
         for name in _others(self.into):
             path = self.into / name
-            if name not in self.targets and path.is_file() and path.stat().st_size in self.sizes:
+            if name not in self.targets and not path.is_symlink() and path.stat().st_size in self.sizes:
                 found.setdefault(file_digest(path), []).append(path)
         return found
 
