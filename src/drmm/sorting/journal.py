@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -156,7 +156,7 @@ class Journal:
 
     def add(self, how: How, folders: Mapping[str, str], steps: Sequence[Step]) -> None:
         """Write down a plan."""
-        content = {"how": how, "folders": dict(folders), "steps": [asdict(step) for step in steps]}
+        content = {"how": how, "folders": dict(folders), "steps": [vars(step) for step in steps]}
         write_json(self._plan(len(self.plans) + 1), content)
         self.__dict__.pop("plans", None)
 
