@@ -12,6 +12,14 @@ settings.load_profile("ci")
 torch.set_num_threads(1)  # small nets: more threads only wait for each other
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered of folders is no user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drmm.data.index.cache_dir", lambda: tmp_path_factory.getbasetemp() / "cache")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -255,6 +255,28 @@ def test_links_and_what_they_lead_to(run: Path, digits: Path, tmp_path: Path, ru
 
 
 @pytest.mark.usefixtures("_quick")
+def test_a_flat_folder_with_a_table_of_labels(tmp_path: Path, run: Path, run_drmm) -> None:
+    folder, into, table = tmp_path / "set", tmp_path / "sorted", tmp_path / "labels.csv"
+    folder.mkdir()
+    for i in range(12):
+        Image.new("L", (12, 14), 20 * i).save(folder / f"{i}.png")
+    write_csv(table, ["file", "label"], [(f"{i}.png", "dark" if i < 3 else "light") for i in range(6)])
+    words = ["sort", folder, "--into", into, "--labels", table, "--promise", 0]
+    refused(run_drmm(*words, "--run", run), "--run has learned its labels")
+    code, out, err = run_drmm(*words)
+    assert code == 0, err
+    rows = read_csv(into / "sort.csv")
+    assert len(rows) == 12
+    assert {row["sorted"] for row in rows if row["decision"] == "labelled"} == {
+        f"{'dark' if i < 3 else 'light'}/{i}.png" for i in range(6)
+    }
+    Image.new("L", (12, 14), 250).save(folder / "new.png")
+    out = run_drmm(*words)[1]
+    assert "labels that are newer are not looked at" in out
+    assert len(read_csv(into / "sort.csv")) == 13
+
+
+@pytest.mark.usefixtures("_quick")
 def test_killed_before_training_began(tmp_path: Path, run_drmm) -> None:
     folder, into = classes(tmp_path / "set"), tmp_path / "sorted"
     (into / "_run").mkdir(parents=True)

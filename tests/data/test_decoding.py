@@ -37,7 +37,7 @@ def test_truncated_pictures_never_pass_half_read(tmp_path, suffix):
 @pytest.mark.parametrize("channels", [None, 1, 2, 3, 4])
 def test_any_mode_gives_any_number_of_channels(tmp_path, mode, planes, channels):
     picture(8, 9, 3).convert(mode).save(tmp_path / "x.png")
-    levels, size, _ = decode_picture(tmp_path / "x.png", "x", channels=channels)
+    levels, size, *_ = decode_picture(tmp_path / "x.png", "x", channels=channels)
     assert levels.shape == (channels or planes, 8, 9)
     assert size == (8, 9)
 
@@ -64,7 +64,7 @@ def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(8, 9, 3).save(tmp_path / "x.jpg", exif=exif)
-    levels, size, _ = decode_picture(tmp_path / "x.jpg", "x")
+    levels, size, *_ = decode_picture(tmp_path / "x.jpg", "x")
     assert levels.shape == (3, 9, 8)
     assert size == (9, 8)
 

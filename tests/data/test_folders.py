@@ -48,10 +48,12 @@ def test_one_colour_picture_makes_all_colour(tmp_path):
     assert np.array_equal(x[0, 0], x[0, 2])
 
 
-def test_sizes_must_agree_unless_one_is_given(tmp_path):
+def test_a_size_is_given_or_a_rule_gives_one(tmp_path):
+    assert load(fill(tmp_path, GREY)).resized == ""
     fill(tmp_path, GREY | {"dog/2.png": (16, 18)})
-    with pytest.raises(InputError, match=r"dog/2.png is 16x18, cat/1.png is 8x9: set one size for all"):
-        load_folder(tmp_path)
+    data = load(tmp_path)
+    assert data.x_train.shape == (5, 1, 8, 8)
+    assert "8x8 pixels, stretched from 8x9 to 16x18" in data.account()
     assert load_folder(tmp_path, size=(4, 6))[0].shape == (5, 1, 4, 6)
     assert load(tmp_path, size=(4, 6)).x_train.shape == (5, 1, 4, 6)
 
@@ -111,7 +113,6 @@ def test_broken_zip_and_member_are_named(tmp_path):
     ("spec", "message"),
     [
         ({}, "holds no pictures"),
-        ({"loose.png": (8, 9)}, r"picture loose.png is in no class folder"),
         (
             {"unlabelled images/1.png": (8, 9)},
             "unlabelled images/ may be a class or pictures without a label: rename",
@@ -125,6 +126,15 @@ def test_broken_zip_and_member_are_named(tmp_path):
 def test_folders_that_cannot_be_used(tmp_path, spec, message):
     with pytest.raises(InputError, match=message):
         load_folder(fill(tmp_path, spec))
+
+
+def test_a_flat_folder_has_no_labels_and_loose_pictures_have_none(tmp_path):
+    fill(tmp_path, {"1.png": (8, 9), "2.png": (8, 9)})
+    data = load(tmp_path)
+    assert (data.y_train.tolist(), data.classes) == ([-1, -1], ())
+    fill(tmp_path, {"cat/1.png": (8, 9), "dog/1.png": (8, 9)})
+    with pytest.warns(UserWarning, match=r"no label for pictures in no folder: 1.png, 2.png"):
+        assert load(tmp_path).y_train.tolist() == [-1, -1, 0, 1]
 
 
 def files(*paths):
@@ -421,14 +431,14 @@ def test_what_is_no_file_is_skipped(tmp_path):
 
 def test_a_folder_that_cannot_be_opened_is_said(tmp_path, monkeypatch):
     root = fill(tmp_path, files("cat/1.png", "dog/1.png", "cat/locked/1.png"))
-    iterdir = Path.iterdir
+    scandir = os.scandir
 
     def deny(folder):
-        if folder.name == "locked":
+        if Path(folder).name == "locked":
             raise PermissionError(13, "Permission denied")
-        return iterdir(folder)
+        return scandir(folder)
 
-    monkeypatch.setattr(Path, "iterdir", deny)
+    monkeypatch.setattr(os, "scandir", deny)
     with pytest.warns(UserWarning, match=r"cat/locked/? \(cannot be opened \(Permission denied\)\): skipped"):
         assert len(load(root).x_train) == 2
 

@@ -136,8 +136,8 @@ def fit(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="A folder of pictures, one subfolder a class, or digits, mnist-5k, mnist, fashion-mnist, svhn, "
-            "cifar10. With --resume the run knows it."
+            help="A folder of pictures, one subfolder a class (or see --labels), or digits, mnist-5k, mnist, "
+            "fashion-mnist, svhn, cifar10. With --resume the run knows it."
         ),
     ] = None,
     *,
@@ -151,7 +151,25 @@ def fit(
         int | None, typer.Option(min=0, help="Labels to keep; all by default, 0 finds clusters.")
     ] = None,
     clusters: Annotated[int | None, typer.Option(min=2, help="How many, where there are no labels.")] = None,
-    size: Annotated[int | None, typer.Option(min=4, help="Resize pictures to SIZE x SIZE pixels.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="CSV or Parquet table with columns file and label (blank: unknown); no folder is a class then.",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=4,
+            help="Resize pictures to SIZE x SIZE pixels.",
+            show_default="as they are, if alike and at most 64; else the median shorter side, at most 64",
+        ),
+    ] = None,
+    shape: Annotated[
+        Literal["stretch", "pad", "crop"] | None,
+        typer.Option(help="How pictures of another aspect ratio fill that.", show_default="stretch"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
     validation: Annotated[
         int | None, typer.Option(min=0, help="Labelled images held out to watch the error.")
@@ -177,7 +195,9 @@ def fit(
         "data.source": data,
         "data.labels_per_class": labels_per_class,
         "data.clusters": clusters,
+        "data.labels": None if labels is None else str(labels),
         "data.size": None if size is None else (size, size),
+        "data.shape": shape,
         "data.validation": validation,
         "model.preset": preset,
         "model.width": width,
@@ -234,8 +254,15 @@ def sort(
         Path | None,
         typer.Option(
             parser=path,
-            help="Folder of a trained model. Without it one is trained on PICTURES, in class folders and "
-            "unlabelled/, and kept in SORTED/_run.",
+            help="Folder of a trained model. Without it one is trained on PICTURES, and kept in SORTED/_run.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="To train with: a CSV or Parquet table with columns file and label (blank: unknown). Without it "
+            "folders are classes, but for unlabelled/.",
         ),
     ] = None,
     promise: Annotated[
@@ -260,13 +287,22 @@ def sort(
     way = asked_way(copy=copy, link=link, move=move)
     if undo:
         folder = into or pictures
-        if folder is None or way or run or dry_run:
+        if folder is None or way or run or labels or dry_run:
             raise RunError("--undo takes the folder of sorted pictures alone: drmm sort --undo SORTED")
         show_undo(folder)
         return
     if pictures is None or into is None:
         raise RunError("name two folders: drmm sort PICTURES --into SORTED")
-    sort_pictures(pictures, into, run=run, promise=promise, how=way or "copy", dry_run=dry_run, command=_command())
+    sort_pictures(
+        pictures,
+        into,
+        run=run,
+        labels=labels,
+        promise=promise,
+        how=way or "copy",
+        dry_run=dry_run,
+        command=_command(),
+    )
 
 
 @cli.command(rich_help_panel=_MODELS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -18,6 +18,7 @@ from drmm.cli.console import complain, say
 from drmm.cli.fit import asked_for
 from drmm.data.base import summary
 from drmm.data.images import as_images
+from drmm.data.index import indexed
 from drmm.data.listing import Listing, check_losses, listed
 from drmm.display.text import one_line
 from drmm.errors import InputError, RunError
@@ -28,7 +29,6 @@ from drmm.report import write_report
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
 from drmm.sorting.apply import finish_sorting, known_digests, sort_files
-from drmm.sorting.disk import file_digest
 from drmm.sorting.journal import RUN, Decision, How, Journal, Plan, Step, check_ours
 from drmm.sorting.plan import Choice, check_apart, planned
 from drmm.sorting.undo import undo
@@ -55,7 +55,15 @@ def asked_way(**ways: bool) -> How | None:
 
 
 def sort(
-    pictures: Path, into: Path, *, run: Path | None, promise: float, how: How, dry_run: bool, command: str
+    pictures: Path,
+    into: Path,
+    *,
+    run: Path | None,
+    labels: Path | None,
+    promise: float,
+    how: How,
+    dry_run: bool,
+    command: str,
 ) -> None:
     """Sort the new pictures of a folder.
 
@@ -63,6 +71,7 @@ def sort(
         pictures: the folder.
         into: folder of the sorted pictures.
         run: folder of the model; None trains one, or takes the one that was trained before.
+        labels: table of labels to train with; None takes class folders.
         promise: how sure the model has to be.
         how: the way in which they get there.
         dry_run: only show what would be done.
@@ -72,14 +81,14 @@ def sort(
         InputError: if the promise is none, or the pictures cannot be used.
         RunError: if a folder cannot be used.
     """
-    _check(pictures, into, run, promise)
+    _check(pictures, into, run, labels, promise)
     if not dry_run and (done := finish_sorting(into)):
         say(f"finished what was stopped before: {len(done.steps) - len(done.left or {}):,} pictures are in {into}")
     with listed(pictures) as found, TemporaryDirectory(prefix="drmm-") as nowhere:
         known = known_digests(into)
         digests = _new(found, known, is_move=how == "move")
         folder = Path(nowhere) / RUN if dry_run else into / RUN
-        model = _model(run, pictures, folder, command) if digests else None
+        model = _model(run, pictures, labels, folder, command) if digests else None
         choices = list(_choices(model, found, digests, promise)) if model else []
         with warnings.catch_warnings(action="ignore"):  # what was skipped is said in the end
             check_losses(found.skipped, len(choices) + len(known), pictures)
@@ -95,12 +104,14 @@ def sort(
     _tell(plan, pictures, into)
 
 
-def _check(pictures: Path, into: Path, run: Path | None, promise: float) -> None:
+def _check(pictures: Path, into: Path, run: Path | None, labels: Path | None, promise: float) -> None:
     """Refuse what cannot be, before any work; errors as of `sort`."""
     if not 0 <= promise <= 1:
         raise InputError(f"--promise is a share from 0 to 1, as in 0.98, not {promise:g}")
     if not pictures.is_dir():
         raise RunError(f"{pictures} is no folder: name a folder of pictures, and unpack an archive first")
+    if run is not None and labels is not None:
+        raise InputError("--run has learned its labels: leave --labels out, or train with it")
     check_apart(pictures, into)
     check_ours(into)
     if run is not None and not Run.open(run).has_model:
@@ -140,61 +151,61 @@ def show_undo(into: Path) -> None:
         raise RunError(f"some pictures could not go back: make room for them, then drmm sort --undo {into} again")
 
 
-def _new(found: Listing, known: set[str], *, is_move: bool) -> dict[str, str]:
-    """Digests of the pictures that were not sorted before, by their names; the others are not listed any more."""
+def _new(found: Listing, known: set[str], *, is_move: bool) -> dict[PurePosixPath, str]:
+    """Digests of the pictures that were not sorted before."""
     root = found.root.resolve()
     for same in found.repeats():
         file = next((member for member in same if (root / member).resolve() == root / member), same[0])
         for member in same:
             if member != file:
                 found.skip(member, f"read already (as {file})")
-    digests = {}
-    for member in track(list(found.pictures), f"Looking through {one_line(found.root.name)}"):
+    for member in list(found.pictures):
         if is_move and not (root / member).parent.resolve().is_relative_to(root):
             found.skip(member, "not moved, as it lies elsewhere, in a folder that a link leads to")
-            continue
-        try:
-            digest = file_digest(root / member)
-        except OSError as error:
-            found.skip(member, error.strerror or str(error), is_loss=True)
-            continue
-        if digest in known:
-            del found.pictures[member]
-        else:
-            digests[str(member)] = digest
-    return digests
+    return {member: entry.digest for member, entry in indexed(found).items() if entry.digest not in known}
 
 
-def _model(run: Path | None, pictures: Path, folder: Path, command: str) -> Run:
+def _model(run: Path | None, pictures: Path, labels: Path | None, folder: Path, command: str) -> Run:
     """The model to sort by: trained into a folder, if none is given, and none has been."""
     if run is not None:
         return Run.open(run)
     for part in folder.glob(".drmm-*"):  # of a kill before it began
         part.unlink()
-    begun = folder.exists() and any(folder.iterdir())
+    begun = not _is_free(folder)
     if begun and (opened := Run.open(folder)).finished:
-        say(f"sorting by the model in {folder}, which was trained before")
+        later = "" if labels is None else "; labels that are newer are not looked at"
+        say(f"sorting by the model in {folder}, which was trained before{later}")
         return opened
     say(f"training a model first, into {folder}: give the same command to go on after a stop")
     tune_allocator()
-    experiment = asked_for(None, folder if begun else None, {"data.source": str(pictures)}, ())
+    asked = {"data.source": str(pictures), "data.labels": None if labels is None else str(labels)}
+    experiment = asked_for(None, folder if begun else None, asked, ())
     fit_run(experiment, folder, resume=begun, command=command, tell=say)
     return Run.open(folder)
 
 
-def _choices(run: Run, found: Listing, digests: dict[str, str], promise: float) -> Iterator[Choice]:
+def _is_free(folder: Path) -> bool:
+    try:
+        Run.check_free(folder)
+    except RunError:
+        return False
+    return True
+
+
+def _choices(run: Run, found: Listing, digests: dict[PurePosixPath, str], promise: float) -> Iterator[Choice]:
     """What is decided about each picture that can be read: by its label, if the run knows one, or by the model."""
     labelled = _labelled(run)
     shape = run.recipe.image_shape
-    decoded = track(found.decoded(channels=shape[0], size=shape[1:]), "predicting", len(found.pictures))
+    fill = "stretch" if run.experiment is None else run.experiment.data.shape
+    decoded = found.decoded(list(digests), channels=shape[0], size=shape[1:], shape=fill)
     batch: list[_Read] = []
-    for member, _, picture in decoded:
+    for member, picture in track(decoded, "predicting", len(digests)):
         path = found.root / member
         label = labelled.get(path.resolve())
         if label is not None:
-            yield Choice(path, digests[str(member)], label, "labelled", {"confidence": "", "second": ""})
+            yield Choice(path, digests[member], label, "labelled", {"confidence": "", "second": ""})
             continue
-        batch.append((path, digests[str(member)], picture.levels))
+        batch.append((path, digests[member], picture.levels))
         if len(batch) == _AT_ONCE:
             yield from _decided(run, batch, promise)
             batch = []
@@ -219,7 +230,7 @@ def _decided(run: Run, batch: list[_Read], promise: float) -> Iterator[Choice]:
     ):
         names = [run.recipe.classes[c] for c in classes]
         decision: Decision = "sorted" if confidence >= promise else "unsure"
-        yield Choice(path, digest, names[0], decision, {"confidence": f"{confidence:.6f}", "second": names[-1]})
+        yield Choice(path, digest, names[0], decision, {"confidence": f"{confidence:.9g}", "second": names[-1]})
 
 
 def _keep_report(run: Run, into: Path, nowhere: Path) -> None:

@@ -1,6 +1,6 @@
 """What every loader returns."""
 
-__all__ = ["Dataset", "Skipped", "digest_of", "summary"]
+__all__ = ["Dataset", "Skipped", "digest", "digest_of", "joined", "summary"]
 
 import hashlib
 from collections import Counter
@@ -46,6 +46,7 @@ class Dataset:
         files: Names of the training pictures' files in their folder or archive, (N,); () where images are arrays.
         content: Digest of the names and bytes of all files that were read; "" where images are arrays.
         skipped: All other files of the folder or archive.
+        resized: From which sizes pictures have come to theirs, and how; empty where they had it.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Dataset:
     files: tuple[str, ...] = ()
     content: str = ""
     skipped: tuple[Skipped, ...] = ()
+    resized: str = ""
 
     @cached_property
     def digest(self) -> str:
@@ -78,6 +80,7 @@ class Dataset:
         said[0] += f" ({each})" if 0 < len(self.classes) <= _SHOWN else ""
         said += [f"{unlabelled:,} unlabelled"] if unlabelled else []
         said += [f"{len(self.x_test):,} to test with" if len(self.x_test) else "no test part"]
+        said += ["{}x{} pixels, {}".format(*self.x_train.shape[2:], self.resized)] if self.resized else []
         return ", ".join(said) + (f"; {summary(self.skipped)}" if self.skipped else "")
 
 
@@ -96,7 +99,17 @@ def summary(skipped: Sequence[Skipped]) -> str:
 
 def digest_of(parts: Iterable[bytes | memoryview]) -> str:
     """One digest of several pieces in their order, 32 hexadecimal digits."""
+    return joined(map(digest, parts))
+
+
+def digest(part: bytes | memoryview) -> bytes:
+    """Of one piece."""
+    return hashlib.blake2b(part, digest_size=16).digest()
+
+
+def joined(digests: Iterable[bytes]) -> str:
+    """`digest_of` the pieces that have these digests."""
     total = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        total.update(hashlib.blake2b(part, digest_size=16).digest())
+    for one in digests:
+        total.update(one)
     return total.hexdigest()

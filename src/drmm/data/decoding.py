@@ -1,21 +1,26 @@
 """One picture or array file, decoded safely: nothing is unpickled, and a broken file is named."""
 
-__all__ = ["ARRAY_SUFFIXES", "Picture", "UnreadableError", "decode_picture", "read_array"]
+__all__ = ["ARRAY_SUFFIXES", "Picture", "Shape", "UnreadableError", "decode_picture", "quiet", "read_array"]
 
+import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
 from drmm.data.formats import PNG_START, is_raw, open_picture
 from drmm.errors import InputError, RunError
 
 ARRAY_SUFFIXES = (".npy", ".npz")
+
+Shape = Literal["stretch", "pad", "crop"]
+"""How a picture of another aspect ratio fills a size: distorted, with black beside it, or cut."""
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _GREY_MODES = {"1", "L", "LA", "La"}
@@ -40,11 +45,13 @@ class Picture(NamedTuple):
         levels: 0..255, uint8 (C, H, W).
         size: the (H, W) that it had.
         has_more: whether other frames or pages follow, which do not count.
+        kind: its format, as Pillow calls it.
     """
 
     levels: npt.NDArray[np.uint8]
     size: tuple[int, int]
     has_more: bool
+    kind: str
 
 
 class UnreadableError(RunError):
@@ -60,8 +67,24 @@ class UnreadableError(RunError):
         self.reason = reason
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within it, nothing is told of what Pillow does without, such as a broken EXIF block.
+
+    Filters of warnings belong to the process: who decodes in threads is quiet around all of them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL|pillow")
+        yield
+
+
 def decode_picture(
-    source: Path | bytes, name: str, *, channels: int | None = None, size: tuple[int, int] | None = None
+    source: Path | bytes,
+    name: str,
+    *,
+    channels: int | None = None,
+    size: tuple[int, int] | None = None,
+    shape: Shape = "stretch",
 ) -> Picture:
     """Decode one picture, turned upright by its EXIF tag.
 
@@ -73,7 +96,8 @@ def decode_picture(
         name: What to call it in an error; its suffix helps where formats have no mark to know them by.
         channels: 1 to 4 (grey, grey + alpha, RGB, RGBA) to convert to; by default 1 for grey, else 3.
             Without an alpha channel, transparent parts are shown on white, as viewers do.
-        size: (H, W) to resize to, with antialiasing; the aspect ratio is not kept.
+        size: (H, W) to resize to, with antialiasing. A large JPEG is reduced while it is decoded.
+        shape: How to fill that size where the aspect ratio is another.
 
     Returns:
         Its first frame.
@@ -87,8 +111,8 @@ def decode_picture(
         raise InputError(f"pictures have 1 to 4 channels, not {channels}: pass such images as a .npy file")
     try:
         content = source if isinstance(source, bytes) else source.read_bytes()
-        with warnings.catch_warnings(action="ignore"):  # of what Pillow does without, such as a broken EXIF block
-            return _with_any_texts(content, name, channels, size)
+        with quiet() if threading.current_thread() is threading.main_thread() else nullcontext():
+            return _with_any_texts(content, name, channels, size, shape)
     except InputError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever they like on broken files
@@ -111,7 +135,9 @@ def _reason(error: Exception) -> str:
     return str(message).splitlines()[0] if message else type(error).__name__
 
 
-def _decoded(content: bytes, name: str, channels: int | None, size: tuple[int, int] | None) -> Picture:
+def _decoded(
+    content: bytes, name: str, channels: int | None, size: tuple[int, int] | None, shape: Shape
+) -> Picture:
     if not content:
         raise ValueError("it is empty")
     suffix = PurePath(name).suffix.lower().strip()
@@ -121,18 +147,34 @@ def _decoded(content: bytes, name: str, channels: int | None, size: tuple[int, i
         _check_meaning(opened, name)
         has_more = opened.format != "PSD" and getattr(opened, "is_animated", False)  # PSD's frames are layers
         is_deep = ";16" in f"{opened.mode}{(getattr(opened, 'tile', None) or [])[:1]}"
-        tags = getattr(opened, "tag_v2", {})
+        tags, full = getattr(opened, "tag_v2", {}), opened.size
+        reduced = size is not None and opened.draft(None, (2 * max(size), 2 * max(size)))
         opened.load()
         picture = _from_16_bits(opened, tags) if opened.mode.startswith("I") else opened
         if is_deep and tags.get(Tag.BitsPerSample, (16,))[0] == 16:
             _check_depth(picture, tags, name)
-        picture = _converted(_upright(opened, picture), channels)
-    original = (picture.height, picture.width)
-    if size is not None and original != size:
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        upright = _upright(opened, picture)
+        picture = _converted(upright, channels)
+        original = (picture.height, picture.width)
+        if reduced:
+            original = full if upright.size != opened.size else full[::-1]
+    if size is not None:
+        picture = _filling(picture, size, shape)
     levels = np.asarray(picture, dtype=np.uint8)
     planes = levels[None] if levels.ndim == 2 else np.moveaxis(levels, 2, 0)
-    return Picture(np.ascontiguousarray(planes), original, has_more)
+    return Picture(np.ascontiguousarray(planes), original, has_more, opened.format or "")
+
+
+def _filling(picture: Image.Image, size: tuple[int, int], shape: Shape) -> Image.Image:
+    """At a size (H, W)."""
+    asked = (size[1], size[0])
+    if picture.size == asked:
+        return picture
+    if shape == "pad":
+        return ImageOps.pad(picture, asked, Image.Resampling.BILINEAR)
+    if shape == "crop":
+        return ImageOps.fit(picture, asked, Image.Resampling.BILINEAR)
+    return picture.resize(asked, Image.Resampling.BILINEAR)
 
 
 def _without_texts(png: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Where the files of the public sets are: on the user's disk, or else at their official mirrors."""
 
-__all__ = ["MIRRORS", "Cache", "Mirror", "default_data_dir"]
+__all__ = ["MIRRORS", "Cache", "Mirror", "cache_dir", "default_data_dir"]
 
 import os
 from collections.abc import Mapping
@@ -69,7 +69,12 @@ MIRRORS: dict[str, Mirror] = {
 def default_data_dir() -> Path:
     """The folder `$DRMM_DATA`, or else the operating system's cache folder for drmm."""
     chosen = os.environ.get("DRMM_DATA")
-    return expanded(chosen) if chosen else Path(pooch.os_cache("drmm"))
+    return expanded(chosen) if chosen else cache_dir()
+
+
+def cache_dir() -> Path:
+    """The operating system's cache folder for drmm."""
+    return Path(pooch.os_cache("drmm"))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The boundary through which all labels pass: −1 means unlabelled, everything else is a class."""
 
-__all__ = ["UNLABELLED", "check_labels", "known_labels"]
+__all__ = ["NO_CLASSES", "UNLABELLED", "check_labels", "known_labels"]
 
 import warnings
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from drmm.errors import InputError
 
 UNLABELLED = -1
 
-# Strings by which others say that there is no label, and what -1 and NaN become among strings.
-_NO_CLASSES = {"", "-1", "-1.0", "nan", "<na>", "none", "unlabelled", "unlabeled"}
+NO_CLASSES = {"", "-1", "-1.0", "nan", "<na>", "none", "unlabelled", "unlabeled"}
+"""Strings by which others say that there is no label, and what -1 and NaN become among strings."""
 
 Array = npt.NDArray[Any]
 
@@ -102,7 +102,7 @@ def _unlabelled(labels: Array) -> npt.NDArray[np.bool_]:
     if labels.dtype.kind not in "UO":
         return np.asarray(labels == UNLABELLED)
     strings = [label for label in labels if isinstance(label, str)]
-    odd = [label for label in strings if label.strip().lower() in _NO_CLASSES]
+    odd = [label for label in strings if label.strip().lower() in NO_CLASSES]
     if odd:
         raise InputError(
             f"labels are strings and contain {str(odd[0])!r}: to mark unlabelled images, use an object array with "

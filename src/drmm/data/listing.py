@@ -1,7 +1,8 @@
 """Every file of a folder or zip archive: a picture, or skipped with a reason."""
 
-__all__ = ["Listing", "check_losses", "listed", "nfc"]
+__all__ = ["File", "Listing", "check_losses", "listed", "nfc"]
 
+import os
 import stat
 import unicodedata
 import warnings
@@ -11,14 +12,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from drmm.data.base import Skipped
 from drmm.data.decoding import Picture, UnreadableError, decode_picture
 from drmm.data.formats import is_picture
+from drmm.data.parallel import ahead
 from drmm.errors import RunError
 
 _OF_SYSTEMS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
+
+
+class File(NamedTuple):
+    """What a path leads to.
+
+    Attributes:
+        real: where it is, so that two paths to one file are known.
+        bytes: how many it has.
+        changed: when, in ns since 1970; within an archive, the checksum.
+    """
+
+    real: str
+    bytes: int = 0
+    changed: int = 0
 
 
 @dataclass(frozen=True)
@@ -27,15 +43,14 @@ class Listing:
 
     Attributes:
         root: the folder or archive.
-        pictures: relative paths of what is a picture, or means to be, in the order of their names; each with what
-            it leads to, so that two paths to one file are known.
+        pictures: by relative path what is a picture, or means to be, in the order of their names.
         folders: relative paths of the folders, but for those that systems hide.
         skipped: everything else.
         opener: opens a file by its relative path.
     """
 
     root: Path
-    pictures: dict[PurePosixPath, str]
+    pictures: dict[PurePosixPath, File]
     folders: list[PurePosixPath]
     skipped: list[Skipped]
     opener: Callable[[PurePosixPath], IO[bytes]]
@@ -48,27 +63,37 @@ class Listing:
     def repeats(self) -> list[list[PurePosixPath]]:
         """Several paths to one file, by links: each time all of them."""
         paths: dict[str, list[PurePosixPath]] = {}
-        for member, real in self.pictures.items():
-            paths.setdefault(real, []).append(member)
+        for member, file in self.pictures.items():
+            paths.setdefault(file.real, []).append(member)
         return [same for same in paths.values() if len(same) > 1]
 
-    def decoded(self, **options: Any) -> Iterator[tuple[PurePosixPath, bytes, Picture]]:
-        """Each picture that can be read, with its bytes; the others are skipped as losses.
+    def decoded(self, members: Sequence[PurePosixPath], **options: Any) -> Iterator[tuple[PurePosixPath, Picture]]:
+        """Some of the pictures in order, decoded ahead by threads; what cannot be read is skipped as a loss.
 
         Args:
+            members: which.
             options: as of `drmm.data.decoding.decode_picture`.
         """
-        for member in list(self.pictures):
-            name = f"{self.root / member}"
-            try:
-                content = self._read(member, name)
-                picture = decode_picture(content, name, **options)
-            except UnreadableError as error:
-                self.skip(member, error.reason, is_loss=True)
-            else:
-                yield member, content, picture
 
-    def _read(self, member: PurePosixPath, name: str) -> bytes:
+        def decode(member: PurePosixPath) -> Picture | UnreadableError:
+            try:
+                return decode_picture(self.read(member), f"{self.root / member}", **options)
+            except UnreadableError as error:
+                return error
+
+        for member, picture in zip(members, ahead(decode, members), strict=True):
+            if isinstance(picture, UnreadableError):
+                self.skip(member, picture.reason, is_loss=True)
+            else:
+                yield member, picture
+
+    def read(self, member: PurePosixPath) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            UnreadableError: if there are none to be had.
+        """
+        name = f"{self.root / member}"
         try:
             with self.opener(member) as file:
                 return file.read()
@@ -117,24 +142,26 @@ def listed(path: Path) -> Iterator[Listing]:
         raise RunError(f"no file or folder {path}: check the path")
     elif path.suffix.lower() != ".zip":
         member = PurePosixPath(path.name)
-        yield Listing(path.parent, {member: str(path)}, [], [], lambda _: path.open("rb"))
+        yield Listing(path.parent, {member: File(str(path))}, [], [], lambda _: path.open("rb"))
     else:
         try:
             archive = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile) as error:
             raise RunError(f"cannot read {path}: not a folder or complete zip archive ({error})") from error
         with archive:
-            names = {PurePosixPath(name.replace("\\", "/").lstrip("/")): name for name in archive.namelist()}
-            found = (_Found(member, name, is_folder=name.endswith("/")) for member, name in names.items())
-            yield _unwrapped(_listing(path, found, lambda member: archive.open(names[member])))
+            infos = {PurePosixPath(one.filename.replace("\\", "/").lstrip("/")): one for one in archive.infolist()}
+            found = (
+                _Found(member, File(one.filename, one.file_size, one.CRC), is_folder=one.filename.endswith("/"))
+                for member, one in infos.items()
+            )
+            yield _unwrapped(_listing(path, found, lambda member: archive.open(infos[member])))
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """A file or folder, and what it leads to; or why it is skipped."""
 
     path: PurePosixPath
-    real: str
+    file: File
     is_folder: bool = False
     reason: str = ""
     is_loss: bool = False
@@ -142,14 +169,14 @@ class _Found:
 
 def _listing(root: Path, found: Iterable[_Found], opener: Callable[[PurePosixPath], IO[bytes]]) -> Listing:
     listing = Listing(root, {}, [], [], opener)
-    for one in sorted(found, key=lambda one: [nfc(part) for part in one.path.parts]):
+    for one in sorted(found, key=lambda one: nfc(str(one.path)).replace("/", "\0")):  # part by part
         reason = one.reason
         if any(map(_is_hidden, one.path.parts)):
             reason = "hidden"
         elif one.is_folder:
             listing.folders.append(one.path)
         elif not reason and is_picture(one.path, partial(opener, one.path)):
-            listing.pictures[one.path] = one.real
+            listing.pictures[one.path] = one.file
         elif not reason:
             reason = f"not a picture ({one.path.suffix.lower() or 'no suffix'})"
         if reason:
@@ -170,7 +197,7 @@ def _unwrapped(listing: Listing) -> Listing:
     top = tops.pop()
     return replace(
         listing,
-        pictures={member.relative_to(top): real for member, real in listing.pictures.items()},
+        pictures={member.relative_to(top): file for member, file in listing.pictures.items()},
         folders=[folder.relative_to(top) for folder in listing.folders if folder.parts[0] == top],
         opener=lambda member: listing.opener(top / member),
     )
@@ -202,29 +229,35 @@ def _walk(root: Path) -> Iterator[_Found]:
     while pending:
         folder = pending.pop()
         try:
-            entries = list((root / folder.path).iterdir())
+            with os.scandir(root / folder.path) as entries:
+                found = [(_found(entry, folder), entry.is_symlink()) for entry in entries]
         except OSError as error:
             reason = f"cannot be opened ({error.strerror})"
-            yield _Found(folder.path, "", is_folder=True, reason=reason, is_loss=True)
+            yield _Found(folder.path, File(""), is_folder=True, reason=reason, is_loss=True)
             continue
-        for entry in entries:
-            path, mode = folder.path / entry.name, _mode(entry)
-            is_folder, is_link = stat.S_ISDIR(mode), entry.is_symlink()
-            real = entry.resolve() if is_link and mode else folder.real / entry.name
+        for one, is_link in found:
             reason = ""
-            if is_folder and is_link and (folder.is_within(real) or (path.parts[:2], real) in seen):
-                reason = "a link to a folder that is read already"
-            elif is_folder and not _is_hidden(entry.name):
-                seen.add((path.parts[:2], real))
-                pending.append(_Folder(path, real, (*folder.above, folder.real) if is_link else folder.above))
-            elif not is_folder and not stat.S_ISREG(mode):
-                reason = "a broken link" if is_link else "no file that can be read"
-            yield _Found(path, str(real), is_folder, reason, is_loss=not mode)
+            if one.is_folder and not _is_hidden(one.path.name):
+                part, real = one.path.parts[:2], Path(one.file.real)
+                if is_link and (folder.is_within(real) or (part, real) in seen):
+                    reason = "a link to a folder that is read already"
+                else:
+                    seen.add((part, real))
+                    pending.append(
+                        _Folder(one.path, real, (*folder.above, folder.real) if is_link else folder.above)
+                    )
+            yield one._replace(reason=reason) if reason else one
 
 
-def _mode(path: Path) -> int:
-    """What a path leads to, as `stat` has it; 0 for nothing."""
+def _found(entry: os.DirEntry[str], folder: _Folder) -> _Found:
+    """A file or folder as the system has it."""
+    path, is_link = folder.path / entry.name, entry.is_symlink()
     try:
-        return path.stat().st_mode
+        facts = entry.stat()
     except OSError:
-        return 0
+        reason = "a broken link" if is_link else "no file that can be read"
+        return _Found(path, File(""), reason=reason, is_loss=True)
+    real = os.path.realpath(entry.path) if is_link else f"{folder.real}{os.sep}{entry.name}"
+    is_folder = stat.S_ISDIR(facts.st_mode)
+    reason = "" if is_folder or stat.S_ISREG(facts.st_mode) else "no file that can be read"
+    return _Found(path, File(real, facts.st_size, facts.st_mtime_ns), is_folder, reason)

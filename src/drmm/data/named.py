@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from drmm.data.base import Dataset
 from drmm.data.cifar import CIFAR10_CLASSES, TRAIN_FILES, read_cifar10
+from drmm.data.decoding import Shape
 from drmm.data.download import Cache, default_data_dir
 from drmm.data.folders import load_folder_splits
 from drmm.data.idx import read_idx_pair
@@ -52,6 +53,9 @@ def load(
     download: bool = True,
     size: tuple[int, int] | None = None,
     classes: Collection[str] = (),
+    shape: Shape = "stretch",
+    labels: str | Path | None = None,
+    store: Path | None = None,
 ) -> Dataset:
     """Load a data set.
 
@@ -65,34 +69,38 @@ def load(
             or a folder of the four IDX files of a set like MNIST.
         data_dir: Where the files are; by default `$DRMM_DATA`, else the user's cache folder.
         download: Whether to download missing files.
-        size: (H, W) to resize pictures to, for a folder or archive of them.
+        size: Of a folder or archive of pictures, as the following, which `load_folder_splits` explains.
         classes: Names of folders that are classes, though they are called `unlabelled`, `train` or `test`.
+        shape: How to fill the size where the aspect ratio is another.
+        labels: A table of files and labels.
+        store: A folder to keep decoded pictures in.
 
     Returns:
         The data set.
 
     Raises:
-        InputError: No such set, a package is missing, a folder that cannot be used, or `size` or `classes` for
-            what is no folder of pictures.
+        InputError: No such set, a package is missing, a folder that cannot be used, or a size, classes or labels
+            for what is no folder of pictures.
         RunError: A file is missing or broken, or its download failed.
     """
     if isinstance(name, str) and name in _LOADERS:
-        _check_no_folder(name, size, classes)
+        _check_no_folder(name, size, classes, labels)
         root = default_data_dir() if data_dir is None else expanded(data_dir)
         return _LOADERS[name](Cache(name, root, download))
     path = expanded(name)
     if path.is_dir() and _idx_file(path, _IDX_STEMS[0][0]) is not None:
-        _check_no_folder(path, size, classes)
+        _check_no_folder(path, size, classes, labels)
         return _idx_folder(path)
     if path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip"):
-        return load_folder_splits(path, size, classes)
+        return load_folder_splits(path, size, classes, shape=shape, labels=labels, store=store)
     raise InputError(f"no data set, folder or zip archive {str(name)!r}: sets are {', '.join(NAMES)}")
 
 
-def _check_no_folder(name: object, size: object, classes: Collection[str]) -> None:
-    if size is not None or classes:
+def _check_no_folder(name: object, *pictures: object) -> None:
+    """Refuse what says how to read pictures."""
+    if any(pictures):
         raise InputError(
-            f"{name} is no folder of pictures: its images and classes stay as they are; leave size out"
+            f"{name} is no folder of pictures: its images and labels stay as they are; leave size and labels out"
         )
 
 

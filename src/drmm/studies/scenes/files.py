@@ -183,7 +183,7 @@ def _latents(rows: Sequence[Mapping[str, str]], classes: tuple[str, ...]) -> Lat
 
 
 def _picture(path: Path, channels: int, size: int) -> npt.NDArray[np.uint8]:
-    picture, (height, width), _ = decode_picture(path, str(path), channels=channels)
+    picture, (height, width), *_ = decode_picture(path, str(path), channels=channels)
     if (height, width) != (size, size):
         raise RunError(f"{path} is {height}x{width}, not {size}x{size}: {_REMEDY}")
     return picture
