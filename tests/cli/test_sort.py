@@ -189,8 +189,10 @@ def test_what_is_refused(run: Path, digits: Path, tmp_path: Path, run_drmm) -> N
     (mine / "mine.txt").write_text("mine")
     archive = tmp_path / "x.zip"
     archive.write_bytes(b"PK")
+    (tmp_path / "empty").mkdir()
     before = everything(tmp_path)
     for words, says in [
+        ([tmp_path / "empty", "--into", into, "--run", run], "empty holds no pictures that can be read: add some"),
         ([digits], "drmm sort PICTURES --into SORTED"),
         (["--into", into], "drmm sort PICTURES --into SORTED"),
         ([digits, "--into", into, "--link", "--move"], "choose one of --link and --move"),

@@ -149,6 +149,32 @@ def test_taking_back_ends_where_it_began(how: str, tmp_path: Path) -> None:
     assert stopped_everywhere(sorted_one, work, take_back, tree(folder)) > 10
 
 
+@pytest.mark.parametrize("how", ["copy", "move"])
+def test_so_do_new_pictures_later(how: str, tmp_path: Path) -> None:
+    folder, work, later = start(tmp_path / "start"), tmp_path / "work", tmp_path / "later"
+    before = everything(folder)
+    shutil.copytree(folder, work, symlinks=True)
+    sort_files(chosen(work / "photos"), work / "sorted", "move")
+    for name in ("a/0.png", "c/0.png"):
+        (work / "photos" / name).parent.mkdir(exist_ok=True)
+        (work / "photos" / name).write_bytes(f"new {name}".encode())
+    work.rename(later)
+    ends = []
+    for action in (
+        lambda: sort_files(chosen(work / "photos"), work / "sorted", how),
+        lambda: undo(work / "sorted") if (work / "sorted").exists() else None,
+    ):
+        shutil.copytree(later, work, symlinks=True)
+        action()
+        ends.append(tree(work))
+        assert stopped_everywhere(later, work, action, ends[-1]) > 10
+        shutil.rmtree(later)
+        work.rename(later)
+    # The new one is where the old one was, which therefore stays among the sorted ones.
+    assert everything(later) == before | {b"new a/0.png", b"new c/0.png"}
+    assert ends[0] != ends[1], "control"
+
+
 def test_control_the_state_between_is_another_one(tmp_path: Path) -> None:
     folder = start(tmp_path / "start")
     before = tree(folder)
@@ -165,16 +191,22 @@ def test_control_a_move_that_removes_first_loses_a_picture(
     folder, work = start(tmp_path / "start"), tmp_path / "work"
 
     def careless(source: Path, target: Path, *_: object) -> bool:
-        content = source.read_bytes()
+        content, stat = source.read_bytes(), source.stat()
         source.unlink()
         target.write_bytes(content)
+        target.chmod(stat.st_mode)
+        os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         return True
 
+    def sort() -> None:
+        sort_files(chosen(work / "photos"), work / "sorted", "move")
+
+    shutil.copytree(folder, work, symlinks=True)
+    sort()
+    end = tree(work)
     monkeypatch.setattr(apply, "move", careless)
-    with pytest.raises(AssertionError, match="picture"):
-        stopped_everywhere(
-            folder, work, lambda: sort_files(chosen(work / "photos"), work / "sorted", "move"), tree(folder)
-        )
+    with pytest.raises(AssertionError, match="Extra items in the right set"):
+        stopped_everywhere(folder, work, sort, end)
 
 
 MOVES = """

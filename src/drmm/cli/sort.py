@@ -162,7 +162,11 @@ def _new(found: Listing, known: set[str], *, is_move: bool) -> dict[PurePosixPat
     for member in list(found.pictures):
         if is_move and not (root / member).parent.resolve().is_relative_to(root):
             found.skip(member, "not moved, as it lies elsewhere, in a folder that a link leads to")
-    return {member: entry.digest for member, entry in indexed(found).items() if entry.digest not in known}
+    entries = indexed(found)
+    if not entries and not known:
+        skipped = f" ({summary(found.skipped)})" if found.skipped else ""
+        raise InputError(f"{found.root} holds no pictures that can be read{skipped}: add some")
+    return {member: entry.digest for member, entry in entries.items() if entry.digest not in known}
 
 
 def _model(run: Path | None, pictures: Path, labels: Path | None, folder: Path, command: str) -> Run:
