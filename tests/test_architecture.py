@@ -27,7 +27,7 @@ ORDER = (
     ("trust",),
     ("runs",),
     ("estimators",),
-    ("report", "studies"),
+    ("report", "studies", "sorting"),
     ("cli",),
 )
 

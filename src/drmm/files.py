@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from mimetypes import MimeTypes
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from drmm.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 if sys.platform != "win32":
     import fcntl
@@ -53,6 +54,8 @@ _FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """Named tensors as safetensors, which need no unpickling and do not break between versions."""
+    from safetensors.torch import save  # noqa: PLC0415  (torch: what only moves files does without)
+
     return save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, metadata)
 
 
@@ -66,6 +69,8 @@ def read_tensors(path: Path, remedy: str = "copy it again or train again") -> di
     Raises:
         RunError: if the file is missing or damaged.
     """
+    from safetensors.torch import load  # noqa: PLC0415
+
     try:
         return load(path.read_bytes())
     except OSError as error:
@@ -91,8 +96,12 @@ def read_bytes(path: Path) -> bytes:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, remedy: str = "copy it again or train again") -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is damaged.
 
     Raises:
         RunError: if the file is missing or damaged.
@@ -102,9 +111,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}): copy it again or train again") from error
+        raise RunError(f"{path} is damaged ({error}): {remedy}") from error
     if not isinstance(content, dict):
-        raise RunError(f"{path} is damaged (no JSON object): copy it again or train again")
+        raise RunError(f"{path} is damaged (no JSON object): {remedy}")
     return content
 
 

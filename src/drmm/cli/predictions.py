@@ -31,6 +31,9 @@ class Predictor:
         promise: share of the sorted pictures that is to be right.
         all_classes: a column for the probability of each class.
 
+    Attributes:
+        promise: as given.
+
     Raises:
         InputError: if the promise is no share between 0 and 1.
         RunError: if there is no model, or a file is damaged.
@@ -39,7 +42,7 @@ class Predictor:
     def __init__(self, run: Run, *, promise: float = PROMISE, all_classes: bool = False) -> None:
         check_promise(promise)
         self._model, self._classes = run.model, run.recipe.classes
-        self._assessment, self._promise, self._all = run.assessment, promise, all_classes
+        self._assessment, self.promise, self._all = run.assessment, promise, all_classes
 
     @property
     def header(self) -> list[str]:
@@ -55,7 +58,7 @@ class Predictor:
             probability, known = softmax(latents.logits.double().numpy(), 1), [(None, None)] * len(x)
         else:
             answers = self._assessment.answers(self._model, x, latents)
-            decided = self._assessment.decide(answers, self._promise).tolist()
+            decided = self._assessment.decide(answers, self.promise).tolist()
             probability, known = answers.probability, list(zip(answers.familiarity.tolist(), decided, strict=True))
         best = np.argsort(-probability, 1, kind="stable")[:, :2].tolist()
         inference = (self._model.log_joint(x, latents), latents.gap, latents.certified())
@@ -73,7 +76,7 @@ class Predictor:
         """What to say of the decisions, in lines."""
         if self._assessment is None:
             return ("the run does not say how far to trust it: confidence is not calibrated, nothing is decided",)
-        return (kept_promise(self._assessment, self._promise),)
+        return (kept_promise(self._assessment, self.promise),)
 
 
 def kept_promise(assessment: Assessment, promise: float) -> str:

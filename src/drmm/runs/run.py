@@ -271,6 +271,12 @@ class Run:
             )
         return labels
 
+    @cached_property
+    def labelled_files(self) -> dict[str, str]:
+        """The class of each picture whose label was known, by its file in the folder that the run learned from."""
+        rows = _rows(self.folder / _LABELS)
+        return {row["file"]: row["label"] for row in rows if row.get("file")} if self.labels else {}
+
     def keep_labels(self, data: Dataset, known: Iterable[int]) -> None:
         """Write `labels.csv`: the images that had a label, by index and, where they were files, by name."""
         rows = [(int(i), data.classes[data.y_train[i]], data.files[i] if data.files else "") for i in known]

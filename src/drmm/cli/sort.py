@@ -1,0 +1,275 @@
+"""`drmm sort`: a folder of pictures into a sorted one, and back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from drmm.cli.console import complain, say
+from drmm.cli.fit import asked_for
+from drmm.cli.predictions import Predictor
+from drmm.data.base import summary
+from drmm.data.images import as_images
+from drmm.data.index import indexed
+from drmm.data.listing import Listing, check_losses, listed
+from drmm.display.text import one_line
+from drmm.errors import InputError, RunError
+from drmm.files import read_bytes
+from drmm.learning.allocator import tune_allocator
+from drmm.progress import track
+from drmm.report import write_report
+from drmm.runs.fit import fit_run
+from drmm.runs.run import Run
+from drmm.sorting.apply import finish_sorting, known_digests, sort_files
+from drmm.sorting.journal import RUN, Decision, How, Journal, Plan, Step, check_ours
+from drmm.sorting.plan import Choice, check_apart, planned
+from drmm.sorting.undo import undo
+from drmm.trust.decisions import check_promise
+
+__all__ = ["asked_way", "show_undo", "sort"]
+
+_Read = tuple[Path, str, npt.NDArray[np.uint8]]  # a picture, its digest, its levels
+
+_AT_ONCE = 256  # pictures
+_SHOWN, _EXAMPLES = 10, 3  # files in a list, and beside a count
+_REPORT = "report.html"
+_FACTS = ("confidence", "second", "second_confidence", "familiarity")  # columns of sort.csv
+
+
+def asked_way(**ways: bool) -> How | None:
+    """The way that was asked for, if one was.
+
+    Raises:
+        InputError: if several were.
+    """
+    asked: list[How] = [name for name in ("copy", "link", "move") if ways[name]]
+    if len(asked) > 1:
+        raise InputError(f"choose one of {' and '.join(f'--{name}' for name in asked)}")
+    return asked[0] if asked else None
+
+
+def sort(
+    pictures: Path,
+    into: Path,
+    *,
+    run: Path | None,
+    labels: Path | None,
+    promise: float,
+    how: How,
+    dry_run: bool,
+    command: str,
+) -> None:
+    """Sort the new pictures of a folder.
+
+    Args:
+        pictures: the folder.
+        into: folder of the sorted pictures.
+        run: folder of the model; None trains one, or takes the one that was trained before.
+        labels: table of labels to train with; None takes class folders.
+        promise: share of the sorted pictures that is to be right.
+        how: the way in which they get there.
+        dry_run: only show what would be done.
+        command: the command line, kept with the model that is trained.
+
+    Raises:
+        InputError: if the promise is none, or the pictures cannot be used.
+        RunError: if a folder cannot be used.
+    """
+    _check(pictures, into, run, labels, promise)
+    if not dry_run and (done := finish_sorting(into)):
+        say(f"finished what was stopped before: {len(done.steps) - len(done.left or {}):,} pictures are in {into}")
+    with listed(pictures) as found, TemporaryDirectory(prefix="drmm-") as nowhere:
+        known = known_digests(into)
+        digests = _new(found, known, is_move=how == "move")
+        folder = Path(nowhere) / RUN if dry_run else into / RUN
+        model = _model(run, pictures, labels, folder, command) if digests else None
+        predictor = Predictor(model, promise=promise) if model else None
+        choices = list(_choices(model, predictor, found, digests)) if model and predictor else []
+        with warnings.catch_warnings(action="ignore"):  # what was skipped is said in the end
+            check_losses(found.skipped, len(choices) + len(known), pictures)
+        if dry_run:
+            _show(planned(choices, into, how, Journal(into).plans)[1])
+            say("nothing was written" + ("" if run else ", and the model was not kept: drmm fit trains one"))
+            return
+        if model:
+            _keep_report(model, into, Path(nowhere))  # before the pictures that it shows are moved
+    plan = sort_files(choices, into, how, [(str(pictures / one.file), one.reason) for one in found.skipped])
+    if found.skipped:
+        say(f"{summary(found.skipped)}; {into / 'skipped.csv'} names them")
+    _tell(plan, pictures, into)
+    for note in predictor.notes() if predictor else ():
+        say(note)
+
+
+def _check(pictures: Path, into: Path, run: Path | None, labels: Path | None, promise: float) -> None:
+    """Refuse what cannot be, before any work; errors as of `sort`."""
+    check_promise(promise)
+    if not pictures.is_dir():
+        raise RunError(f"{pictures} is no folder: name a folder of pictures, and unpack an archive first")
+    if run is not None and labels is not None:
+        raise InputError("--run has learned its labels: leave --labels out, or train with it")
+    check_apart(pictures, into)
+    check_ours(into)
+    if run is not None and not Run.open(run).has_model:
+        raise RunError(f"{run} has not finished: go on with drmm fit --out {run} --resume")
+
+
+def _tell(plan: Plan | None, pictures: Path, into: Path) -> None:
+    """What was done."""
+    if plan is None:
+        say(f"no new pictures in {pictures}")
+        return
+    left = plan.left or {}
+    _show([step for step in plan.steps if step.target not in left])
+    for target, reason in list(left.items())[:_SHOWN]:
+        complain("warning", f"{target} was not made: {reason}", "bold yellow")
+    if len(left) > _SHOWN:
+        complain("warning", f"nor were {len(left) - _SHOWN:,} others: skipped.csv names them", "bold yellow")
+    say(f"written to {into}; next: drmm audit {into}, or all back with drmm sort --undo {into}")
+
+
+def show_undo(into: Path) -> None:
+    """Take back all that was sorted into a folder, and say what could not be.
+
+    Raises:
+        RunError: if some of it can be tried again.
+    """
+    undone = undo(into)
+    say(f"{undone.back:,} pictures are where they were")
+    for name, reason in list(undone.kept.items())[:_SHOWN]:
+        say(f"kept {into / name}: {reason}")
+    if len(undone.kept) > _SHOWN:
+        say(f"and kept {len(undone.kept) - _SHOWN:,} more files")
+    if undone.gone:
+        some = ", ".join(undone.gone[:_SHOWN])
+        complain("warning", f"{len(undone.gone):,} pictures are in neither folder: {some}", "bold yellow")
+    if undone.to_try_again:
+        raise RunError(f"some pictures could not go back: make room for them, then drmm sort --undo {into} again")
+
+
+def _new(found: Listing, known: set[str], *, is_move: bool) -> dict[PurePosixPath, str]:
+    """Digests of the pictures that were not sorted before."""
+    root = found.root.resolve()
+    for same in found.repeats():
+        file = next((member for member in same if (root / member).resolve() == root / member), same[0])
+        for member in same:
+            if member != file:
+                found.skip(member, f"read already (as {file})")
+    for member in list(found.pictures):
+        if is_move and not (root / member).parent.resolve().is_relative_to(root):
+            found.skip(member, "not moved, as it lies elsewhere, in a folder that a link leads to")
+    entries = indexed(found)
+    if not entries and not known:
+        skipped = f" ({summary(found.skipped)})" if found.skipped else ""
+        raise InputError(f"{found.root} holds no pictures that can be read{skipped}: add some")
+    return {member: entry.digest for member, entry in entries.items() if entry.digest not in known}
+
+
+def _model(run: Path | None, pictures: Path, labels: Path | None, folder: Path, command: str) -> Run:
+    """The model to sort by: trained into a folder, if none is given, and none has been."""
+    if run is not None:
+        return Run.open(run)
+    for part in folder.glob(".drmm-*"):  # of a kill before it began
+        part.unlink()
+    begun = not _is_free(folder)
+    if begun and (opened := Run.open(folder)).finished:
+        later = "" if labels is None else "; labels that are newer are not looked at"
+        say(f"sorting by the model in {folder}, which was trained before{later}")
+        return opened
+    say(f"training a model first, into {folder}: give the same command to go on after a stop")
+    tune_allocator()
+    asked = {"data.source": str(pictures), "data.labels": None if labels is None else str(labels)}
+    experiment = asked_for(None, folder if begun else None, asked, ())
+    fit_run(experiment, folder, resume=begun, command=command, tell=say)
+    return Run.open(folder)
+
+
+def _is_free(folder: Path) -> bool:
+    try:
+        Run.check_free(folder)
+    except RunError:
+        return False
+    return True
+
+
+def _choices(
+    run: Run, predictor: Predictor, found: Listing, digests: dict[PurePosixPath, str]
+) -> Iterator[Choice]:
+    """What is decided about each picture that can be read: by its label, if the run knows one, or by the model."""
+    labelled = _labelled(run)
+    shape = run.recipe.image_shape
+    fill = "stretch" if run.experiment is None else run.experiment.data.shape
+    decoded = found.decoded(list(digests), channels=shape[0], size=shape[1:], shape=fill)
+    batch: list[_Read] = []
+    for member, picture in track(decoded, "predicting", len(digests)):
+        path = found.root / member
+        label = labelled.get(path.resolve())
+        if label is not None:
+            yield Choice(path, digests[member], label, "labelled", dict.fromkeys(_FACTS, ""))
+            continue
+        batch.append((path, digests[member], picture.levels))
+        if len(batch) == _AT_ONCE:
+            yield from _decided(predictor, batch)
+            batch = []
+    if batch:
+        yield from _decided(predictor, batch)
+
+
+def _labelled(run: Run) -> dict[Path, str]:
+    """Class of each picture that the run learned from with its label."""
+    folder = Path("" if run.experiment is None else run.experiment.data.source).resolve()
+    return {(folder / file).resolve(): label for file, label in run.labelled_files.items()}
+
+
+def _decided(predictor: Predictor, batch: list[_Read]) -> Iterator[Choice]:
+    """By the model; where its run does not say how far to trust it, by the net's own confidence."""
+    images = np.stack([levels for *_, levels in batch])
+    rows = predictor.rows(as_images(images, channels=images.shape[1]))
+    for (path, digest, _), row in zip(batch, rows, strict=True):
+        answer: dict[str, Any] = dict(zip(predictor.header, row, strict=True))
+        by_net: Decision = "sorted" if answer["confidence"] >= predictor.promise else "unsure"
+        facts = {name: _cell(answer[name]) for name in _FACTS}
+        yield Choice(path, digest, answer["label"], answer["decision"] or by_net, facts)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _keep_report(run: Run, into: Path, nowhere: Path) -> None:
+    """Write the report of the run, unless it is there."""
+    if (into / _REPORT).exists():
+        return
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the pictures, which were said
+            write_report(run.folder, nowhere / _REPORT)
+    except (InputError, RunError) as error:
+        complain("warning", f"no {_REPORT}: {error}", "bold yellow")
+        return
+    with Journal.opened(into) as journal:
+        journal.write_made(_REPORT, read_bytes(nowhere / _REPORT))
+
+
+def _show(steps: Iterable[Step]) -> None:
+    """How many pictures go into each folder, and some of them."""
+    names: dict[str, list[str]] = {}
+    for step in steps:
+        folder, _, name = step.target.partition("/")
+        names.setdefault(folder, []).append(name)
+    table = Table("folder", "pictures", "such as", box=None)
+    table.columns[1].justify = "right"
+    for folder, found in sorted(names.items(), key=lambda item: (item[0].startswith("_"), item[0])):
+        examples = ", ".join(one_line(name, 30) for name in found[:_EXAMPLES])
+        table.add_row(Text(one_line(folder)), f"{len(found):,}", Text(examples))
+    Console().print(table)

@@ -1,0 +1,77 @@
+"""What a look at some of the sorted pictures says about all of them."""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from scipy.stats import hypergeom
+
+from drmm.errors import InputError
+
+__all__ = ["drawn", "most_wrong", "pictures_needed", "wrong_allowed"]
+
+_RISK = 0.05  # that more are wrong than is said
+
+
+def drawn(pictures: Sequence[str], n: int, seed: int) -> list[str]:
+    """Some pictures, at random without replacement; fewer with the same seed are the first of more.
+
+    Args:
+        pictures: all, in any order.
+        n: how many, or all if there are fewer.
+        seed: of the draw.
+    """
+    order = sorted(pictures)
+    random.Random(seed).shuffle(order)  # noqa: S311  (no secret)
+    return order[:n]
+
+
+def wrong_allowed(of: int, promise: float) -> int:
+    """How many of so many pictures may be wrong."""
+    return math.floor((1 - promise) * of + 1e-9)
+
+
+def most_wrong(wrong: int, n: int, of: int) -> int:
+    """How many pictures are wrong at most, at 95 % confidence: exact, as they are drawn without replacement.
+
+    It is the largest number of which as few as `wrong` would be seen with a probability of more than 5 %.
+
+    Args:
+        wrong: of those that were looked at.
+        n: that were looked at.
+        of: that they were drawn from.
+
+    Raises:
+        InputError: if there are more wrong ones than pictures.
+    """
+    if not 0 <= wrong <= n <= of:
+        raise InputError(f"{wrong} wrong ones of {n} of {of} pictures: count again")
+    return wrong + bisect_left(
+        range(wrong + 1, of - n + wrong + 1),
+        True,  # noqa: FBT003
+        key=lambda number: bool(hypergeom.cdf(wrong, of, number, n) <= _RISK * (1 + 1e-9)),
+    )
+
+
+def pictures_needed(wrong: int, of: int, promise: float) -> int | None:
+    """How many pictures to look at, if so many are found to be wrong, to show that a promise holds.
+
+    Args:
+        wrong: of those that are looked at.
+        of: that they are drawn from.
+        promise: share that is right.
+
+    Returns:
+        The number; None if the promise is broken already.
+    """
+    allowed = wrong_allowed(of, promise)
+    if wrong > allowed:
+        return None
+    return wrong + bisect_left(
+        range(wrong, of),
+        True,  # noqa: FBT003
+        key=lambda n: most_wrong(wrong, n, of) <= allowed,
+    )
