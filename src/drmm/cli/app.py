@@ -225,7 +225,9 @@ def predict(
     images: Annotated[
         list[Path], typer.Argument(parser=path, help="Image files, folders of them, or .npy / .npz arrays.")
     ],
-    out: Annotated[Path, typer.Option(parser=path, help="CSV file to write.")] = Path("predictions.csv"),
+    out: Annotated[
+        Path, typer.Option(parser=path, help="CSV file to write, or Parquet (.parquet, with pyarrow).")
+    ] = Path("predictions.csv"),
     force: Force = False,
 ) -> None:
     """Label images: label, confidence, log-joint, and whether it is certified that no other scores higher."""
