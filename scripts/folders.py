@@ -1,8 +1,8 @@
 """What do many pictures cost? `make folders`.
 
 Seconds to bring the index of an unchanged folder up to date, and the most memory that fit and predict held, by how
-many pictures there were. Each figure is of a process of its own. The pictures are drawn from a seed; where they are
-many, each has several names. An epoch is cut short after its first steps, but every pixel is read.
+many pictures there were. Each figure is of a process of its own. The pictures are drawn from a seed; of many, each
+has several names. An epoch is cut short after its first steps, but every pixel is read.
 """
 
 import os
