@@ -21,6 +21,12 @@ def write(path):
     return path
 
 
+def stopped(path, error):
+    with table_in_parts(path, HEADER) as add:
+        add(PARTS[0])
+        raise error
+
+
 def test_csv_as_it_goes(tmp_path):
     rows = read_csv(write(tmp_path / "out.csv"))
     assert [tuple(row.values()) for row in rows] == [
@@ -49,9 +55,8 @@ def test_rows_are_on_the_disk_before_the_end_and_the_name_is_new_in_the_end(tmp_
 def test_a_mistake_leaves_what_was_there(tmp_path, suffix):
     out = tmp_path / f"out{suffix}"
     out.write_text("before")
-    with pytest.raises(InputError), table_in_parts(out, HEADER) as add:
-        add(PARTS[0])
-        raise InputError("a mistake")
+    with pytest.raises(InputError):
+        stopped(out, InputError("a mistake"))
     assert [file.name for file in tmp_path.iterdir()] == [out.name]
     assert out.read_text() == "before"
     write(out)
@@ -62,14 +67,8 @@ def test_a_mistake_leaves_what_was_there(tmp_path, suffix):
 def test_a_full_disk(tmp_path, monkeypatch, name):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
-    with (
-        pytest.raises(
-            RunError, match=rf"cannot write .*{name}: No space left on device; .* so far are in "
-        ) as told,
-        table_in_parts(tmp_path / name, HEADER) as add,
-    ):
-        add(PARTS[0])
-        raise OSError(28, "No space left on device")
+    with pytest.raises(RunError, match=rf"cannot write .*{name}: No space left on .* so far are in ") as told:
+        stopped(tmp_path / name, OSError(28, "No space left on device"))
     [kept] = (tmp_path / "elsewhere").iterdir()
     assert str(told.value).endswith(str(kept))
     assert len(read_table(kept)) == 2

@@ -238,7 +238,9 @@ def predict(
     images: Annotated[
         list[Path], typer.Argument(parser=path, help="Image files, folders of them, or .npy / .npz arrays.")
     ],
-    out: Annotated[Path, typer.Option(parser=path, help="CSV file to write.")] = Path("predictions.csv"),
+    out: Annotated[
+        Path, typer.Option(parser=path, help="CSV file to write, or Parquet (.parquet, with pyarrow).")
+    ] = Path("predictions.csv"),
     promise: Annotated[float, typer.Option(help="Share of the pictures decided as sorted that is right.")] = 0.98,
     all_classes: Annotated[
         bool, typer.Option("--all-classes", help="A column for the probability of each class.")
