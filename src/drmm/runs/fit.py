@@ -24,7 +24,7 @@ from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe
 from drmm.runs.classes import kept_shares, shares_of, told
 from drmm.runs.experiment import Data, Experiment, Teacher
-from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest
+from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest, warn_of_leaks
 from drmm.runs.run import Run, number, versions
 
 __all__ = ["fit_run", "learn", "learn_on"]
@@ -74,6 +74,7 @@ def fit_run(
     data = load(asked.source, data_dir=data_dir, size=asked.size, classes=asked.classes)
     if leader:
         tell(data.account())
+        warn_of_leaks(data)
     parts = parts_of(experiment, data)
     whole = _whole(experiment, data)
     candidates = _candidates(whole, parts)

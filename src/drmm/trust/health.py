@@ -16,11 +16,10 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from drmm.data.duplicates import groups_of, near_pairs
+from drmm.data.duplicates import blank, groups_of, near_pairs
 
-__all__ = ["Finding", "Found", "Pictures", "blank", "examine", "look_features", "outlyingness", "suspicion"]
+__all__ = ["Finding", "Found", "Pictures", "examine", "look_features", "outlyingness", "suspicion"]
 
-_BLANK = 2.0  # standard deviation of the levels, of 255
 _ODD = 4.0  # times the median side
 _FEW = 3  # labels
 _TOLD_APART = 0.7  # share of labels that neighbours must confirm, before they are believed to refute others
@@ -106,11 +105,6 @@ def examine(pictures: Pictures) -> tuple[Finding, ...]:
         _outliers(pictures, empty),
         _odd_sizes(pictures.sizes),
     )
-
-
-def blank(grey: npt.NDArray[np.uint8]) -> Flags:
-    """Pictures on which there is nothing, (N,), of levels (N, H, W)."""
-    return np.asarray(grey.std((1, 2)) < _BLANK)
 
 
 def look_features(looks: npt.NDArray[np.uint8]) -> Figures:
