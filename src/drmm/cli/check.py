@@ -98,7 +98,7 @@ def _show(found: Survey, findings: tuple[Finding, ...]) -> None:
         say(f"none: {', '.join(well)}")
     for finding in findings:
         if finding.unknown:
-            say(f"not known: {finding.title} ({finding.unknown}); a model tells pictures apart better: --run")
+            say(f"not known: {finding.title} ({finding.unknown})")
     if found.skipped:
         say(summary(found.skipped))
     if line := _imbalance(found):

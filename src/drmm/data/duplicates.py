@@ -45,7 +45,7 @@ def alike(images: npt.NDArray[np.uint8]) -> Pairs:
 
 def blank(grey: Grey) -> npt.NDArray[np.bool_]:
     """Pictures on which there is nothing, (N,), of levels (N, H, W)."""
-    return np.asarray(grey.std((1, 2)) < _BLANK)
+    return np.asarray(grey.std((1, 2), dtype=np.float32) < _BLANK)
 
 
 def perceptual_hash(grey: Grey) -> npt.NDArray[np.uint64]:
@@ -132,4 +132,4 @@ def _standard(grey: Grey) -> npt.NDArray[np.float32]:
     """At half the size, with mean 0 and norm 1; a blank picture is 0 everywhere."""
     levels = grey.reshape(-1, SIDE // 2, 2, SIDE // 2, 2).mean((2, 4), dtype=np.float32)
     levels -= levels.mean((1, 2), keepdims=True)
-    return levels / np.sqrt(np.square(levels).sum((1, 2), keepdims=True)).clip(1e-3)
+    return np.asarray(levels / np.sqrt(np.square(levels).sum((1, 2), keepdims=True)).clip(1e-3))
