@@ -31,7 +31,7 @@ def run(asked: Namespace) -> Results:
     """Learn and measure what is not there yet."""
     data = load("mnist", data_dir=asked.data_dir)
     cells = product(range(asked.seeds), RARE, PRIORS)
-    folder = asked.out / "imbalance"
+    folder = asked.out / "imbalance" / f"{asked.images}_{asked.epochs}"
     rows = [
         kept(
             folder / f"{mix.replace('/', '-').replace(':', '-')}_{prior}_{seed}.json",
@@ -61,7 +61,7 @@ def measured(data, seed: int, mix: str, prior: str, *, images: int, epochs: int)
     learner = DRMMClassifier(
         model={"preset": "conv_small", "width": 8},
         objective=replace(RECIPE.objective, prior=prior),
-        training=replace(RECIPE.training, epochs=epochs, min_steps=0),
+        training=replace(RECIPE.training, epochs=epochs),
         random_state=seed,
     ).fit(x, y)
     tested = np.isin(data.y_test, CLASSES)
@@ -103,5 +103,5 @@ if __name__ == "__main__":
         name="imbalance",
         target="imbalance",
         seeds=5,
-        options={"--images": {"type": int, "default": 1000}, "--epochs": {"type": int, "default": 10}},
+        options={"--images": {"type": int, "default": 1000}, "--epochs": {"type": int, "default": 20}},
     )
