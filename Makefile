@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench learning shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders peers trust promise familiarity gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders peers trust promise familiarity gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -85,6 +85,12 @@ predictions: .venv/dev.stamp  ## The slides' predictions, on nets trained on ren
 	$(STUDY).predictions.nuisances
 	$(STUDY).predictions.localisation
 	$(STUDY).predictions.failure_conditions
+
+imbalance: .venv/demo.stamp  ## Classes of unequal size, by the prior: DATA=folder with MNIST, half an hour; resumable.
+	$(STUDY).imbalance $(IN_DATA)
+
+label-errors: .venv/demo.stamp  ## Flipped labels found among digits, beside cleanlab where it is installed: a minute.
+	$(STUDY).label_errors
 
 ablations: .venv/demo.stamp  ## The few-label recipe, one thing changed at a time: DATA=folder with MNIST, an hour; resumable.
 	$(STUDY).ablations $(IN_DATA)

@@ -32,6 +32,7 @@ COMMANDS = [
     "fit",
     "settings",
     "predict",
+    "check",
     "explain",
     "report",
     "sample",

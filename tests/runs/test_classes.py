@@ -9,7 +9,7 @@ from drmm.learning.class_prior import Shares
 from drmm.runs.classes import kept_shares, told
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import _test_errors
-from drmm.runs.parts import Parts, parts_of
+from drmm.runs.parts import Parts, parts_of, warn_of_leaks
 
 NAMES = ("cat", "dog")
 
@@ -65,3 +65,39 @@ def test_the_error_of_each_class_counts_alike_in_the_balanced_one():
     assert errors["test_error"] == 10
     assert errors["recall"] == {"cat": 100, "dog": 50, "cow": None}
     assert errors["balanced_error"] == 25
+
+
+# --- copies ---------------------------------------------------------------------------------------------------
+
+
+def pictures(n, seed=0):
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (n, 1, 6, 6)).astype(np.uint8)
+    return np.kron(coarse, np.ones((1, 1, 4, 4), np.uint8))
+
+
+def of_files(x, y, x_test, y_test):
+    return Dataset("made", x, y, x_test, y_test, NAMES, tuple(f"{row}.png" for row in range(len(x))))
+
+
+@pytest.mark.filterwarnings("ignore:every image is labelled")
+def test_copies_of_held_out_pictures_are_not_learned_from():
+    x, y = pictures(40), np.arange(40) % 2
+    x[20:] = x[:20]  # each twice, in one class
+    data = of_files(x, y, x[:0], y[:0])
+    experiment = Experiment().changed("data", validation=6)
+    with pytest.warns(UserWarning, match=r"\d pictures are nearly the same as held-out ones"):
+        split = parts_of(experiment, data)
+    learned = {image.tobytes() for image in split.images.numpy()}
+    assert not learned & {image.tobytes() for image in split.validation[0].numpy()}
+    assert set(split.known) <= set(range(40))
+    sound = of_files(pictures(40), y, x[:0], y[:0])
+    assert len(parts_of(experiment, sound).images) == 34, "control: nothing is left out"
+
+
+def test_pictures_of_both_parts_are_counted():
+    x, y = pictures(20), np.arange(20) % 2
+    with pytest.warns(UserWarning, match="2 of 3 pictures to test with are nearly the same as some to learn from"):
+        warn_of_leaks(of_files(x, y, np.concatenate([x[:2], pictures(1, seed=1)]), y[:3]))
+    warn_of_leaks(of_files(x, y, pictures(3, seed=1), y[:3]))  # control: a warning would be an error
+    warn_of_leaks(Dataset("made", x, y, x, y, NAMES))  # arrays are as their makers split them

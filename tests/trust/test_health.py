@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from drmm.trust.health import Pictures, blank, examine, look_features, outlyingness, suspicion
+from drmm.data.duplicates import blank
+from drmm.trust.health import Pictures, examine, look_features, outlyingness, suspicion
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def check(folder: Path, out: Path, *, run: Path | None, labels: Path | None, for
 
 
 def _features(run: Path, found: Survey) -> npt.NDArray[np.float64]:
-    """Of a model's top level, (N, D), each feature with unit deviation."""
+    """Of a model's top level, (N, D)."""
     opened = Run.open(run)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # told already, of the same pictures
         images, names, _ = load_image_files(found.root, opened.recipe.image_shape)
@@ -80,8 +80,7 @@ def _features(run: Path, found: Survey) -> npt.NDArray[np.float64]:
     except KeyError as error:
         raise RunError(f"{found.root} changed while it was read: start again") from error
     parts = track(images[order].split(_CHUNK), "features")
-    features = np.concatenate([opened.model.levels(part).flatten(1).detach().double().numpy() for part in parts])
-    return np.asarray(features / features.std(0).clip(np.finfo(float).tiny))
+    return np.concatenate([opened.model.levels(part).flatten(1).detach().double().numpy() for part in parts])
 
 
 def _show(found: Survey, findings: tuple[Finding, ...]) -> None:
@@ -99,7 +98,7 @@ def _show(found: Survey, findings: tuple[Finding, ...]) -> None:
         say(f"none: {', '.join(well)}")
     for finding in findings:
         if finding.unknown:
-            say(f"not known: {finding.title} ({finding.unknown}); a model tells pictures apart better: --run")
+            say(f"not known: {finding.title} ({finding.unknown})")
     if found.skipped:
         say(summary(found.skipped))
     if line := _imbalance(found):

@@ -1,18 +1,21 @@
 """Pictures that are the same picture: copies, and what resizing or another compression makes of them."""
 
-__all__ = ["SIDE", "groups_of", "near_pairs", "perceptual_hash"]
+__all__ = ["SIDE", "alike", "blank", "groups_of", "near_pairs", "perceptual_hash"]
 
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from torch.nn import functional
 
 SIDE = 32
 """Height and width of the pictures that are compared."""
 
+_BLANK = 2.0  # standard deviation of the levels, of 255
 _LOW, _BANDS = 8, 4
 _BAND_BITS = _LOW * _LOW // _BANDS
 _MOST_DIFFERENT = 7  # bits: then one of four bands differs in one at most
@@ -23,6 +26,26 @@ _ONES = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 
 Grey = npt.NDArray[np.uint8]
 Pairs = npt.NDArray[np.int64]
+
+
+def alike(images: npt.NDArray[np.uint8]) -> Pairs:
+    """The group of each picture, (N,): those that are nearly the same share one, so that no split divides them.
+
+    Args:
+        images: levels (N, C, H, W).
+    """
+    grey = np.zeros((len(images), SIDE, SIDE), np.uint8)
+    for start in range(0, len(images), _CHUNK):
+        levels = torch.from_numpy(images[start : start + _CHUNK]).float().mean(1, keepdim=True)
+        small = functional.interpolate(levels, (SIDE, SIDE), mode="bilinear", antialias=True)
+        grey[start : start + _CHUNK] = small[:, 0].round()
+    compared = np.flatnonzero(~blank(grey))
+    return groups_of(len(images), compared[near_pairs(grey[compared])])
+
+
+def blank(grey: Grey) -> npt.NDArray[np.bool_]:
+    """Pictures on which there is nothing, (N,), of levels (N, H, W)."""
+    return np.asarray(grey.std((1, 2), dtype=np.float32) < _BLANK)
 
 
 def perceptual_hash(grey: Grey) -> npt.NDArray[np.uint64]:
@@ -109,4 +132,4 @@ def _standard(grey: Grey) -> npt.NDArray[np.float32]:
     """At half the size, with mean 0 and norm 1; a blank picture is 0 everywhere."""
     levels = grey.reshape(-1, SIDE // 2, 2, SIDE // 2, 2).mean((2, 4), dtype=np.float32)
     levels -= levels.mean((1, 2), keepdims=True)
-    return levels / np.sqrt(np.square(levels).sum((1, 2), keepdims=True)).clip(1e-3)
+    return np.asarray(levels / np.sqrt(np.square(levels).sum((1, 2), keepdims=True)).clip(1e-3))

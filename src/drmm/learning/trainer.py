@@ -211,6 +211,7 @@ class _Learner(pl.LightningModule):
         self.model = model
         self._objective, self._config, self._machine = objective, config, machine
         self._data = (x, y)
+        self._of_labels: Tensor
         self.register_buffer("_of_labels", class_prior(x, y, model.n_classes), persistent=False)
         self._seconds, self._start = 0.0, time.perf_counter()
         self._seeds = np.random.default_rng()  # of each step's draws

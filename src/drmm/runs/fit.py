@@ -28,7 +28,7 @@ from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe
 from drmm.runs.classes import kept_shares, shares_of, told
 from drmm.runs.experiment import Experiment, Teacher
-from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest
+from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest, warn_of_leaks
 from drmm.runs.run import Run, number, versions
 from drmm.trust.assessment import Assessment, assess
 from drmm.trust.crossfit import cross_fit
@@ -81,6 +81,7 @@ def fit_run(
         data = experiment.load(data_dir, store=run.store)
         if leader:
             tell(data.account())
+            warn_of_leaks(data)
         parts = parts_of(experiment, data)
         whole = _whole(experiment, data)
         candidates = _candidates(whole, parts)

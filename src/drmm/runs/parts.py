@@ -14,6 +14,7 @@ from torch import Tensor
 
 from drmm.data import Dataset, holdout, mask_labels, stratified_labels
 from drmm.data.base import digest_of
+from drmm.data.duplicates import alike
 from drmm.data.labels import UNLABELLED
 from drmm.data.store import taken
 from drmm.errors import InputError
@@ -22,7 +23,7 @@ from drmm.learning.metrics import labels_from_folder
 from drmm.model.storage import MODEL_FILES, Recipe
 from drmm.runs.experiment import Experiment
 
-__all__ = ["Parts", "fitted_recipe", "is_clustering", "parts_of", "taught_by", "teacher_digest"]
+__all__ = ["Parts", "fitted_recipe", "is_clustering", "parts_of", "taught_by", "teacher_digest", "warn_of_leaks"]
 
 
 _FEW, _SHOWN = 3, 5
@@ -59,6 +60,7 @@ def parts_of(experiment: Experiment, data: Dataset) -> Parts:
         images, labels = taken(data.x_train, held_out), data.y_train[held_out]
         validation = (torch.from_numpy(images), torch.from_numpy(labels))
         kept = np.setdiff1d(kept, held_out)
+        kept = _without_copies(data, kept, held_out)
     images, labels = taken(data.x_train, kept), data.y_train[kept]
     clustering = is_clustering(experiment, data)
     if not clustering:
@@ -74,6 +76,33 @@ def parts_of(experiment: Experiment, data: Dataset) -> Parts:
     if not clustering and (labels >= 0).all():
         warnings.warn("every image is labelled: unlabelled ones help", UserWarning, stacklevel=2)
     return Parts(torch.from_numpy(images), torch.from_numpy(labels), kept[labels >= 0], validation)
+
+
+def _without_copies(
+    data: Dataset, kept: npt.NDArray[np.int64], held_out: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Leave out what is nearly the same picture as a held-out one, which would be no test of anything.
+
+    Data sets that are arrays are as their makers split them.
+    """
+    groups = alike(data.x_train) if data.files else np.arange(len(data.x_train))
+    copies = np.isin(groups[kept], groups[held_out])
+    if copies.any():
+        first = data.files[kept[copies][0]]
+        message = f"{copies.sum()} pictures are nearly the same as held-out ones, and not learned from: {first}"
+        warnings.warn(message, UserWarning, stacklevel=3)
+    return np.asarray(kept[~copies])
+
+
+def warn_of_leaks(data: Dataset) -> None:
+    """Say how many pictures to learn from are nearly the same as some to test with."""
+    if not data.files or not len(data.x_test):
+        return
+    groups = alike(np.concatenate([data.x_train, data.x_test]))
+    train, test = np.split(groups, [len(data.x_train)])
+    if n := int(np.isin(test, train).sum()):
+        message = f"{n} of {len(test)} pictures to test with are nearly the same as some to learn from"
+        warnings.warn(f"{message}: the test error flatters; drmm check shows them", UserWarning, stacklevel=3)
 
 
 def _check_labels(labels: npt.NDArray[np.int64], data: Dataset, least: int) -> None:

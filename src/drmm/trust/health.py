@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,10 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from drmm.data.duplicates import groups_of, near_pairs
+from drmm.data.duplicates import blank, groups_of, near_pairs
 
-__all__ = ["Finding", "Found", "Pictures", "blank", "examine", "look_features", "outlyingness", "suspicion"]
+__all__ = ["Finding", "Found", "Pictures", "examine", "look_features", "outlyingness", "suspicion"]
 
-_BLANK = 2.0  # standard deviation of the levels, of 255
 _ODD = 4.0  # times the median side
 _FEW = 3  # labels
 _TOLD_APART = 0.7  # share of labels that neighbours must confirm, before they are believed to refute others
@@ -93,7 +93,7 @@ class Finding:
 
 def examine(pictures: Pictures) -> tuple[Finding, ...]:
     """Everything that is looked for, the most urgent first."""
-    grey = np.rint(pictures.looks.mean(1)).astype(np.uint8)
+    grey = pictures.looks.mean(1, dtype=np.float32).round().astype(np.uint8)
     empty = blank(grey)
     exact, alike = _groups(grey, empty, pictures.digests)
     return (
@@ -108,16 +108,13 @@ def examine(pictures: Pictures) -> tuple[Finding, ...]:
     )
 
 
-def blank(grey: npt.NDArray[np.uint8]) -> Flags:
-    """Pictures on which there is nothing, (N,), of levels (N, H, W)."""
-    return np.asarray(grey.std((1, 2)) < _BLANK)
-
-
 def look_features(looks: npt.NDArray[np.uint8]) -> Figures:
     """Principal components of pictures (N, C, H, W) at half their size, (N, D): where no model has any better."""
     n, channels, height, width = looks.shape
     parts = [
-        part.reshape(len(part), channels, height // 2, 2, width // 2, 2).mean((3, 5)).reshape(len(part), -1) / 255
+        part.reshape(len(part), channels, height // 2, 2, width // 2, 2)
+        .mean((3, 5), dtype=np.float32)
+        .reshape(len(part), -1)
         for part in np.split(looks, range(_CHUNK, n, _CHUNK))
     ]
     some = np.random.default_rng(0).permutation(n)[:_REFERENCE]
@@ -199,22 +196,22 @@ def _contradictions(pictures: Pictures, alike: Indices) -> Finding:
 
 
 def _wrong_labels(pictures: Pictures, alike: Indices) -> Finding:
+    remedy = "look at them, the most suspicious first; pictures that look alike have another label"
+    finding = partial(Finding, "label", "labels that may be wrong", remedy)
     counts = np.bincount(pictures.labels[pictures.labels >= 0], minlength=len(pictures.classes))
     enough = np.flatnonzero(counts >= _FEW)
+    if len(enough) < 2:
+        return finding((), f"it takes two classes of {_FEW} labels")
     judged = np.flatnonzero(np.isin(pictures.labels, enough))
-    found: list[Found] = []
-    unknown = f"it takes two classes of {_FEW} labels"
-    if len(enough) > 1:
-        labels = pictures.labels[judged]
-        doubt, other, agreement = suspicion(pictures.features[judged], labels, alike[judged])
-        unknown = "" if agreement >= _TOLD_APART else f"neighbours have the same label {agreement:.0%} of the time"
-        if unknown:
-            doubt = np.zeros(len(judged))
-        for row in np.argsort(-doubt, kind="stable")[: np.count_nonzero(doubt > 0)].tolist():
-            given, better = (pictures.classes[c] for c in (labels[row], other[row]))
-            found.append(Found(int(judged[row]), f"labelled {given}, looks like {better}"))
-    remedy = "look at them, the most suspicious first; pictures that look alike have another label"
-    return Finding("label", "labels that may be wrong", remedy, tuple(found), unknown)
+    labels = pictures.labels[judged]
+    doubt, other, agreement = suspicion(pictures.features[judged], labels, alike[judged])
+    if agreement < _TOLD_APART:
+        return finding((), f"look-alikes share a label {agreement:.0%} of the time; a model may tell them apart")
+    found = []
+    for row in np.argsort(-doubt, kind="stable")[: np.count_nonzero(doubt > 0)].tolist():
+        given, better = (pictures.classes[c] for c in (labels[row], other[row]))
+        found.append(Found(int(judged[row]), f"labelled {given}, looks like {better}"))
+    return finding(tuple(found))
 
 
 def _copies(pictures: Pictures, exact: Indices) -> Finding:
