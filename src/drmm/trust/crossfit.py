@@ -19,7 +19,7 @@ Figures = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 _POOL = 1000  # unlabelled images by which nets are compared
-_TINY = 1e-6  # the size of logits that tell nothing apart
+_TINY = 1e-6  # the lead where logits tell nothing apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,9 @@ def cross_fit(
 ) -> list[Fold]:
     """Learn without each fold of the labels in turn, and ask for it.
 
-    Nets of a shorter schedule are less sure of everything. Their logits are made as large as the model's: their
-    standard deviation over the classes, in the median of the same images.
+    Nets of a shorter schedule are less sure of everything. Their logits are made as large as the model's, by the
+    lead of the best class before the second in the median of the same images: of what was tried, this calibrates
+    the images without a label best, which are those to be sorted.
 
     Args:
         learn: trains a net: told which fold it is ("1 of 5"), and the labels (N,) without it.
@@ -57,14 +58,14 @@ def cross_fit(
         The folds; none if no class has two labels.
     """
     pool, answers = pool_of(x, y), []
-    size = _size(predict_logits(model, pool))
+    size = _lead(predict_logits(model, pool))
     parts = label_folds(y.numpy(), folds, seed=seed)
     for number, held_out in enumerate(parts, 1):
         fewer = y.clone()
         fewer[held_out] = -1
         net = learn(f"{number} of {len(parts)}", fewer)
         others = predict_logits(net, pool).double()
-        factor = size / _size(others)
+        factor = size / _lead(others)
         logits = factor * predict_logits(net, x[held_out]).double()
         answers.append(Fold(held_out, logits.numpy(), (factor * others).numpy()))
     return answers
@@ -77,6 +78,7 @@ def pool_of(x: Tensor, y: Tensor) -> Tensor:
     return x[among[torch.linspace(0, len(among) - 1, min(len(among), _POOL)).long()]]
 
 
-def _size(logits: Tensor) -> float:
-    """How far the classes are apart: the standard deviation over them, in the median of images."""
-    return float(logits.double().std(1).median().clamp(min=_TINY))
+def _lead(logits: Tensor) -> float:
+    """Of the best class before the second, in the median of images."""
+    best = logits.double().topk(2, 1).values
+    return float((best[:, 0] - best[:, 1]).median().clamp(min=_TINY))
