@@ -44,7 +44,7 @@ def test_offsets_are_learned_where_a_class_is_preferred_and_only_there() -> None
 def test_few_labels_change_little(n: int) -> None:
     logits, _ = world(n, 3, 0)
     calibration = fit_calibration(100 * logits, logits.argmax(1))  # all are right, by far
-    assert 0.3 < calibration.temperature < 1.5
+    assert 0.5 < calibration.temperature < 1.1
     assert calibration.offset == ()
 
 

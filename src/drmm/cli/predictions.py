@@ -82,12 +82,14 @@ class Predictor:
 def kept_promise(assessment: Assessment, promise: float) -> str:
     """In one line what may be sorted, and whether the labels show that the promise is kept."""
     surest, labels = assessment.surest(promise), len(assessment.held_out.label)
-    share, right = f"the surest {100 * surest.share:.0f} % of pictures may be sorted", f"{100 * promise:g} %"
+    right, share = f"{100 * promise:g} %", f"the surest {100 * surest.share:.0f} % of pictures may be sorted"
     if surest.promised:
         return f"{share}: {right} or more of them are right, at 95 % confidence"
     confidence = "the calibrated confidence" if labels else "the net's own confidence, which is not calibrated"
     guess = f"{share}, {right} of them right by {confidence}"
+    if not surest.share:
+        guess = f"no picture may be sorted: of none are {right} right by {confidence}"
     if surest.labels is None:
-        return f"{guess}: no number of labels can show so much"
+        return f"{guess}; no number of labels can show so much"
     needed = max(surest.labels, labels + 1)
     return f"{guess}; {labels} labels do not show it, {needed} at the least might"

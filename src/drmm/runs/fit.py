@@ -209,7 +209,7 @@ class _Session:
             return assess(model, x, y, ())
         folds, seed = experiment.trust.folds, experiment.training.seed
         lesson = replace(experiment, training=experiment.trust.shortened(experiment.training))
-        console = Console(stderr=True, quiet=not self.progress)
+        console = Console(stderr=True, quiet=not (self.progress and is_leader()))
 
         def without(fold: str, labels: Tensor) -> DRMM:
             console.print(f"learning without some labels: {fold}", highlight=False)

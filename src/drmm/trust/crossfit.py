@@ -19,7 +19,7 @@ Figures = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 _POOL = 1000  # unlabelled images by which nets are compared
-_TINY = 1e-6  # a lead of a net that tells nothing apart
+_TINY = 1e-6  # the lead where logits tell nothing apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,8 @@ def cross_fit(
     """Learn without each fold of the labels in turn, and ask for it.
 
     Nets of a shorter schedule are less sure of everything. Their logits are made as large as the model's, by the
-    lead of the best class in the median of the same images.
+    lead of the best class before the second in the median of the same images: of what was tried, this calibrates
+    the images without a label best, which are those to be sorted.
 
     Args:
         learn: trains a net: told which fold it is ("1 of 5"), and the labels (N,) without it.

@@ -1,0 +1,32 @@
+"""What is said of a promise, whatever the labels show."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from drmm.cli.predictions import kept_promise
+from drmm.trust.assessment import Surest
+
+
+@pytest.mark.parametrize(
+    ("surest", "labels", "words"),
+    [
+        (Surest(0.6, promised=True, labels=149), 500, ["surest 60 %", "98 % or more", "95 % confidence"]),
+        (
+            Surest(0.6, promised=False, labels=149),
+            100,
+            ["surest 60 %", "calibrated", "100 labels", "149 at the least"],
+        ),
+        (Surest(0.6, promised=False, labels=149), 400, ["400 labels do not show it, 401 at the least"]),
+        (Surest(0.0, promised=False, labels=149), 100, ["no picture may be sorted", "149 at the least"]),
+        (Surest(0.6, promised=False, labels=None), 100, ["no number of labels"]),
+        (Surest(0.6, promised=False, labels=149), 0, ["not calibrated"]),
+    ],
+)
+def test_what_is_said_of_a_promise(surest: Surest, labels: int, words: list[str]) -> None:
+    held_out = SimpleNamespace(label=np.zeros(labels, int))
+    said = kept_promise(SimpleNamespace(surest=lambda _: surest, held_out=held_out), 0.98)
+    assert all(word in said for word in words), said
+    assert surest.promised == ("or more of them are right" in said), "a guess is no promise"
+    assert "\n" not in said
