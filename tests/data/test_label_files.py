@@ -105,7 +105,7 @@ def test_what_cannot_be_used_is_listed_and_stops_nothing(tmp_path):
         "3.png,",
     )
     with pytest.warns(
-        UserWarning, match=r"4 files of .*labels.csv cannot be used, such as gone.png, labelled, but no"
+        UserWarning, match=r"4 of 6 files in .*labels.csv cannot be used, such as gone.png, labelled, but no"
     ):
         data = load(root, labels=labels)
     assert [data.files[i] for i in range(len(data.files)) if data.y_train[i] >= 0] == ["3.png", "x.png"]

@@ -88,7 +88,8 @@ def matched(
             odd[str(member)] = f"labelled as several classes: taken as unlabelled ({', '.join(sorted(labels))})"
     if odd:
         first = next(iter(odd))
-        warnings.warn(f"{len(odd)} files of {table} cannot be used, such as {first}, {odd[first]}", stacklevel=4)
+        share = f"{len(odd)} of {len({name for name, _ in rows})} files in {table} cannot be used"
+        warnings.warn(f"{share}, such as {first}, {odd[first]}", UserWarning, stacklevel=4)
     known = {member: labels.pop() for member, labels in said.items() if len(labels) == 1}
     return known, [Skipped(name, reason) for name, reason in odd.items()]
 
