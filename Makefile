@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain peers gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders peers gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -85,6 +85,9 @@ label-errors: .venv/demo.stamp  ## Flipped labels found among digits, beside cle
 
 ablations: .venv/demo.stamp  ## The few-label recipe, one thing changed at a time: DATA=folder with MNIST, an hour; resumable.
 	$(STUDY).ablations $(IN_DATA)
+
+folders: .venv/demo.stamp  ## Seconds and memory by the number of pictures in a folder: ten minutes; resumable.
+	$(STUDY).folders
 
 peers: .venv/demo.stamp  ## Rules of few-label learning side by side: DATA=folder with MNIST, hours; resumable.
 	$(STUDY).peers $(IN_DATA)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from mimetypes import MimeTypes
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -27,21 +26,26 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "TEMPORARY",
+    "add_rows",
     "check_absent",
     "check_new",
     "expanded",
     "locked",
     "new_folder",
+    "open_csv",
     "read_bytes",
     "read_csv",
     "read_json",
     "read_tensors",
+    "replacing",
     "tensor_bytes",
     "write_bytes",
     "write_csv",
     "write_json",
 ]
 
+TEMPORARY = ".drmm-"  # how names of what is being written begin
 _BROKEN = "backslashreplace"  # names of files that are no Unicode; JSON reads them back as they were
 # What a spreadsheet computes, and what has been guarded against that.
 _FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
@@ -143,14 +147,23 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     Raises:
         RunError: if it cannot be written.
     """
-    file = io.StringIO()
+    with replacing(path) as temporary, open_csv(temporary) as file:
+        add_rows(file, [header, *rows])
+
+
+def open_csv(path: Path) -> TextIO:
+    """A new file for `add_rows`."""
+    return path.open("w", encoding="utf-8", errors=_BROKEN, newline="")
+
+
+def add_rows(file: TextIO, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows of a table; text that a spreadsheet would compute has a ' before it."""
     plain = csv.writer(file, lineterminator="\n")
     quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for row in [header, *rows]:
+    for row in rows:
         cells = [_guarded(cell) if isinstance(cell, str) else cell for cell in row]
         # Python before 3.13 leaves a carriage return bare, which ends a row.
         (quoted if any("\r" in str(cell) for cell in cells) else plain).writerow(cells)
-    write_bytes(path, file.getvalue().encode(errors=_BROKEN))
 
 
 def _guarded(cell: str) -> str:
@@ -191,7 +204,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _check_file(path)
         path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".drmm-{secrets.token_hex(8)}"
+        temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         temporary.touch(exist_ok=False)  # with the mode that the umask allows, which `tempfile` does not ask
         yield temporary
         with temporary.open("rb+") as file:
@@ -259,14 +272,19 @@ def check_absent(path: Path, suffix: str, *, force: bool = False) -> None:
         raise RunError(f"{path} does not get what its name promises: let it end in {suffix}")
 
 
-def check_new(folder: Path, remedy: str = "choose another --out") -> None:
+def check_new(folder: Path, remedy: str = "choose another --out", *, but: str = "") -> None:
     """Refuse, before any work, a folder that holds something already, or cannot be written.
+
+    Args:
+        folder: which.
+        remedy: what to do if it does.
+        but: what it may hold.
 
     Raises:
         RunError: if it does, is a file, or cannot be written there; with what to do.
     """
     _check_place(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(one.name != but for one in folder.iterdir())):
         raise RunError(f"{folder} exists: {remedy}")
 
 
@@ -303,7 +321,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.parent / f".drmm-{secrets.token_hex(8)}"
+        temporary = folder.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         temporary.mkdir()
         yield temporary
         _like(folder, temporary)

@@ -5,16 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
 from commands import read_csv, refused
 
 from drmm import cli as command_line
+from drmm import files
 from drmm.cli import app
 from drmm.cli import apply as commands
-from drmm.errors import RunError
+from drmm.data import tables
 from drmm.files import write_csv
 
 RUN = "import sys; sys.argv = sys.argv[1:]; import drmm.cli; drmm.cli.main()"
@@ -182,27 +185,28 @@ def test_a_place_that_takes_no_picture_is_found_first(out, says, tmp_path, run_d
         run_drmm("dp", "--out", f"{'x' * 200}.png")  # the control
 
 
-def test_predictions_are_not_lost_with_a_full_disk(run, pictures, tmp_path, run_drmm, monkeypatch) -> None:
-    out, full = tmp_path / "=out.csv", tmp_path / "full"
-    full.mkdir()
+def test_predictions_so_far_are_not_lost_with_a_full_disk(run, pictures, tmp_path, run_drmm, monkeypatch) -> None:
+    out, elsewhere, written = tmp_path / "=out.csv", tmp_path / "elsewhere", []
+    elsewhere.mkdir()
 
-    def on_disk(path: Path, *table: object) -> None:
-        if path == out or full_everywhere:
-            raise RunError(f"cannot write {path}: No space left on device; free space or choose another place")
-        write_csv(path, *table)
+    def until_full(file: TextIO, rows: Iterable) -> None:
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        written.append(files.add_rows(file, rows))
 
-    monkeypatch.setattr(commands, "write_csv", on_disk)
-    monkeypatch.setattr("tempfile.tempdir", str(full))
-    full_everywhere = False
+    monkeypatch.setattr(tables, "add_rows", until_full)
+    monkeypatch.setattr(commands, "CERTIFIED_AT_ONCE", 2)
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
     answer = run_drmm("predict", run, pictures, "--out", out)
-    (kept,) = full.iterdir()
-    refused(answer, f"cannot write {out}: No space left", f"the predictions are in {kept}")
-    assert len(read_csv(kept)) == 5
-    assert not out.exists()
-    full_everywhere = True
+    (kept,) = elsewhere.iterdir()
+    refused(answer, f"cannot write {out}: No space left", f"the rows so far are in {kept}")
+    assert len(read_csv(kept)) == 4
+    assert not list(tmp_path.glob("*.csv"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    written.clear()
     answer = run_drmm("predict", run, pictures, "--out", out)
     refused(answer, f"cannot write {out}: No space left")
-    assert "the predictions are in" not in answer[2]
+    assert "the rows so far" not in answer[2]
 
 
 def test_names_of_pictures_are_no_formulas(run, pictures, tmp_path, run_drmm, monkeypatch) -> None:

@@ -10,6 +10,7 @@ from commands import refused
 from PIL import Image
 
 from drmm.data.images import as_images
+from drmm.data.tables import read_table
 from drmm.errors import InputError
 
 PYTHON = re.compile(r"\b(size|per_class|image_shape|pixel_range|channels|classes)=|\by (==|is|has)\b|\bX\b|load_")
@@ -30,7 +31,6 @@ def fill(folder: Path, *names: str, sizes: tuple[int, ...] = (12,)) -> Path:
 @pytest.mark.parametrize(
     ("names", "sizes", "options", "says"),
     [
-        (["cat/1.png", "dog/1.png"], (12, 13), [], "dog/1.png is 12x13, cat/1.png is 12x12: set one size for all"),
         (["cat/1.png", "cat/2.png"], (12,), [], "has only one class, cat: label images of a second one"),
         (["unlabelled/1.png"], (12,), [], "all images of set are unlabelled: label at least one image of each cl"),
         (["unlabelled/1.png"], (12,), ["--validation", 1], "there are no labels to draw from"),
@@ -48,7 +48,12 @@ def fill(folder: Path, *names: str, sizes: tuple[int, ...] = (12,)) -> Path:
             [],
             "may be a class or pictures without a label: rename it",
         ),
-        (["1.png"], (12,), [], "picture 1.png is in no class folder"),
+        (
+            ["1.png"],
+            (12,),
+            [],
+            "all images of set are unlabelled: label at least one image of each class, by folder",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_folder(names, sizes, options, says, tmp_path: Path, run_drmm) -> None:
@@ -118,3 +123,20 @@ def test_an_archive_is_labelled_like_its_folder(run: Path, pictures: Path, tmp_p
         assert code == 0, err
         labels.append([line.split(",")[1:] for line in (tmp_path / name).read_text().splitlines()])
     assert labels[0] == labels[1]
+
+
+@pytest.mark.filterwarnings("ignore:1 of 4 files in", "ignore:.* files resized")
+def test_a_flat_folder_and_a_table_from_fit_to_predictions(tmp_path: Path, run_drmm) -> None:
+    folder = fill(tmp_path / "set", *[f"{i}.png" for i in range(5)], sizes=(12, 30))
+    (tmp_path / "labels.csv").write_text("file,label\n0.png,cat\n1.png,dog\n2.png,\ngone.png,cat\n")
+    quick = ["--epochs", 1, "--width", 2, "--set", "training.min_steps=0", "--shape", "pad"]
+    run, out = tmp_path / "run", tmp_path / "out.parquet"
+    code, said, told = run_drmm("fit", folder, "--labels", tmp_path / "labels.csv", "--out", run, *quick)
+    assert code == 0, told
+    assert "2 labelled images of 2 classes (cat 1, dog 1), 3 unlabelled" in said
+    assert "8x8 pixels, padded from 12x12 to 12x30" in said
+    assert "gone.png,labelled, but not there" in (run / "skipped.csv").read_text().replace('"', "")
+    assert run_drmm("predict", run, folder, "--out", out)[0] == 0
+    assert {row["label"] for row in read_table(out)} <= {"cat", "dog"}
+    answer = run_drmm("fit", folder, "--out", tmp_path / "other", *quick)
+    refused(answer, "all images of set are unlabelled")  # the control

@@ -1,5 +1,6 @@
 """The pixel boundary: every layout and type that passes, every error that says what to do."""
 
+import os
 import warnings
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from drmm.data.images import as_images, load_image_files
+from drmm.data import listing
+from drmm.data.images import as_images, image_batches, load_image_files
 from drmm.errors import InputError, RunError
 
 
@@ -314,3 +316,41 @@ def test_a_picture_that_cannot_be_read_is_skipped_and_said(folder):
     assert [one.file for one in skipped if one.is_loss] == [str(picture)]
     with pytest.raises(RunError, match=r"cannot read picture .*z.png \(.*truncated.*\): repair, replace or rem"):
         load_image_files(picture, (1, 8, 9))
+
+
+def test_images_come_in_parts_of_one_size(folder):
+    np.save(folder / "x.npy", levels(7, 1, 8, 9))
+    skipped = []
+    parts = list(image_batches([folder, folder / "x.npy"], (1, 8, 9), skipped, at_once=4))
+    assert [len(names) for names, _ in parts] == [4, 4, 1]
+    assert [len(images) for _, images in parts] == [4, 4, 1]
+    images, names, _ = load_image_files([folder, folder / "x.npy"], (1, 8, 9))
+    assert torch.equal(torch.cat([images for _, images in parts]), images)
+    assert [name for names, _ in parts for name in names] == names
+    assert names[2:] == [f"{folder / 'x.npy'}[{row}]" for row in range(7)]
+    assert {one.reason for one in skipped} == {"hidden", "not a picture (.txt)", "not a picture (.npy)"}
+
+
+def test_few_pictures_are_decoded_ahead(tmp_path, monkeypatch):
+    for i in range(300):
+        Image.fromarray(levels(4, 4)).save(tmp_path / f"{i}.png")
+    decoded = []
+    decode = listing.decode_picture
+    monkeypatch.setattr(
+        listing, "decode_picture", lambda *given, **how: decoded.append(1) or decode(*given, **how)
+    )
+    parts = image_batches(tmp_path, (1, 4, 4), [], at_once=10)
+    next(parts)
+    assert 10 <= len(decoded) < 10 + 8 * (2 + (os.cpu_count() or 1))
+    assert sum(len(names) for names, _ in parts) == 290
+    assert len(decoded) == 300, "control"
+
+
+def test_pictures_fill_the_shape_as_those_did_that_were_learned_from(tmp_path):
+    Image.fromarray(levels(8, 16)).save(tmp_path / "x.png")
+    with pytest.warns(UserWarning, match="resized"):
+        stretched, padded = (
+            next(iter(list(image_batches(tmp_path, (1, 8, 8), [], fill=fill))))[1] for fill in ("stretch", "pad")
+        )
+    assert padded[0, 0, 0].max() == 0
+    assert stretched[0, 0, 0].max() > 0, "control"

@@ -83,10 +83,10 @@ def test_parquet(tmp_path, monkeypatch):
         expected = ("cat", "dog") if labels[0] == "cat" else ("1", "2")
         assert labelled(root, tmp_path / "labels.parquet") == dict(zip(("1.png", "3.png"), expected, strict=True))
     (tmp_path / "labels.parquet").write_bytes(b"no table")
-    with pytest.raises(RunError, match=r"labels.parquet: not a Parquet file"):
+    with pytest.raises(RunError, match=r"labels.parquet: it is no Parquet file"):
         load(root, labels=tmp_path / "labels.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match="needs pyarrow: pip install pyarrow, or save it as CSV"):
+    with pytest.raises(InputError, match="needs pyarrow: pip install pyarrow, or name a CSV file"):
         load(root, labels=tmp_path / "labels.parquet")
 
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_used_is_listed_and_stops_nothing(tmp_path):
         "3.png,",
     )
     with pytest.warns(
-        UserWarning, match=r"4 files of .*labels.csv cannot be used, such as gone.png, labelled, but no"
+        UserWarning, match=r"4 of 6 files in .*labels.csv cannot be used, such as gone.png, labelled, but no"
     ):
         data = load(root, labels=labels)
     assert [data.files[i] for i in range(len(data.files)) if data.y_train[i] >= 0] == ["3.png", "x.png"]

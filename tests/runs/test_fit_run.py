@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from photos import small, write_photos
@@ -14,13 +15,16 @@ from safetensors.torch import load_file
 from drmm.cli.apply import predict
 from drmm.cli.fit import asked_for
 from drmm.cli.prune import prune
+from drmm.data.listing import Listing
+from drmm.data.store import taken
 from drmm.errors import InputError, RunError
-from drmm.files import locked, read_json
+from drmm.files import locked, read_json, write_csv
 from drmm.learning import trainer
 from drmm.report import write_report
 from drmm.runs import fit
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
+from drmm.runs.parts import parts_of
 from drmm.runs.run import Run
 
 
@@ -383,7 +387,7 @@ def test_two_do_not_write_one_run(here: Path) -> None:
 
 
 def test_a_folder_that_is_there_is_found_before_any_picture_is_read(here: Path, monkeypatch) -> None:
-    monkeypatch.setattr(fit, "load", lambda *_, **__: pytest.fail("it read pictures"))
+    monkeypatch.setattr(fit.Experiment, "load", lambda *_, **__: pytest.fail("it read pictures"))
     with pytest.raises(RunError, match="exists"):
         quiet(small(here / "photos"), here / "run")
     with pytest.raises(pytest.fail.Exception):  # the control
@@ -428,3 +432,85 @@ def test_ranks_that_other_launchers_left_change_nothing(launcher: str, here: Pat
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert quiet(asked, here / "helped") == {}
     assert not (here / "helped" / "run.json").exists()
+
+
+# --- decoded pictures ------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_decoded_once_and_mapped(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = here / "run"
+    assert {file.name for file in (run / "pixels").iterdir()} == {"pixels.bin", "pixels.json"}
+    monkeypatch.setattr(Listing, "decoded", lambda *_, **__: pytest.fail("it decoded pictures"))
+    data = Run.open(run).data()
+    assert isinstance(data.x_train, np.memmap)
+    assert np.shares_memory(parts_of(small(here / "photos"), data).images.numpy(), data.x_train)
+    resume(run, epochs=2)
+    write_report(run, here / "report.html")
+    prune(run, here / "smaller", keep=0.5)
+    with pytest.raises(pytest.fail.Exception):  # the control
+        quiet(small(here / "photos"), here / "new")
+
+
+def test_held_out_pictures_are_mapped_too(here: Path) -> None:
+    experiment = small(here / "photos").changed("data", validation=4)
+    parts = parts_of(experiment, Run.open(here / "run").data())
+    assert parts.validation is not None
+    assert isinstance(taken(Run.open(here / "run").data().x_train, np.arange(2, 9)), np.memmap)
+    assert len(parts.images) + len(parts.validation[0]) == 18
+
+
+def test_a_run_without_its_pixels_decodes_them_again(here: Path) -> None:
+    before = Run.open(here / "run").data()
+    shutil.rmtree(here / "run" / "pixels")
+    after = Run.open(here / "run").data()
+    assert np.array_equal(before.x_train, after.x_train)
+    assert not (here / "run" / "pixels").exists(), "who only reads writes nothing"
+
+
+def test_the_chosen_size_is_kept(here: Path) -> None:
+    write_photos(here / "mixed")
+    write_photos(here / "large", size=96)
+    shutil.move(here / "large" / "red", here / "mixed" / "red" / "large")
+    told: list[str] = []
+    fit_run(small(here / "mixed"), here / "new", progress=False, tell=told.append)
+    assert read_json(here / "new" / "run.json")["data"]["size"] == [8, 8]
+    assert "8x8 pixels, stretched from 12x12 to 96x96" in told[0]
+    assert told[1].startswith("conv_small for images of 3x8x8, ")
+    assert resume(here / "new", epochs=2)["epochs"] == 2
+    cropped = small(here / "mixed").changed("data", shape="crop", size=(16, 16))
+    quiet(cropped, here / "cropped")
+    with pytest.raises(RunError, match=r"another data\.shape"):
+        quiet(cropped.changed("data", shape="pad"), here / "cropped", resume=True)
+
+
+def test_labels_of_a_table(here: Path) -> None:
+    rows = [(f"{name}/{i}.png", name if i < 3 else "") for name in ("blue", "red") for i in range(6)]
+    write_csv(here / "labels.csv", ["file", "label"], rows)
+    experiment = small(here / "photos").changed("data", labels=str(here / "labels.csv"))
+    assert quiet(experiment, here / "new")["labels"] == 6
+    assert resume(here / "new", epochs=2)["epochs"] == 2
+    write_csv(here / "labels.csv", ["file", "label"], rows[::-1])
+    assert len(Run.open(here / "new").data().x_train) == 18, "control: the same labels in another order"
+    write_csv(here / "labels.csv", ["file", "label"], [*rows[:-1], ("red/5.png", "red")])
+    with pytest.raises(RunError, match="holds other images or labels now"):
+        Run.open(here / "new").data()
+
+
+@pytest.mark.parametrize("mistake", [{"labels_per_class": 50}, {"validation": 50}])
+def test_a_mistake_before_learning_leaves_no_pixels(here: Path, mistake: dict[str, int]) -> None:
+    with pytest.raises(InputError):
+        quiet(small(here / "photos").changed("data", **mistake), here / "new")
+    assert not (here / "new").exists()
+
+
+def test_a_folder_that_was_left_by_a_kill_is_free_and_one_of_others_is_not(here: Path) -> None:
+    (here / "new" / "pixels").mkdir(parents=True)
+    (here / "new" / "pixels" / ".drmm-0123").write_bytes(b"half")
+    quiet(small(here / "photos"), here / "new")
+    (here / "mine" / "pixels").mkdir(parents=True)
+    (here / "mine" / "pixels" / "cat.png").write_bytes(b"a picture")
+    (here / "mine" / "pixels" / "pixels.bin").write_bytes(b"of somebody's")
+    before = contents(here / "mine")
+    with pytest.raises(RunError, match="exists: choose another --out"):
+        quiet(small(here / "photos"), here / "mine")
+    assert contents(here / "mine") == before

@@ -35,7 +35,7 @@ def test_run_json_is_the_experiment(finished: Path) -> None:
     assert read_json(finished / "run.json") == json.loads(json.dumps(run.experiment.tables()))
     asked = small(finished.parent / "photos")
     assert set(asked.resolved().differences(run.experiment)) == {
-        "data.digest", "model.preset", "model.image_shape", "model.classes",
+        "data.digest", "data.size", "model.preset", "model.image_shape", "model.classes",
     }  # fmt: skip
     assert run.experiment.resolved() == run.experiment
     assert run.experiment.data.digest == load(finished.parent / "photos").digest

@@ -132,8 +132,8 @@ def fit(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="A folder of pictures, one subfolder a class, or digits, mnist-5k, mnist, fashion-mnist, svhn, "
-            "cifar10. With --resume the run knows it."
+            help="A folder of pictures, one subfolder a class (or see --labels), or digits, mnist-5k, mnist, "
+            "fashion-mnist, svhn, cifar10. With --resume the run knows it."
         ),
     ] = None,
     *,
@@ -147,7 +147,25 @@ def fit(
         int | None, typer.Option(min=0, help="Labels to keep; all by default, 0 finds clusters.")
     ] = None,
     clusters: Annotated[int | None, typer.Option(min=2, help="How many, where there are no labels.")] = None,
-    size: Annotated[int | None, typer.Option(min=4, help="Resize pictures to SIZE x SIZE pixels.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="CSV or Parquet table with columns file and label (blank: unknown); no folder is a class then.",
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=4,
+            help="Resize pictures to SIZE x SIZE pixels.",
+            show_default="as they are, if alike and at most 64; else the median shorter side, at most 64",
+        ),
+    ] = None,
+    shape: Annotated[
+        Literal["stretch", "pad", "crop"] | None,
+        typer.Option(help="How pictures of another aspect ratio fill that.", show_default="stretch"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
     validation: Annotated[
         int | None, typer.Option(min=0, help="Labelled images held out to watch the error.")
@@ -181,7 +199,9 @@ def fit(
         "data.source": data,
         "data.labels_per_class": labels_per_class,
         "data.clusters": clusters,
+        "data.labels": None if labels is None else str(labels),
         "data.size": None if size is None else (size, size),
+        "data.shape": shape,
         "data.validation": validation,
         "model.preset": preset,
         "model.width": width,
@@ -214,7 +234,9 @@ def predict(
     images: Annotated[
         list[Path], typer.Argument(parser=path, help="Image files, folders of them, or .npy / .npz arrays.")
     ],
-    out: Annotated[Path, typer.Option(parser=path, help="CSV file to write.")] = Path("predictions.csv"),
+    out: Annotated[
+        Path, typer.Option(parser=path, help="CSV file to write, or Parquet (.parquet, with pyarrow).")
+    ] = Path("predictions.csv"),
     force: Force = False,
 ) -> None:
     """Label images: label, confidence, log-joint, and whether it is certified that no other scores higher."""

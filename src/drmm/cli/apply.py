@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
-from secrets import token_hex
-from tempfile import gettempdir
 
 import torch
 from torch import Tensor
 
 from drmm.cli.console import say
-from drmm.data.base import summary
-from drmm.data.images import load_image_files, pixels
+from drmm.data.base import Skipped, summary
+from drmm.data.images import image_batches, load_image_files, pixels
+from drmm.data.tables import table_in_parts
 from drmm.errors import InputError, RunError
 from drmm.explain.figures import explanation
 from drmm.explain.plots import samples_sheet, save_figure
-from drmm.files import check_absent, write_csv
+from drmm.files import check_absent
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.metrics import CERTIFIED_AT_ONCE
 from drmm.model.deep import DRMM
 from drmm.model.patch_prior import PatchPrior, borrow
 from drmm.model.storage import Recipe
-from drmm.progress import track
+from drmm.progress import Meter
 from drmm.runs.parts import parts_of
 from drmm.runs.run import Run
 
 __all__ = ["explain", "predict", "sample"]
 
+_COLUMNS = ("image", "label", "confidence", "log_joint", "gap", "certified")
 _PATCH_IMAGES = 4000  # training images of the patch prior: their switches take 40 kB each for MNIST
 
 
 def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False) -> int:
-    """Label image files and write a CSV: image, label, confidence, log-joint, gap, certified.
+    """Label image files, part by part, and write a table: image, label, confidence, log-joint, gap, certified.
 
     Args:
         run: folder of a trained model.
         images: files, folders, or arrays.
-        out: the CSV, written whole or not at all.
+        out: the table, CSV or Parquet by its suffix, written as it goes and there in the end, whole or not at all.
         force: replace it if it is there.
 
     Returns:
@@ -48,13 +48,18 @@ def predict(run: Path, images: Sequence[Path], out: Path, *, force: bool = False
     tune_allocator()
     opened = Run.open(run)
     model, recipe = opened.model, opened.recipe
-    x, names, skipped = load_image_files(images, recipe.image_shape)
-    rows = [row for part in track(x.split(CERTIFIED_AT_ONCE), "predicting") for row in _rows(model, recipe, part)]
-    labelled = [[name, *row] for name, row in zip(names, rows, strict=True)]
-    _write_somewhere(out, ["image", "label", "confidence", "log_joint", "gap", "certified"], labelled)
+    fill = "stretch" if opened.experiment is None else opened.experiment.data.shape
+    skipped: list[Skipped] = []
+    batches = image_batches(images, recipe.image_shape, skipped, at_once=CERTIFIED_AT_ONCE, fill=fill)
+    n = 0
+    with closing(Meter("predicting")) as meter, table_in_parts(out, _COLUMNS) as add:
+        for names, x in batches:
+            add([(name, *row) for name, row in zip(names, _rows(model, recipe, x), strict=True)])
+            n += len(names)
+            meter.update(n)
     if skipped:
         say(summary(skipped))
-    return len(names)
+    return n
 
 
 @torch.no_grad()
@@ -130,22 +135,6 @@ def explain(
     save_figure(explanation(model, x[0], recipe.classes, *asked, k=paths), out)
 
 
-def _write_somewhere(out: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table, in the end elsewhere: what took an hour is not lost with a disk that is full by then.
-
-    Raises:
-        RunError: if it is not where it was asked for.
-    """
-    try:
-        write_csv(out, header, rows)
-    except RunError as error:
-        told, elsewhere = str(error), Path(gettempdir(), f"drmm-{token_hex(4)}.csv")
-        with suppress(RunError):
-            write_csv(elsewhere, header, rows)
-            told = f"{told}; the predictions are in {elsewhere}"
-        raise RunError(told) from error
-
-
 def _class_index(recipe: Recipe, name: str | None) -> int | None:
     if name is not None and name not in recipe.classes:
         raise InputError(f"no class {name!r} in this model: choose from {', '.join(recipe.classes)}")
@@ -162,18 +151,13 @@ def _patch_prior(run: Run, neighbours: int, seed: int, data_dir: Path | None) ->
 
 
 @torch.no_grad()
-def _rows(model: DRMM, recipe: Recipe, x: Tensor) -> list[list[str]]:
+def _rows(model: DRMM, recipe: Recipe, x: Tensor) -> list[tuple[object, ...]]:
     latents = model.infer(x)
-    confidence = latents.logits.softmax(1).amax(1)
-    log_joint = model.log_joint(x, latents)
-    return [
-        [recipe.classes[c], f"{q:.6f}", f"{p:.3f}", f"{gap:.6g}", "yes" if exact else "no"]
-        for c, q, p, gap, exact in zip(
-            latents.label.tolist(),
-            confidence.tolist(),
-            log_joint.tolist(),
-            latents.gap.tolist(),
-            latents.certified().tolist(),
-            strict=True,
-        )
-    ]
+    columns = (
+        [recipe.classes[code] for code in latents.label.tolist()],
+        latents.logits.softmax(1).amax(1).tolist(),
+        model.log_joint(x, latents).tolist(),
+        latents.gap.tolist(),
+        latents.certified().tolist(),
+    )
+    return list(zip(*columns, strict=True))

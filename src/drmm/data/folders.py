@@ -76,8 +76,8 @@ def load_folder_splits(
         classes: Names of folders that are classes, though they are called like a part or like `unlabelled`.
         shape: How to fill the size where the aspect ratio is another.
         labels: A table of files and labels (see `drmm.data.label_files`).
-        store: A folder to keep the decoded pictures in, and to find them in again; the images are then mapped
-            from a file there and take no memory.
+        store: A folder to keep the decoded pictures in, unless it holds others, and to find them in again; the
+            images are then mapped from a file there and take no memory.
 
     Returns:
         The data set, named like the folder.
@@ -162,7 +162,7 @@ def _pixels(
     reading = track(decoded, f"Reading {found.root.name}", len(order))
     with quiet():
         levels = (picture.levels for _, picture in reading)
-        return np.stack(list(levels)) if store is None else keep_pixels(store, about, levels)
+        return keep_pixels(store, about, levels)
 
 
 def _content(found: Listing, entries: Mapping[PurePosixPath, Entry], places: Mapping[PurePosixPath, Place]) -> str:

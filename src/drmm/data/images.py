@@ -1,11 +1,11 @@
 """The boundary through which all of a user's pixels pass: checked once, then float32 NCHW in [0, 1]."""
 
-__all__ = ["as_images", "black_white_of", "load_image_files", "nchw", "numbers", "pixels"]
+__all__ = ["as_images", "black_white_of", "image_batches", "load_image_files", "nchw", "numbers", "pixels"]
 
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from drmm.data.base import Skipped, summary
-from drmm.data.decoding import ARRAY_SUFFIXES, read_array
+from drmm.data.decoding import ARRAY_SUFFIXES, Shape, quiet, read_array
 from drmm.data.listing import check_losses, listed
 from drmm.errors import InputError
 from drmm.progress import track
@@ -265,42 +265,86 @@ def load_image_files(
     *,
     pixel_range: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[torch.Tensor, list[str], list[Skipped]]:
-    """Read picture files, whole folders and NumPy files as images of one shape.
+    """Read picture files, whole folders and NumPy files as images of one shape; arguments as of `image_batches`.
+
+    Returns:
+        Float32 tensor (N, C, H, W) in [0, 1]; N names; and the files that were not read, with reasons.
+    """
+    skipped: list[Skipped] = []
+    batches = list(track(image_batches(paths, shape, skipped, pixel_range=pixel_range), "Reading images"))
+    return torch.cat([images for _, images in batches]), [name for names, _ in batches for name in names], skipped
+
+
+def image_batches(
+    paths: str | Path | Iterable[str | Path],
+    shape: tuple[int, int, int],
+    skipped: list[Skipped],
+    *,
+    at_once: int = 100,
+    fill: Shape = "stretch",
+    pixel_range: tuple[float, float] = (0.0, 1.0),
+) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Read picture files, whole folders and NumPy files part by part, as images of one shape, a few ahead.
 
     Args:
         paths: Pictures, folders or zip archives (searched through, in sorted order), `.npy` or `.npz` files.
         shape: (C, H, W) that the images get: grey and colour are converted, other sizes resized.
+        skipped: Is given the files that were not read, with reasons.
+        at_once: Images in a part.
+        fill: How pictures of another aspect ratio fill the shape.
         pixel_range: Black and white in the NumPy files, as in `as_images`.
 
-    Returns:
-        Float32 tensor (N, C, H, W) in [0, 1]; N names (paths; rows of arrays as `path[row]`); and the files that
-        were not read, with reasons.
+    Yields:
+        Names (paths; rows of arrays as `path[row]`), and a float32 tensor (N, C, H, W) in [0, 1].
 
     Raises:
         InputError: Nothing to read, an array that cannot be images, or a picture without a set black and white.
-        RunError: A file is missing, an array or more than half of the pictures cannot be read; the message names
-            the first.
+        RunError: A file is missing, an array cannot be read, or in the end more than half of the pictures could
+            not; the message names the first.
 
     Warns:
-        UserWarning: Some pictures cannot be read, and were skipped; had another size, and were resized; or have
-            several frames, of which the first counts.
+        UserWarning: In the end, that some pictures cannot be read, and were skipped; had another size, and were
+            resized; or have several frames, of which the first counts.
     """
-    skipped: list[Skipped] = []
     sources = [paths] if isinstance(paths, str | Path) else paths
-    files = list(track(_files(map(Path, sources), shape, pixel_range, skipped), "Reading images"))
-    check_losses(skipped, len(files), PurePath())
-    if not files:
+    n_files, resized, longer = 0, _Some(), _Some()
+    names: list[str] = []
+    images: list[torch.Tensor] = []
+    for file in _files(map(Path, sources), shape, fill, pixel_range, skipped):
+        n_files += 1
+        resized.count(f"{file.names[0]} ({file.size[0]}x{file.size[1]})", when=file.size != shape[1:])
+        longer.count(file.names[0], when=file.has_more)
+        for start in range(0, len(file.names), at_once):
+            names += file.names[start : start + at_once]
+            images.append(file.images[start : start + at_once])
+            if len(names) >= at_once:
+                whole = torch.cat(images)
+                yield names[:at_once], whole[:at_once]
+                names, images = names[at_once:], [whole[at_once:]]
+    if names:
+        yield names, torch.cat(images)
+    check_losses(skipped, n_files, PurePath())
+    if not n_files:
         found = f" ({summary(skipped)})" if skipped else ""
         raise InputError(f"no images found{found}: pass pictures, or folders of them")
-    resized = [f"{file.names[0]} ({file.size[0]}x{file.size[1]})" for file in files if file.size != shape[1:]]
-    if resized:
-        message = f"{len(resized)} of {len(files)} files resized to {shape[1]}x{shape[2]}: {resized[0]}"
-        warnings.warn(message + (", ..." if len(resized) > 1 else ""), UserWarning, stacklevel=2)
-    longer = [file.names[0] for file in files if file.has_more]
-    if longer:
-        message = f"the first frame counts of {len(longer)} files with several: {longer[0]}"
-        warnings.warn(message + (", ..." if len(longer) > 1 else ""), UserWarning, stacklevel=2)
-    return torch.cat([file.images for file in files]), [name for file in files for name in file.names], skipped
+    resized.warn(f"{resized.n} of {n_files} files resized to {shape[1]}x{shape[2]}")
+    longer.warn(f"the first frame counts of {longer.n} files with several")
+
+
+@dataclass
+class _Some:
+    """How many files are so, and the first of them."""
+
+    n: int = 0
+    first: str = ""
+
+    def count(self, name: str, *, when: bool) -> None:
+        if when:
+            self.n, self.first = self.n + 1, self.first or name
+
+    def warn(self, message: str) -> None:
+        if self.n:
+            warnings.warn(f"{message}: {self.first}" + (", ..." if self.n > 1 else ""), UserWarning, stacklevel=3)
 
 
 class _File(NamedTuple):
@@ -315,6 +359,7 @@ class _File(NamedTuple):
 def _files(
     paths: Iterable[Path],
     shape: tuple[int, int, int],
+    fill: Shape,
     pixel_range: tuple[float, float],
     skipped: list[Skipped],
 ) -> Iterator[_File]:
@@ -323,11 +368,12 @@ def _files(
         if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
             yield _from_array(path, shape, pixel_range)
             continue
-        with listed(path) as found:
+        with quiet(), listed(path) as found:
             for first, *others in found.repeats():
                 for member in others:
                     found.skip(member, f"read already (as {first})")
-            for member, picture in found.decoded(list(found.pictures), channels=shape[0], size=shape[1:]):
+            how: dict[str, Any] = {"channels": shape[0], "size": shape[1:], "shape": fill}
+            for member, picture in found.decoded(list(found.pictures), **how):
                 images = as_images(picture.levels[None], channels=shape[0])
                 yield _File([f"{found.root / member}"], images, picture.size, picture.has_more)
         skipped += [replace(one, file=f"{found.root / one.file}") for one in found.skipped]

@@ -5,13 +5,12 @@ __all__ = ["matched", "read_labels"]
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from drmm.data.base import Skipped
 from drmm.data.labels import NO_CLASSES
 from drmm.data.listing import nfc
-from drmm.errors import InputError, RunError
-from drmm.files import read_csv
+from drmm.data.tables import read_table
+from drmm.errors import InputError
 
 _FILE, _LABEL = ("file", "filename", "path", "image", "id", "name"), ("label", "class", "category")
 
@@ -27,7 +26,7 @@ def read_labels(path: Path) -> list[tuple[str, str]]:
         InputError: if it lacks a column, a label is a word for none, or pyarrow is needed and missing.
         RunError: if the file cannot be read.
     """
-    rows = _parquet(path) if path.suffix.lower() in {".parquet", ".pq"} else _csv(path)
+    rows = read_table(path)
     columns = {str(name).strip().lower(): name for name in (rows[0] if rows else {}) if name is not None}
     file, label = (next((columns[name] for name in known if name in columns), None) for known in (_FILE, _LABEL))
     if file is None or label is None:
@@ -41,30 +40,6 @@ def read_labels(path: Path) -> list[tuple[str, str]]:
     if not named:
         raise InputError(f"{path} names no files: give each picture a row")
     return named
-
-
-def _csv(path: Path) -> list[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            head = file.readline()
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from error
-    delimiter = max(",;\t", key=head.count)
-    return list(read_csv(path, "save it as CSV in UTF-8", delimiter=delimiter))
-
-
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowException, parquet  # noqa: PLC0415  # an optional package
-    except ImportError:
-        raise InputError(f"{path} needs pyarrow: pip install pyarrow, or save it as CSV") from None
-    try:
-        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or 'not a Parquet file'}") from error
-    except ArrowException as error:
-        raise RunError(f"cannot read {path}: not a Parquet file; save it again") from error
-    return rows
 
 
 def _text(value: object) -> str:
@@ -113,7 +88,8 @@ def matched(
             odd[str(member)] = f"labelled as several classes: taken as unlabelled ({', '.join(sorted(labels))})"
     if odd:
         first = next(iter(odd))
-        warnings.warn(f"{len(odd)} files of {table} cannot be used, such as {first}, {odd[first]}", stacklevel=4)
+        share = f"{len(odd)} of {len({name for name, _ in rows})} files in {table} cannot be used"
+        warnings.warn(f"{share}, such as {first}, {odd[first]}", UserWarning, stacklevel=4)
     known = {member: labels.pop() for member, labels in said.items() if len(labels) == 1}
     return known, [Skipped(name, reason) for name, reason in odd.items()]
 

@@ -1,19 +1,18 @@
 """At which size pictures are learned from: by a rule, where nobody says."""
 
-__all__ = ["RULE", "working_size"]
+__all__ = ["working_size"]
 
 from collections.abc import Collection
 from statistics import median_low
 
 _LARGEST, _SMALLEST, _STEP = 64, 8, 8
-RULE = (
-    f"pictures of one size stay as they are up to {_LARGEST} pixels a side; others become squares of {_LARGEST}, "
-    f"or of the median shorter side where that is less, in steps of {_STEP}"
-)
 
 
 def working_size(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-    """The size at which pictures are learned from, by `RULE`.
+    """The size at which pictures are learned from, where nobody says.
+
+    Pictures of one size stay as they are up to 64 pixels a side. Others become squares: of the median shorter
+    side, in steps of 8, from 8 to 64.
 
     Args:
         sizes: (H, W) of every picture, upright; at least one.

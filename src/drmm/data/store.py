@@ -1,6 +1,6 @@
 """Decoded pictures in one file: they are decoded once and need no memory, as the system fetches what is read."""
 
-__all__ = ["keep_pixels", "kept_pixels", "taken"]
+__all__ = ["forget_pixels", "keep_pixels", "kept_pixels", "taken"]
 
 import math
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drmm.errors import RunError
-from drmm.files import read_json, replacing, write_json
+from drmm.files import TEMPORARY, read_json, replacing, write_json
 
 Images = npt.NDArray[np.uint8]
 
@@ -35,11 +35,11 @@ def kept_pixels(folder: Path, about: Mapping[str, Any]) -> Images | None:
     return None
 
 
-def keep_pixels(folder: Path, about: Mapping[str, Any], images: Iterable[Images]) -> Images:
+def keep_pixels(folder: Path | None, about: Mapping[str, Any], images: Iterable[Images]) -> Images:
     """Write images one by one, and map the file into memory; what is written to the array stays out of the file.
 
     Args:
-        folder: where; it is made.
+        folder: where; it is made. None, or one that holds others, keeps them in memory.
         about: as for `kept_pixels`; fewer images than it says are kept, though not found again.
         images: levels, each (C, H, W).
 
@@ -49,7 +49,8 @@ def keep_pixels(folder: Path, about: Mapping[str, Any], images: Iterable[Images]
     Raises:
         RunError: if they cannot be written.
     """
-    (folder / _ABOUT).unlink(missing_ok=True)  # no file must ever be found by what it was before
+    if folder is None or (folder / _ABOUT).exists():
+        return np.stack(list(images))
     pixels, n = folder / _PIXELS, 0
     with replacing(pixels) as temporary, temporary.open("wb") as file:
         for image in images:
@@ -59,13 +60,23 @@ def keep_pixels(folder: Path, about: Mapping[str, Any], images: Iterable[Images]
     return _mapped(pixels, [n, *about["images"][1:]])
 
 
+def forget_pixels(folder: Path) -> None:
+    """Remove what `keep_pixels` has written, whole or not; a folder that holds anything else stays as it is."""
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    if all(file.name in {_PIXELS, _ABOUT} or file.name.startswith(TEMPORARY) for file in files):
+        for file in files:
+            file.unlink()
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def taken(images: Images, rows: npt.NDArray[np.int64]) -> Images:
     """Some of the images, (len(rows), C, H, W); of a mapped file as another one, which goes with its last use."""
+    source = getattr(images, "filename", None)
+    if source is None or not len(rows):
+        return images[rows]
     if np.array_equal(rows, np.arange(len(images))):
         return images
-    source = getattr(images, "filename", None)
-    if source is None:
-        return images[rows]
     with TemporaryFile(dir=Path(source).parent) as file:
         for start in range(0, len(rows), _ROWS):
             file.write(images[rows[start : start + _ROWS]].tobytes())

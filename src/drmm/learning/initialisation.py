@@ -278,7 +278,7 @@ def _check_images(model: DRMM, x: Tensor) -> None:
     if x.ndim != 4 or not len(x) or model.image_shape not in {None, tuple(x.shape[1:])}:
         shape = ("C", "H", "W") if model.image_shape is None else model.image_shape
         raise InputError(f"images must be (N, {', '.join(map(str, shape))}), not {tuple(x.shape)}: reshape x")
-    if not bool(torch.isfinite(x).all()):
+    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
         raise InputError("images hold NaN or infinity: clean them before initialising")
 
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from drmm.data import Dataset, load
+from drmm.data.decoding import Shape
 from drmm.errors import InputError
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
@@ -28,7 +30,9 @@ class Data(Record):
         clusters: how many, where no image has a label; none is as many as there are classes.
         validation: labelled training images held out to watch the error while training.
         images: how many training images to take, drawn by the seed; none takes all.
-        size: height and width to resize pictures to; none leaves them as they are.
+        size: height and width to resize pictures to; none takes what drmm.data.sizes says.
+        shape: how pictures of another aspect ratio fill that: stretched, padded with black, or cropped.
+        labels: a CSV or Parquet table with columns file and label; without one, folders are classes.
         classes: folders that are classes, though they are called unlabelled, train or test.
         digest: of the names and bytes of all that was read; a run keeps it, to know the same images again.
     """
@@ -39,6 +43,8 @@ class Data(Record):
     validation: int = 0
     images: int | None = None
     size: tuple[int, int] | None = None
+    shape: Shape = "stretch"
+    labels: str = ""
     classes: tuple[str, ...] = ()
     digest: str = field(default="", metadata=DERIVED)
 
@@ -172,6 +178,20 @@ class Experiment:
         with in_table(table):
             after: Any = (getattr(self, table) or record()).set_params(**values)
         return replace(self, **{table: after})
+
+    def load(self, data_dir: Path | None = None, *, download: bool = True, store: Path | None = None) -> Dataset:
+        """The images; arguments and errors as of `drmm.data.load`."""
+        asked = self.data
+        return load(
+            asked.source,
+            data_dir=data_dir,
+            download=download,
+            size=asked.size,
+            classes=asked.classes,
+            shape=asked.shape,
+            labels=asked.labels or None,
+            store=store,
+        )
 
     def resolved(self) -> Experiment:
         """With a value in place of every none that depends on the constraint, the learning rule or the teacher."""

@@ -10,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from drmm.data import NAMES, Dataset, load
+from drmm.data import NAMES, Dataset
+from drmm.data.store import forget_pixels, taken
 from drmm.errors import InputError, RunError
 from drmm.files import expanded, locked
+from drmm.learning.class_prior import Shares, estimate_shares
 from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits, recall_percent
 from drmm.learning.processes import is_leader
 from drmm.learning.recipes import is_recipe, names, read_recipe
@@ -22,8 +25,8 @@ from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
 from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe
-from drmm.runs.classes import kept_shares, shares_of, told
-from drmm.runs.experiment import Data, Experiment, Teacher
+from drmm.runs.classes import kept_shares, told
+from drmm.runs.experiment import Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest, warn_of_leaks
 from drmm.runs.run import Run, number, versions
 
@@ -70,15 +73,18 @@ def fit_run(
         _check_free(experiment)
         if leader:
             Run.check_free(folder)
-    asked = experiment.data
-    data = load(asked.source, data_dir=data_dir, size=asked.size, classes=asked.classes)
-    if leader:
-        tell(data.account())
-        warn_of_leaks(data)
-    parts = parts_of(experiment, data)
-    whole = _whole(experiment, data)
-    candidates = _candidates(whole, parts)
-    run = _opened(folder, whole, data) if resume else Run(folder, whole)
+    run = Run.to_resume(folder) if resume else Run(folder, None)
+    with _untouched_after_mistakes(run, keep=resume or not leader):
+        data = experiment.load(data_dir, store=run.store)
+        if leader:
+            tell(data.account())
+            warn_of_leaks(data)
+        parts = parts_of(experiment, data)
+        whole = _whole(experiment, data)
+        candidates = _candidates(whole, parts)
+        if leader:
+            tell(_structure(candidates))
+        run = _opened(folder, whole, data) if resume else Run(folder, whole)
     if leader and not resume:
         run = Run.create(folder, whole)
         run.keep_labels(data, parts.known)
@@ -86,9 +92,7 @@ def fit_run(
     done = _epochs_done(run) if resume else None
     if done is not None and done >= whole.training.epochs:
         return run.results
-    shares = shares_of(parts, len(data.classes), experiment.training.seed) if leader else None
-    for line in told(shares, parts, data.classes, experiment.objective.prior):
-        tell(line)
+    shares = _shares(experiment, parts, data, tell) if leader else None
     session = _Session(run, parts, progress=progress)
     with locked(folder) if leader else nullcontext(), _cleared_after_mistakes(run, keep=resume or not leader):
         parts = session.taught(whole, candidates[0])
@@ -108,6 +112,14 @@ def fit_run(
     run.keep_model(model, recipe)
     run.keep_results(results)
     return results
+
+
+def _shares(experiment: Experiment, parts: Parts, data: Dataset, tell: Callable[[str], object]) -> Shares | None:
+    """How frequent classes are among the unlabelled images, if that can be estimated; what follows is told."""
+    shares = estimate_shares(parts.images, parts.labels, len(data.classes), seed=experiment.training.seed)
+    for line in told(shares, parts, data.classes, experiment.objective.prior):
+        tell(line)
+    return shares
 
 
 class _Session:
@@ -223,7 +235,10 @@ def _train(model: DRMM, experiment: Experiment, parts: Parts, **options: Any) ->
 def _whole(experiment: Experiment, data: Dataset) -> Experiment:
     """The experiment with all that its data decides: what `run.json` keeps."""
     whole = experiment.resolved()
-    asked = replace(whole.data, source=_absolute(whole.data), digest=data.digest)
+    asked = replace(whole.data, source=_absolute(whole.data.source), digest=data.digest)
+    if data.files:  # pictures, of a size that was asked for or chosen
+        height, width = data.x_train.shape[2:]
+        asked = replace(asked, size=(height, width), labels=_absolute(asked.labels))
     whole = replace(whole, data=asked, model=fitted_recipe(whole, data))
     if whole.teacher is None:
         return whole
@@ -240,10 +255,10 @@ def _taught_from(experiment: Experiment, source: str, digest: str) -> Experiment
     return replace(experiment, teacher=Teacher(where, digest))
 
 
-def _absolute(data: Data) -> str:
-    """Where a folder is, whatever the working directory; a data set's name as it is."""
-    path = expanded(data.source)
-    return str(path.resolve()) if path.exists() and data.source not in NAMES else data.source
+def _absolute(name: str) -> str:
+    """Where a file or folder is, whatever the working directory; a data set's name, or none, as it is."""
+    path = expanded(name)
+    return str(path.resolve()) if name and path.exists() and name not in NAMES else name
 
 
 def _check_free(experiment: Experiment) -> None:
@@ -268,7 +283,16 @@ def _candidates(experiment: Experiment, parts: Parts) -> tuple[Recipe, ...]:
     return candidates
 
 
-_MAY_DIFFER = {"training.epochs", "data.source", "data.digest", "teacher.source", "teacher.digest"}
+def _structure(candidates: tuple[Recipe, ...]) -> str:
+    """Of what will be trained, in a line."""
+    if len(candidates) > 1:
+        return f"{len(candidates)} structures to choose between"
+    [recipe] = candidates
+    size = sum(parameter.numel() for parameter in recipe.build(seed=0).parameters())
+    return f"{recipe.preset} for images of {'x'.join(map(str, recipe.image_shape))}, {size:,} parameters"
+
+
+_MAY_DIFFER = {"training.epochs", "data.source", "data.labels", "data.digest", "teacher.source", "teacher.digest"}
 
 
 def _opened(folder: Path, experiment: Experiment, data: Dataset) -> Run:
@@ -283,7 +307,10 @@ def _opened(folder: Path, experiment: Experiment, data: Dataset) -> Run:
     taught_by_digest = "" if before.teacher is None else before.teacher.digest
     if taught_by_digest and experiment.teacher is not None and taught_by_digest != experiment.teacher.digest:
         raise RunError(f"the teacher's model is another one than {folder} was started with: put it back")
-    before = replace(before.resolved(), model=replace(before.model, channels=experiment.model.channels))
+    sized = before.data if before.data.size else replace(before.data, size=experiment.data.size)  # before 0.2.0
+    before = replace(
+        before.resolved(), data=sized, model=replace(before.model, channels=experiment.model.channels)
+    )
     changed = [name for name in before.differences(experiment) if not _may_differ(name, run)]
     if changed:
         raise RunError(f"{folder} was started with another {changed[0]}: resume with the same settings")
@@ -315,6 +342,20 @@ def _epochs_done(run: Run) -> int | None:
 
 
 @contextmanager
+def _untouched_after_mistakes(run: Run, *, keep: bool) -> Iterator[None]:
+    """Where a run cannot begin, remove the pixels that were kept for it."""
+    was_there = run.folder.exists()
+    try:
+        yield
+    except BaseException:
+        if not keep:
+            forget_pixels(run.store)
+            if not was_there and run.folder.exists():
+                run.folder.rmdir()
+        raise
+
+
+@contextmanager
 def _cleared_after_mistakes(run: Run, *, keep: bool) -> Iterator[None]:
     """Where nothing could be learned, remove the folder unless it is to be kept."""
     try:
@@ -343,10 +384,10 @@ def _results(experiment: Experiment, data: Dataset, parts: Parts, model: DRMM) -
 
 def _test_errors(model: DRMM, data: Dataset) -> dict[str, Any]:
     """The error of all test images, the mean of the classes' own, and what share of each class is found."""
-    known = data.y_test >= 0
-    if not known.any():
+    known = np.flatnonzero(data.y_test >= 0)
+    if not len(known):
         return {"test_error": None}
-    x, y = torch.from_numpy(data.x_test[known]), torch.from_numpy(data.y_test[known])
+    x, y = torch.from_numpy(taken(data.x_test, known)), torch.from_numpy(data.y_test[known])
     recall = dict(zip(data.classes, recall_percent(model, x, y, len(data.classes)), strict=True))
     found = [share for share in recall.values() if share is not None]
     balanced = round(100 - sum(found) / len(found), 4)

@@ -16,6 +16,7 @@ from drmm.data import Dataset, holdout, mask_labels, stratified_labels
 from drmm.data.base import digest_of
 from drmm.data.duplicates import alike
 from drmm.data.labels import UNLABELLED
+from drmm.data.store import taken
 from drmm.errors import InputError
 from drmm.files import read_bytes
 from drmm.learning.metrics import labels_from_folder
@@ -56,10 +57,11 @@ def parts_of(experiment: Experiment, data: Dataset) -> Parts:
     validation = None
     if asked.validation:
         held_out = kept[holdout(data.y_train[kept], asked.validation, seed=seed)]
-        validation = (torch.from_numpy(data.x_train[held_out]), torch.from_numpy(data.y_train[held_out]))
+        images, labels = taken(data.x_train, held_out), data.y_train[held_out]
+        validation = (torch.from_numpy(images), torch.from_numpy(labels))
         kept = np.setdiff1d(kept, held_out)
         kept = _without_copies(data, kept, held_out)
-    images, labels = data.x_train[kept], data.y_train[kept]
+    images, labels = taken(data.x_train, kept), data.y_train[kept]
     clustering = is_clustering(experiment, data)
     if not clustering:
         _check_labels(labels, data, asked.labels_per_class or 1)
@@ -96,7 +98,7 @@ def warn_of_leaks(data: Dataset) -> None:
     """Say how many pictures to learn from are nearly the same as some to test with."""
     if not data.files or not len(data.x_test):
         return
-    groups = alike(np.concatenate([data.x_train, data.x_test]))
+    groups = alike(data.x_train, data.x_test)
     train, test = np.split(groups, [len(data.x_train)])
     if n := int(np.isin(test, train).sum()):
         message = f"{n} of {len(test)} pictures to test with are nearly the same as some to learn from"
@@ -107,7 +109,9 @@ def _check_labels(labels: npt.NDArray[np.int64], data: Dataset, least: int) -> N
     """Refuse classes with too few labels to learn from."""
     counts = np.bincount(labels[labels >= 0], minlength=len(data.classes))
     if not counts.any():
-        raise InputError(f"all images of {data.name} are unlabelled: label at least one image of each class")
+        raise InputError(
+            f"all images of {data.name} are unlabelled: label at least one image of each class, by folder or table"
+        )
     if len(counts) < 2:
         raise InputError(f"{data.name} has only one class, {data.classes[0]}: label images of a second one")
     if counts.min() < least:

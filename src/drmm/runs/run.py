@@ -1,11 +1,11 @@
 """A run's folder: the only code that knows the names of its files.
 
 `run.json` is the experiment (`drmm.runs.experiment`), `labels.csv` says which images had a label, `skipped.csv`
-which files of a folder were not read, `model.json` and `model.safetensors` are the model, `results.json` what came
-out. `logs/` and `checkpoints/` are of the training, `further/` of what a finished run learned later, `teacher/` of
-a teacher that it learned first, `selection/` and `selection.csv` of the choice of a structure. The folder of a
-pruned model has `pruning.json` in place of the first and last, and that of the demo one model in each of its
-subfolders.
+which files of a folder were not read, `pixels/` holds the others decoded, `model.json` and `model.safetensors` are
+the model, `results.json` what came out. `logs/` and `checkpoints/` are of the training, `further/` of what a
+finished run learned later, `teacher/` of a teacher that it learned first, `selection/` and `selection.csv` of the
+choice of a structure. The folder of a pruned model has `pruning.json` in place of the first and last, and that of
+the demo one model in each of its subfolders.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from drmm import __version__
-from drmm.data import Dataset, load
+from drmm.data import Dataset
+from drmm.data.store import forget_pixels
 from drmm.errors import InputError, RunError
 from drmm.files import check_new, read_csv, read_json, write_csv, write_json
 from drmm.learning.recipes import is_recipe
@@ -37,7 +38,8 @@ Curve = tuple[tuple[float, ...], tuple[float, ...]]
 """What was logged: epochs (or iterations), and values."""
 
 _RUN, _RESULTS, _PRUNING, _LABELS = "run.json", "results.json", "pruning.json", "labels.csv"
-_MODEL, _SELECTION, _SKIPPED = "model.json", "selection.csv", "skipped.csv"
+_MODEL, _SELECTION, _SKIPPED, _STORE = "model.json", "selection.csv", "skipped.csv", "pixels"
+_TAKEN = "choose another --out, or go on with --resume"
 _DEMO_MODEL = "soft"  # of the models of a demo, the one that a report is about
 
 
@@ -64,7 +66,7 @@ class Run:
         Raises:
             RunError: if the folder holds something already, or cannot be written.
         """
-        cls.check_free(folder)
+        check_new(folder, _TAKEN, but=_STORE)
         run = cls(folder, experiment)
         run.keep_experiment(experiment)
         return run
@@ -72,7 +74,9 @@ class Run:
     @staticmethod
     def check_free(folder: Path) -> None:
         """Refuse what `create` would refuse, before any work; errors as there."""
-        check_new(folder, "choose another --out, or go on with --resume")
+        if not (folder / _RUN).exists():
+            forget_pixels(folder / _STORE)  # of a run that was killed before it began
+        check_new(folder, _TAKEN)
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -158,6 +162,11 @@ class Run:
         data = self.experiment.data
         return data.labels_per_class == 0 or data.clusters is not None
 
+    @property
+    def store(self) -> Path:
+        """Where decoded pictures are kept; a run that learned from arrays has none."""
+        return self.folder / _STORE
+
     def data(self, data_dir: Path | None = None, *, download: bool = True) -> Dataset:
         """The images of the run.
 
@@ -184,15 +193,14 @@ class Run:
             InputError: if there are none.
             RunError: if the folder does not say where, or a file is missing or damaged.
         """
-        if self.experiment is not None:
-            asked = self.experiment.data
-        elif isinstance(name := self.results.get("dataset"), str):
-            asked = Experiment().changed("data", source=name).data
-        else:
+        experiment, store = self.experiment, self.store if self.store.is_dir() else None
+        if experiment is None and isinstance(name := self.results.get("dataset"), str):
+            experiment = Experiment().changed("data", source=name)
+        if experiment is None:
             raise RunError(
                 f"{self.folder} does not say which images its model learned from: take a folder of drmm fit"
             )
-        return load(asked.source, data_dir=data_dir, download=download, size=asked.size, classes=asked.classes)
+        return experiment.load(data_dir, download=download, store=store)
 
     def check_data(self, data: Dataset) -> None:
         """Refuse images that are not the run's.

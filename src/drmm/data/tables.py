@@ -1,0 +1,124 @@
+"""Tables in CSV or Parquet: read whole, written part by part as rows come."""
+
+__all__ = ["read_table", "table_in_parts"]
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from tempfile import gettempdir
+from types import ModuleType
+from typing import Any
+
+from drmm.errors import InputError, RunError
+from drmm.files import add_rows, open_csv, read_csv, replacing
+
+Rows = Sequence[Sequence[object]]
+
+_PARQUET = {".parquet", ".pq"}
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Rows by the names of their columns: of Parquet, or of CSV with commas, semicolons or tabs.
+
+    Raises:
+        InputError: if pyarrow is needed and missing.
+        RunError: if the file cannot be read.
+    """
+    parquet = _parquet(path) if path.suffix.lower() in _PARQUET else None
+    try:
+        if parquet is not None:
+            return list(parquet.read_table(path).to_pylist())
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            delimiter = max(",;\t", key=file.readline().count)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or 'it is no Parquet file'}") from error
+    except ValueError as error:  # of which pyarrow's are
+        raise RunError(f"cannot read {path}: it is no Parquet file") from error
+    return list(read_csv(path, "save it as CSV in UTF-8", delimiter=delimiter))
+
+
+@contextmanager
+def table_in_parts(path: Path, header: Sequence[str]) -> Iterator[Callable[[Rows], None]]:
+    """Write a table as its rows come, whole or not at all; by its suffix as Parquet, else as CSV.
+
+    In CSV, numbers have the nine digits that tell any two of single precision apart.
+
+    Args:
+        path: of the file.
+        header: names of the columns.
+
+    Yields:
+        A function that adds rows; in Parquet, a column has the type that it has in the first ones.
+
+    Raises:
+        InputError: if pyarrow is needed and missing.
+        RunError: if it cannot be written.
+    """
+    if is_parquet := path.suffix.lower() in _PARQUET:
+        _parquet(path)
+    with replacing(path) as temporary:
+        try:
+            with (_parquet_parts if is_parquet else _csv_parts)(temporary, header) as add:
+                yield add
+        except OSError as error:
+            told = f"cannot write {path}: {error.strerror or error}; free space or choose another place"
+            raise RunError(told + _rescued(temporary, path.suffix)) from error
+
+
+def _rescued(part: Path, suffix: str) -> str:
+    """Where the rows so far are now: what took an hour is not lost with a disk that is full by then."""
+    elsewhere = Path(gettempdir(), f"drmm-{token_hex(4)}{suffix}")
+    with suppress(OSError):
+        if part.stat().st_size:
+            shutil.copyfile(part, elsewhere)
+            return f"; the rows so far are in {elsewhere}"
+    elsewhere.unlink(missing_ok=True)
+    return ""
+
+
+@contextmanager
+def _csv_parts(path: Path, header: Sequence[str]) -> Iterator[Callable[[Rows], None]]:
+    with open_csv(path) as file:
+        add_rows(file, [header])
+
+        def add(rows: Rows) -> None:
+            add_rows(file, ([_cell(value) for value in row] for row in rows))
+            file.flush()
+
+        yield add
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.9g}" if isinstance(value, float) else value
+
+
+@contextmanager
+def _parquet_parts(path: Path, header: Sequence[str]) -> Iterator[Callable[[Rows], None]]:
+    import pyarrow as pa  # noqa: PLC0415  # an optional package
+
+    writer: Any = None
+
+    def add(rows: Rows) -> None:
+        nonlocal writer
+        table = pa.table(dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)))
+        writer = writer or _parquet(path).ParquetWriter(path, table.schema)
+        writer.write_table(table.cast(writer.schema))
+
+    try:
+        yield add
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _parquet(path: Path) -> ModuleType:
+    """What reads and writes Parquet."""
+    try:
+        from pyarrow import parquet  # noqa: PLC0415  # an optional package
+    except ImportError:
+        raise InputError(f"{path} needs pyarrow: pip install pyarrow, or name a CSV file") from None
+    return parquet  # type: ignore[no-any-return]

@@ -1,0 +1,92 @@
+"""Tables that are written as their rows come."""
+
+import sys
+
+import pytest
+from pyarrow import parquet
+
+from drmm.data import tables
+from drmm.data.tables import read_table, table_in_parts
+from drmm.errors import InputError, RunError
+from drmm.files import read_csv
+
+HEADER = ("file", "p", "sure")
+PARTS = [[("a.png", 0.1234567891, True), ("=b", 1.0, False)], [("c\nd", float("inf"), True)]]
+
+
+def write(path):
+    with table_in_parts(path, HEADER) as add:
+        for part in PARTS:
+            add(part)
+    return path
+
+
+def stopped(path, error):
+    with table_in_parts(path, HEADER) as add:
+        add(PARTS[0])
+        raise error
+
+
+def test_csv_as_it_goes(tmp_path):
+    rows = read_csv(write(tmp_path / "out.csv"))
+    assert [tuple(row.values()) for row in rows] == [
+        ("a.png", "0.123456789", "yes"),
+        ("=b", "1", "no"),
+        ("c\nd", "inf", "yes"),
+    ]
+
+
+def test_parquet_keeps_types(tmp_path):
+    for name in ("out.parquet", "out.PQ"):
+        rows = read_table(write(tmp_path / name))
+        assert [tuple(row.values()) for row in rows] == [row for part in PARTS for row in part]
+
+
+def test_rows_are_on_the_disk_before_the_end_and_the_name_is_new_in_the_end(tmp_path):
+    with table_in_parts(tmp_path / "out.csv", HEADER) as add:
+        add(PARTS[0])
+        [part] = tmp_path.iterdir()
+        assert part.name.startswith(".drmm-")
+        assert part.read_text().count("\n") == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["out.csv"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_mistake_leaves_what_was_there(tmp_path, suffix):
+    out = tmp_path / f"out{suffix}"
+    out.write_text("before")
+    with pytest.raises(InputError):
+        stopped(out, InputError("a mistake"))
+    assert [file.name for file in tmp_path.iterdir()] == [out.name]
+    assert out.read_text() == "before"
+    write(out)
+    assert len(read_table(out)) == 3, "control"
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_a_full_disk(tmp_path, monkeypatch, name):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+    with pytest.raises(RunError, match=rf"cannot write .*{name}: No space left on .* so far are in ") as told:
+        stopped(tmp_path / name, OSError(28, "No space left on device"))
+    [kept] = (tmp_path / "elsewhere").iterdir()
+    assert str(told.value).endswith(str(kept))
+    assert len(read_table(kept)) == 2
+    assert not (tmp_path / name).exists()
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "replacing", lambda _: pytest.fail("it began"))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match="needs pyarrow: pip install pyarrow, or name a CSV file"):
+        write(tmp_path / "out.parquet")
+
+
+def test_parquet_of_many_parts(tmp_path):
+    with table_in_parts(tmp_path / "out.parquet", ("n", "x")) as add:
+        for n in range(5):
+            add([(n, n / 7)])
+    assert parquet.read_table(tmp_path / "out.parquet").column("n").to_pylist() == [0, 1, 2, 3, 4]
+    with table_in_parts(tmp_path / "none.parquet", ("n", "x")):
+        pass
+    assert (tmp_path / "none.parquet").exists()
