@@ -126,7 +126,25 @@ def test_labels_that_were_drawn_otherwise_are_allowed_for(float64):
     assert ours["cross_entropy"].item() == pytest.approx(by_hand.item())
     assert ours["cross_entropy"].item() != pytest.approx(plain["cross_entropy"].item()), "control"
     free = logits[4:]
-    assert ours["kl"].item() == pytest.approx(kl_divergence(free, model.class_prior).item())
+    assert ours["kl"].item() == pytest.approx(kl_divergence(free, torch.full((3,), 1 / 3)).item())
     assert ours["balance"].item() == pytest.approx(balance(free, model.class_prior).item())
     y[4:] = 0
     assert replace(objective, prior="uniform")(model, x, y)["loss"].isfinite(), "a batch of labelled images alone"
+
+
+def test_the_prior_decides_how_many_images_each_class_gets(float64):
+    """KL and balance, descended alone: with KL(q‖p) in the first, p would cancel and classes become equal."""
+
+    def share(first):
+        prior = torch.tensor([0.9, 0.1])
+        logits = torch.linspace(-2, 2, 40)[:, None] * torch.tensor([1.0, -1.0])
+        logits.requires_grad_()
+        optimizer = torch.optim.SGD([logits], lr=1.0)
+        for _ in range(2000):
+            optimizer.zero_grad()
+            (kl_divergence(logits, first, "confident") + balance(logits, prior)).backward()
+            optimizer.step()
+        return float(logits.detach().softmax(1).mean(0)[0])
+
+    assert share(torch.tensor([0.5, 0.5])) > 0.6
+    assert share(torch.tensor([0.9, 0.1])) == pytest.approx(0.5, abs=0.02), "control"

@@ -21,6 +21,7 @@ _BAND_BITS = _LOW * _LOW // _BANDS
 _MOST_DIFFERENT = 7  # bits: then one of four bands differs in one at most
 _ALIKE = 0.985  # correlation of two pictures' levels, of 16 x 16 pixels: strong compression spoils finer ones
 _CHUNK = 20_000  # pictures, or pairs of them, at once
+_AT_ONCE = 500  # pictures at full size
 _PAIRS = 5_000_000  # pairs of hashes at once
 _ONES = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 
@@ -28,19 +29,22 @@ Grey = npt.NDArray[np.uint8]
 Pairs = npt.NDArray[np.int64]
 
 
-def alike(images: npt.NDArray[np.uint8]) -> Pairs:
+def alike(*images: npt.NDArray[np.uint8]) -> Pairs:
     """The group of each picture, (N,): those that are nearly the same share one, so that no split divides them.
 
     Args:
-        images: levels (N, C, H, W).
+        images: levels (N, C, H, W), in one array or several of N in all; none is copied whole.
     """
-    grey = np.zeros((len(images), SIDE, SIDE), np.uint8)
-    for start in range(0, len(images), _CHUNK):
-        levels = torch.from_numpy(images[start : start + _CHUNK]).float().mean(1, keepdim=True)
+    grey = np.zeros((sum(map(len, images)), SIDE, SIDE), np.uint8)
+    parts = (part for some in images for part in np.split(some, range(_AT_ONCE, len(some), _AT_ONCE)))
+    start = 0
+    for part in parts:
+        levels = torch.from_numpy(np.array(part)).float().mean(1, keepdim=True)
         small = functional.interpolate(levels, (SIDE, SIDE), mode="bilinear", antialias=True)
-        grey[start : start + _CHUNK] = small[:, 0].round()
+        grey[start : start + len(part)] = small[:, 0].round()
+        start += len(part)
     compared = np.flatnonzero(~blank(grey))
-    return groups_of(len(images), compared[near_pairs(grey[compared])])
+    return groups_of(len(grey), compared[near_pairs(grey[compared])])
 
 
 def blank(grey: Grey) -> npt.NDArray[np.bool_]:

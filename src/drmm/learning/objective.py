@@ -250,13 +250,16 @@ class Objective(Record):
         features, switches = model.levels.infer(x) if renders else (model.levels(x), None)
         logits = model.templates(features)
         prior, free, as_labelled = model.class_prior, logits, logits
+        equal = torch.full_like(prior, 1 / len(prior))
         if self.prior != "labels":
             free = logits[y < 0] if bool((y < 0).any()) else logits
             # Bayes' rule: labels that were drawn otherwise follow another posterior (logit adjustment).
             as_labelled = logits if of_labels is None else logits + (of_labels / prior).log()
         terms = {
             "cross_entropy": cross_entropy(as_labelled, y),
-            "kl": kl_divergence(free, prior, self.kl_sign),
+            # Less KL(q‖p), plus KL(q̄‖p): p cancels, and what is left is largest for equal classes. So the first is
+            # of equal classes, which makes posteriors sure, and the second alone says how many images each has.
+            "kl": kl_divergence(free, prior if self.kl_sign == "printed" else equal, self.kl_sign),
             "balance": balance(free, prior),
         }
         if switches is not None:

@@ -7,18 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from drmm.display.text import one_line
-from drmm.learning.class_prior import Prior, Shares, estimate_shares
+from drmm.learning.class_prior import Prior, Shares
 from drmm.runs.parts import Parts
 
-__all__ = ["kept_shares", "shares_of", "told"]
+__all__ = ["kept_shares", "told"]
 
 _TIMES = 1.5  # more, or fewer, than the labels say, before anything is said
 _SHOWN = 5  # classes
-
-
-def shares_of(parts: Parts, n_classes: int, seed: int) -> Shares | None:
-    """As `drmm.learning.class_prior.estimate_shares`, of what a run learns from."""
-    return estimate_shares(parts.images, parts.labels, n_classes, seed=seed)
 
 
 def kept_shares(shares: Shares | None, classes: Sequence[str]) -> dict[str, dict[str, float]] | None:

@@ -19,6 +19,7 @@ from drmm.data import NAMES, Dataset
 from drmm.data.store import forget_pixels, taken
 from drmm.errors import InputError, RunError
 from drmm.files import expanded, locked
+from drmm.learning.class_prior import Shares, estimate_shares
 from drmm.learning.metrics import cluster_accuracy, error_percent, name_clusters, predict_logits, recall_percent
 from drmm.learning.processes import is_leader
 from drmm.learning.recipes import is_recipe, names, read_recipe
@@ -26,7 +27,7 @@ from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
 from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe
-from drmm.runs.classes import kept_shares, shares_of, told
+from drmm.runs.classes import kept_shares, told
 from drmm.runs.experiment import Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest, warn_of_leaks
 from drmm.runs.run import Run, number, versions
@@ -95,9 +96,7 @@ def fit_run(
     done = _epochs_done(run) if resume else None
     if done is not None and done >= whole.training.epochs:
         return run.results
-    shares = shares_of(parts, len(data.classes), experiment.training.seed) if leader else None
-    for line in told(shares, parts, data.classes, experiment.objective.prior):
-        tell(line)
+    shares = _shares(experiment, parts, data, tell) if leader else None
     session = _Session(run, parts, progress=progress)
     with locked(folder) if leader else nullcontext(), _cleared_after_mistakes(run, keep=resume or not leader):
         parts = session.taught(whole, candidates[0])
@@ -116,6 +115,14 @@ def fit_run(
     run.keep_results(results)
     shutil.rmtree(run.folds_folder, ignore_errors=True)
     return results
+
+
+def _shares(experiment: Experiment, parts: Parts, data: Dataset, tell: Callable[[str], object]) -> Shares | None:
+    """How frequent classes are among the unlabelled images, if that can be estimated; what follows is told."""
+    shares = estimate_shares(parts.images, parts.labels, len(data.classes), seed=experiment.training.seed)
+    for line in told(shares, parts, data.classes, experiment.objective.prior):
+        tell(line)
+    return shares
 
 
 class _Session:

@@ -98,7 +98,7 @@ def warn_of_leaks(data: Dataset) -> None:
     """Say how many pictures to learn from are nearly the same as some to test with."""
     if not data.files or not len(data.x_test):
         return
-    groups = alike(np.concatenate([data.x_train, data.x_test]))
+    groups = alike(data.x_train, data.x_test)
     train, test = np.split(groups, [len(data.x_train)])
     if n := int(np.isin(test, train).sum()):
         message = f"{n} of {len(test)} pictures to test with are nearly the same as some to learn from"
