@@ -182,7 +182,7 @@ def test_what_tables_do_not_say_is_as_by_default() -> None:
 
 def test_every_setting_has_a_meaning() -> None:
     tables = full().settings()
-    assert list(tables) == ["data", "model", "objective", "training", "machine", "teacher", "select"]
+    assert list(tables) == ["data", "model", "objective", "training", "machine", "teacher", "select", "trust"]
     for table in tables.values():
         for setting in table:
             assert setting.meaning
