@@ -215,6 +215,7 @@ def test_every_weight_reaches_the_objective(tmp_path: Path, run_drmm) -> None:
     weights = {
         "cross_entropy": 2.0, "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4,
         "kl_sign": "printed", "mixup": 0.6, "warm_up": 0.7, "cool_down": 0.8, "translation": 3, "cutmix": 0.9,
+        "prior": "uniform",
     }  # fmt: skip
     assignments = sets(*(f"objective.{name}={value}" for name, value in weights.items()))
     code, _, err = run_drmm(*FIT, *assignments, "--out", tmp_path / "run")

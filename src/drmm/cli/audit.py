@@ -13,6 +13,7 @@ from drmm.files import read_csv, write_csv
 from drmm.report.audit import audit_page
 from drmm.sorting.audit import drawn, most_wrong, pictures_needed, wrong_allowed
 from drmm.sorting.journal import Journal
+from drmm.trust.decisions import check_promise
 
 __all__ = ["audit"]
 
@@ -37,8 +38,7 @@ def audit(into: Path, *, n: int | None, promise: float, seed: int, force: bool) 
         InputError: if the promise is none, or an answer is neither yes nor no.
         RunError: if nothing was sorted, or the answers do not belong to the pictures that were drawn.
     """
-    if not 0 < promise < 1:
-        raise InputError(f"--promise is a share between 0 and 1, as in 0.98, not {promise:g}")
+    check_promise(promise)
     Journal.of(into)
     with Journal.opened(into) as journal:
         journal.check_not_being_undone()

@@ -108,7 +108,7 @@ def estimate_shares(x: Tensor, y: Tensor, n_classes: int, *, seed: int = 0) -> S
     free, known = (_some(np.flatnonzero(mask), generator) for mask in (labels < 0, labels >= 0))
     codes = labels[known]
     counts = np.bincount(codes, minlength=n_classes)
-    if not len(free) or counts.min() < 2:
+    if not len(free) or not len(counts) or counts.min() < 2:
         return None
     scores = _scores(x[np.concatenate([known, free])])
     labelled, unlabelled, prior = scores[: len(known)], scores[len(known) :], counts / counts.sum()
