@@ -246,7 +246,7 @@ def settings(*assignments: str) -> list[str]:
 QUICK = settings("training.batch_size=256", "training.min_steps=0", "machine.accelerator=cpu")
 FIT = ["fit", "digits", *QUICK]
 GRID = [*FIT, "--labels-per-class", "20", "--epochs", "4"]
-GRID += settings("training.learning_rate=0.01", "select.width=2,8")
+GRID += settings("training.learning_rate=0.01", "select.width=2,8", "trust.folds=0")
 
 
 @pytest.fixture

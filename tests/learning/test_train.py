@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,17 +144,21 @@ def test_an_em_run_stopped_and_resumed_equals_an_uninterrupted_one(
     x, y = images()
     config = Training(learning="em", epochs=3, tolerance=0)
     reference = train(small_model(), x, y, config=config, progress=False).state_dict()
-    written, write = [0], drmm.learning.em.loop.write_bytes
+    written = [0]
 
-    def deadly(path: Path, content: bytes) -> None:
-        if written[0] == moment:
-            raise KeyboardInterrupt
-        written[0] += 1
-        write(path, content)
+    def deadly(write: Callable[..., None]) -> Callable[..., None]:
+        def dies(*what: object) -> None:
+            if written[0] == moment:
+                raise KeyboardInterrupt
+            written[0] += 1
+            write(*what)
 
+        return dies
+
+    writers = [(module, "write_bytes") for module in (drmm.learning.em.loop, drmm.learning.em.posterior_cache)]
     with monkeypatch.context() as patch:
-        for module in (drmm.learning.em.loop, drmm.learning.em.posterior_cache, drmm.files):
-            patch.setattr(module, "write_bytes", deadly)
+        for module, name in [*writers, (drmm.learning.train, "write_csv")]:
+            patch.setattr(module, name, deadly(getattr(module, name)))
         with pytest.raises(KeyboardInterrupt):
             train(small_model(), x, y, config=config, folder=tmp_path, progress=False)
     resumed = train(small_model(), x, y, config=config, folder=tmp_path, resume=True, progress=False)

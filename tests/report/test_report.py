@@ -33,7 +33,7 @@ from drmm.report.context import Context, percent
 from drmm.report.evaluation import calibration, confusion_matrix, evaluate
 from drmm.report.sections.reliability import confusions
 from drmm.report.sprites import Sprites, room
-from drmm.runs import run as runs
+from drmm.runs import experiment as runs
 from drmm.runs.run import Run
 
 SECTIONS = [

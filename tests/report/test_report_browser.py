@@ -8,7 +8,7 @@ from browser import CHROMIUM, NO_BROWSER, Browser
 from made import HOSTILE, dataset, write_run
 
 from drmm.report import write_report
-from drmm.runs import run as runs
+from drmm.runs import experiment as runs
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 

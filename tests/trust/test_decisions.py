@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from drmm.errors import InputError
-from drmm.trust.decisions import audit_bound, decisions, labels_needed, promised_share
+from drmm.trust.decisions import decisions, labels_needed, promised_share
 
 
 def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,16 +70,10 @@ def test_labels_needed(promise: float, wrong_share: float, needed: int | None) -
 def test_the_labels_needed_are_enough_and_one_fewer_is_not() -> None:
     n = labels_needed(0.9, 0.05)
     assert n is not None
-    assert audit_bound(int(np.ceil(0.05 * n)), n) <= 0.1 < audit_bound(int(np.ceil(0.05 * (n - 1))), n - 1)
-
-
-@pytest.mark.parametrize(("wrong", "n", "bound"), [(0, 100, 1 - 0.05 ** (1 / 100)), (0, 0, 1.0), (7, 7, 1.0)])
-def test_audit_bound(wrong: int, n: int, bound: float) -> None:
-    assert audit_bound(wrong, n) == pytest.approx(bound)
-
-
-def test_audit_bound_is_the_one_sided_exact_one() -> None:
-    assert audit_bound(3, 50) == pytest.approx(binomtest(3, 50, alternative="less").proportion_ci(0.95).high)
+    bounds = [
+        binomtest(int(np.ceil(0.05 * m)), m, alternative="less").proportion_ci(0.95).high for m in (n, n - 1)
+    ]
+    assert bounds[0] <= 0.1 < bounds[1]
 
 
 @pytest.mark.parametrize("promise", [0.0, 1.0, -0.5, 98.0, float("nan")])
@@ -88,12 +82,6 @@ def test_a_promise_is_a_share(promise: float) -> None:
         promised_share([0.5], [False], promise)
     with pytest.raises(InputError, match="share of sorted pictures"):
         labels_needed(promise)
-
-
-@pytest.mark.parametrize(("wrong", "n"), [(2, 1), (-1, 5)])
-def test_an_audit_counts_right(wrong: int, n: int) -> None:
-    with pytest.raises(InputError, match="count again"):
-        audit_bound(wrong, n)
 
 
 def test_what_is_unfamiliar_is_not_sorted_however_certain() -> None:

@@ -282,7 +282,8 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
     def predict(self, X: object) -> Array:
         """Labels (N,) of images: always one of `classes_`, never -1."""
-        return np.asarray(self.classes_[self.predict_log_proba(X).argmax(1)])
+        codes = self.predict_log_proba(X).argmax(1)
+        return np.asarray(self.classes_[codes])
 
     def predict_proba(self, X: object) -> Array:
         """Posterior q(c|I) of each class, (N, K); calibrated with `calibrate`."""

@@ -1,4 +1,4 @@
-"""What may be promised of sorted pictures, from a few labels: thresholds by exact tests, and audits.
+"""What may be promised of sorted pictures, from a few labels: thresholds by exact tests.
 
 Thresholds are shares of the unlabelled pictures, the surest first: they depend on no label, and mean the same to
 nets that are sure to a different degree. They are tested from the strictest on that has enough labels to pass,
@@ -15,14 +15,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, binom
+from scipy.stats import binom
 
 from drmm.errors import InputError
 
 __all__ = [
     "UNFAMILIAR",
     "Decision",
-    "audit_bound",
     "check_promise",
     "decisions",
     "labels_needed",
@@ -96,21 +95,6 @@ def labels_needed(promise: float, wrong_share: float = 0.0) -> int | None:
     n = np.arange(1, _MOST + 1)
     enough = binom.cdf(np.ceil(wrong_share * n), n, 1 - promise) <= _RISK
     return int(n[enough.argmax()]) if enough.any() else None
-
-
-def audit_bound(wrong: int, n: int) -> float:
-    """No larger share of sorted pictures is wrong, at 95 % confidence (Clopper and Pearson, 1934).
-
-    Args:
-        wrong: pictures that were wrong, of those looked at.
-        n: pictures that were looked at, drawn at random.
-
-    Raises:
-        InputError: if more were wrong than were looked at.
-    """
-    if not 0 <= wrong <= n:
-        raise InputError(f"{wrong} of {n} pictures cannot be wrong: count again")
-    return 1.0 if wrong == n else float(beta.ppf(1 - _RISK, wrong + 1, n - wrong))
 
 
 def decisions(certain: npt.NDArray[np.bool_], familiarity: npt.NDArray[np.float64] | None) -> npt.NDArray[np.str_]:
