@@ -157,8 +157,8 @@ class Objective(Record):
         cool_down: share of the training over which the balance's weight falls to 0; 0 keeps it. Once clusters have
             formed it does harm: classes are not as equal as the prior says, and images are moved to make them so.
         prior: how frequent classes are: "labels" as among the labels, right where these were drawn at random;
-            "estimate" as the unlabelled images look; "uniform" equally. The KL and the balance are by it; with
-            the latter two they are of unlabelled images alone, and cross-entropy allows for how labels differ.
+            "estimate" as the unlabelled images look; "uniform" equally. The balance is by it; with the latter two
+            balance and KL are of unlabelled images alone, and cross-entropy allows for how labels differ.
     """
 
     cross_entropy: float = 1.0
