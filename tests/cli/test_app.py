@@ -53,7 +53,7 @@ def plain(*words: str, columns: int = 200) -> str:
 def test_help_reads_like_a_table_of_contents() -> None:
     panels = plain("--help").split("╭")[1:]
     titles = [panel.split("╮")[0].strip("─ ") for panel in panels]
-    assert titles == ["Options", "Your models", "The theory"]
+    assert titles == ["Options", "Your pictures", "Your models", "The theory"]
     first_words = [line[1:].split()[0] for panel in panels[1:] for line in panel.splitlines() if line[:1] == "│"]
     assert [word for word in first_words if word in COMMANDS] == COMMANDS
 

@@ -24,7 +24,7 @@ from drmm.errors import DrmmError
 
 __all__ = ["cli", "main"]
 
-_MODELS, _THEORY = "Your models", "The theory"
+_PICTURES, _MODELS, _THEORY = "Your pictures", "Your models", "The theory"
 _STOPPED = (130, 143)  # what typer makes of Ctrl-C, and what is made of a request to end
 
 cli = typer.Typer(
@@ -112,6 +112,117 @@ def _version(
     if version:
         say(f"drmm {__version__}")
         raise typer.Exit
+
+
+@cli.command(rich_help_panel=_PICTURES)
+def sort(
+    pictures: Annotated[
+        Path | None,
+        typer.Argument(parser=path, help="Folder of pictures. With --undo, the folder of sorted ones."),
+    ] = None,
+    *,
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="SORTED", parser=path, help="Folder of sorted pictures: a new one, or to add to it."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="Folder of a trained model. Without it one is trained on PICTURES, and kept in SORTED/_run.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="To train with: a CSV or Parquet table with columns file and label (blank: unknown). Without it "
+            "folders are classes, but for unlabelled/.",
+        ),
+    ] = None,
+    promise: Annotated[
+        float,
+        typer.Option(help="Share of the sorted pictures that is to be right; the others go into _unsure/."),
+    ] = 0.98,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures, which is the default.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Make symbolic links to the pictures instead.")] = False,
+    move: Annotated[bool, typer.Option("--move", help="Move the pictures instead.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show how many pictures go where, with examples; write nothing.")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Take everything back: drmm sort --undo SORTED.")] = False,
+) -> None:
+    """Sort pictures into a folder for each class, by their labels and a model; what it is unsure of goes apart.
+
+    Nothing is replaced or lost. After a stop the same command goes on; given again later it adds new pictures.
+    """
+    from drmm.cli.sort import asked_way, show_undo
+    from drmm.cli.sort import sort as sort_pictures
+    from drmm.errors import RunError
+
+    way = asked_way(copy=copy, link=link, move=move)
+    if undo:
+        folder = into or pictures
+        if folder is None or way or run or labels or dry_run:
+            raise RunError("--undo takes the folder of sorted pictures alone: drmm sort --undo SORTED")
+        show_undo(folder)
+        return
+    if pictures is None or into is None:
+        raise RunError("name two folders: drmm sort PICTURES --into SORTED")
+    sort_pictures(
+        pictures,
+        into,
+        run=run,
+        labels=labels,
+        promise=promise,
+        how=way or "copy",
+        dry_run=dry_run,
+        command=_command(),
+    )
+
+
+@cli.command(rich_help_panel=_PICTURES)
+def audit(
+    folder: Annotated[Path, typer.Argument(metavar="SORTED", parser=path, help="Folder of drmm sort.")],
+    n: Annotated[
+        int | None,
+        typer.Option(min=1, help="Look at so many pictures.", show_default="as many as may hold a wrong one"),
+    ] = None,
+    promise: Annotated[float, typer.Option(help="Share of the sorted pictures that is to be right.")] = 0.98,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Draw anew, and forget the answers.")] = False,
+) -> None:
+    """Look at some of the sorted pictures, drawn at random, to know how many of all are wrong.
+
+    First it writes audit.html, with the pictures, and audit.csv, to fill in; given again it says what the answers
+    show, at 95 % confidence.
+    """
+    from drmm.cli.audit import audit as look
+
+    look(folder, n=n, promise=promise, seed=seed, force=force)
+
+
+@cli.command(rich_help_panel=_PICTURES)
+def check(
+    folder: Annotated[
+        Path, typer.Argument(parser=path, help="Folder or zip archive of pictures, as for drmm fit.")
+    ],
+    run: Annotated[
+        Path | None, typer.Option(parser=path, help="Run whose model tells pictures apart; pixels by default.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(parser=path, help="CSV or Parquet file: file,label; folders by default.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(parser=path, help="HTML file to write; a CSV of the same name goes beside it.")
+    ] = Path("check.html"),
+    force: Force = False,
+) -> None:
+    """Find what is wrong with a folder of pictures: copies, wrong labels, blanks, outliers, odd sizes."""
+    from drmm.cli.check import check as examine
+
+    named = examine(folder, out, run=run, labels=labels, force=force)
+    say(f"{named} pictures to look at: {out} shows them, {out.with_suffix('.csv')} lists them")
 
 
 @cli.command(rich_help_panel=_MODELS)
@@ -256,117 +367,6 @@ def predict(
 
     rows = label_images(run, images, out, promise=promise, all_classes=all_classes, force=force)
     say(f"{rows} predictions written to {out}")
-
-
-@cli.command(rich_help_panel=_MODELS)
-def check(
-    folder: Annotated[
-        Path, typer.Argument(parser=path, help="Folder or zip archive of pictures, as for drmm fit.")
-    ],
-    run: Annotated[
-        Path | None, typer.Option(parser=path, help="Run whose model tells pictures apart; pixels by default.")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(parser=path, help="CSV or Parquet file: file,label; folders by default.")
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(parser=path, help="HTML file to write; a CSV of the same name goes beside it.")
-    ] = Path("check.html"),
-    force: Force = False,
-) -> None:
-    """Find what is wrong with a folder of pictures: copies, wrong labels, blanks, outliers, odd sizes."""
-    from drmm.cli.check import check as examine
-
-    named = examine(folder, out, run=run, labels=labels, force=force)
-    say(f"{named} pictures to look at: {out} shows them, {out.with_suffix('.csv')} lists them")
-
-
-@cli.command(rich_help_panel=_MODELS)
-def sort(
-    pictures: Annotated[
-        Path | None,
-        typer.Argument(parser=path, help="Folder of pictures. With --undo, the folder of sorted ones."),
-    ] = None,
-    *,
-    into: Annotated[
-        Path | None,
-        typer.Option(metavar="SORTED", parser=path, help="Folder of sorted pictures: a new one, or to add to it."),
-    ] = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path,
-            help="Folder of a trained model. Without it one is trained on PICTURES, and kept in SORTED/_run.",
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path,
-            help="To train with: a CSV or Parquet table with columns file and label (blank: unknown). Without it "
-            "folders are classes, but for unlabelled/.",
-        ),
-    ] = None,
-    promise: Annotated[
-        float,
-        typer.Option(help="Share of the sorted pictures that is to be right; the others go into _unsure/."),
-    ] = 0.98,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures, which is the default.")] = False,
-    link: Annotated[bool, typer.Option("--link", help="Make symbolic links to the pictures instead.")] = False,
-    move: Annotated[bool, typer.Option("--move", help="Move the pictures instead.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show how many pictures go where, with examples; write nothing.")
-    ] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Take everything back: drmm sort --undo SORTED.")] = False,
-) -> None:
-    """Sort pictures into a folder for each class, by their labels and a model; what it is unsure of goes apart.
-
-    Nothing is replaced or lost. After a stop the same command goes on; given again later it adds new pictures.
-    """
-    from drmm.cli.sort import asked_way, show_undo
-    from drmm.cli.sort import sort as sort_pictures
-    from drmm.errors import RunError
-
-    way = asked_way(copy=copy, link=link, move=move)
-    if undo:
-        folder = into or pictures
-        if folder is None or way or run or labels or dry_run:
-            raise RunError("--undo takes the folder of sorted pictures alone: drmm sort --undo SORTED")
-        show_undo(folder)
-        return
-    if pictures is None or into is None:
-        raise RunError("name two folders: drmm sort PICTURES --into SORTED")
-    sort_pictures(
-        pictures,
-        into,
-        run=run,
-        labels=labels,
-        promise=promise,
-        how=way or "copy",
-        dry_run=dry_run,
-        command=_command(),
-    )
-
-
-@cli.command(rich_help_panel=_MODELS)
-def audit(
-    folder: Annotated[Path, typer.Argument(metavar="SORTED", parser=path, help="Folder of drmm sort.")],
-    n: Annotated[
-        int | None,
-        typer.Option(min=1, help="Look at so many pictures.", show_default="as many as may hold a wrong one"),
-    ] = None,
-    promise: Annotated[float, typer.Option(help="Share of the sorted pictures that is to be right.")] = 0.98,
-    seed: Seed = 0,
-    force: Annotated[bool, typer.Option("--force", help="Draw anew, and forget the answers.")] = False,
-) -> None:
-    """Look at some of the sorted pictures, drawn at random, to know how many of all are wrong.
-
-    First it writes audit.html, with the pictures, and audit.csv, to fill in; given again it says what the answers
-    show, at 95 % confidence.
-    """
-    from drmm.cli.audit import audit as look
-
-    look(folder, n=n, promise=promise, seed=seed, force=force)
 
 
 @cli.command(rich_help_panel=_MODELS)
