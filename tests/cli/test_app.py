@@ -28,11 +28,13 @@ from drmm.runs.experiment import Experiment
 from drmm.studies.reproduce import BENCHMARKS
 
 COMMANDS = [
+    "sort",
+    "audit",
+    "check",
     "demo",
     "fit",
     "settings",
     "predict",
-    "check",
     "explain",
     "report",
     "sample",
