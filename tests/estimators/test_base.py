@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pictures import hidden, thirds
 from PIL import Image
 from sklearn.exceptions import NotFittedError
 
@@ -25,20 +26,6 @@ def quick(steps: int = 30, random_state: int = 0, **options: object) -> DRMMClas
         model={"width": 4}, training=training, machine={"accelerator": "cpu"}, epochs=2, random_state=random_state,
         **options,
     )  # fmt: skip
-
-
-def thirds(n: int = 60, channels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Three classes of bright thirds, uint8."""
-    rng = np.random.default_rng(0)
-    y = np.arange(n) % 3
-    x = rng.integers(0, 60, (n, 12, 12) if channels is None else (n, 12, 12, channels)).astype(np.uint8)
-    for i in range(n):
-        x[i, 4 * y[i] : 4 * y[i] + 4] += 160
-    return x, y
-
-
-def hidden(y: np.ndarray, labelled: int = 12) -> np.ndarray:
-    return np.where(np.arange(len(y)) < labelled, y, -1)
 
 
 # --- what comes out is like what went in ---

@@ -25,8 +25,7 @@ from drmm.display.text import one_line
 from drmm.errors import InputError, RunError
 from drmm.files import read_json, write_json
 from drmm.model.storage import load_model, save_model
-from drmm.report import page as page_module
-from drmm.report import write_report
+from drmm.report import templating, write_report
 from drmm.report.blocks import Table
 from drmm.report.charts import bars, histogram, lines, power
 from drmm.report.context import Context, percent
@@ -149,11 +148,11 @@ def test_names_are_text(tmp_path: Path, shelf, monkeypatch: pytest.MonkeyPatch) 
     for name in HOSTILE:
         assert one_line(name) in Page(text).text
     assert "a name " * 30 not in text
-    monkeypatch.setattr(page_module, "Environment", lambda autoescape, **rest: REAL(autoescape=False, **rest))
+    monkeypatch.setattr(templating, "Environment", lambda autoescape, **rest: REAL(autoescape=False, **rest))
     assert dangerous(written(run))  # the control: unescaped, the same names take the page over
 
 
-REAL = page_module.Environment
+REAL = templating.Environment
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path, shelf) -> None:

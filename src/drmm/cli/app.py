@@ -21,6 +21,7 @@ from drmm import __version__
 from drmm.cli.console import abandon_output, complain, path, say, show_what_can_be_shown
 from drmm.cli.unforeseen import in_one_line
 from drmm.errors import DrmmError
+from drmm.trust.promise import PROMISE
 
 __all__ = ["cli", "main"]
 
@@ -143,7 +144,7 @@ def sort(
     promise: Annotated[
         float,
         typer.Option(help="Share of the sorted pictures that is to be right; the others go into _unsure/."),
-    ] = 0.98,
+    ] = PROMISE,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures, which is the default.")] = False,
     link: Annotated[bool, typer.Option("--link", help="Make symbolic links to the pictures instead.")] = False,
     move: Annotated[bool, typer.Option("--move", help="Move the pictures instead.")] = False,
@@ -188,7 +189,7 @@ def audit(
         int | None,
         typer.Option(min=1, help="Look at so many pictures.", show_default="as many as may hold a wrong one"),
     ] = None,
-    promise: Annotated[float, typer.Option(help="Share of the sorted pictures that is to be right.")] = 0.98,
+    promise: Annotated[float, typer.Option(help="Share of the sorted pictures that is to be right.")] = PROMISE,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Draw anew, and forget the answers.")] = False,
 ) -> None:
@@ -352,7 +353,9 @@ def predict(
     out: Annotated[
         Path, typer.Option(parser=path, help="CSV file to write, or Parquet (.parquet, with pyarrow).")
     ] = Path("predictions.csv"),
-    promise: Annotated[float, typer.Option(help="Share of the pictures decided as sorted that is right.")] = 0.98,
+    promise: Annotated[
+        float, typer.Option(help="Share of the pictures decided as sorted that is right.")
+    ] = PROMISE,
     all_classes: Annotated[
         bool, typer.Option("--all-classes", help="A column for the probability of each class.")
     ] = False,

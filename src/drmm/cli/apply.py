@@ -24,7 +24,7 @@ from drmm.model.storage import Recipe
 from drmm.progress import Meter
 from drmm.runs.parts import parts_of
 from drmm.runs.run import Run
-from drmm.trust.decisions import PROMISE
+from drmm.trust.promise import PROMISE
 
 __all__ = ["explain", "predict", "sample"]
 

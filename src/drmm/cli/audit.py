@@ -13,7 +13,7 @@ from drmm.files import read_csv, write_csv
 from drmm.report.audit import audit_page
 from drmm.sorting.audit import drawn, most_wrong, pictures_needed, wrong_allowed
 from drmm.sorting.journal import Journal
-from drmm.trust.decisions import check_promise
+from drmm.trust.promise import check_promise
 
 __all__ = ["audit"]
 

@@ -22,7 +22,7 @@ from drmm.records import nearest
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
-from drmm.trust.decisions import PROMISE
+from drmm.trust.promise import PROMISE
 
 __all__ = ["asked_for", "fit_and_report", "show_settings"]
 

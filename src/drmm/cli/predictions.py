@@ -12,7 +12,7 @@ from torch import Tensor
 from drmm.display.text import one_line
 from drmm.runs.run import Run
 from drmm.trust.assessment import Assessment
-from drmm.trust.decisions import PROMISE, check_promise
+from drmm.trust.promise import PROMISE, check_promise
 
 __all__ = ["Predictor", "kept_promise"]
 

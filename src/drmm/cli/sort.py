@@ -21,6 +21,7 @@ from drmm.data.base import summary
 from drmm.data.images import as_images
 from drmm.data.index import indexed
 from drmm.data.listing import Listing, check_losses, listed
+from drmm.data.tables import cell
 from drmm.display.text import one_line
 from drmm.errors import InputError, RunError
 from drmm.files import read_bytes
@@ -33,7 +34,7 @@ from drmm.sorting.apply import finish_sorting, known_digests, sort_files
 from drmm.sorting.journal import RUN, Decision, How, Journal, Plan, Step, check_ours
 from drmm.sorting.plan import Choice, check_apart, planned
 from drmm.sorting.undo import undo
-from drmm.trust.decisions import check_promise
+from drmm.trust.promise import check_promise
 
 __all__ = ["asked_way", "show_undo", "sort"]
 
@@ -237,14 +238,8 @@ def _decided(predictor: Predictor, batch: list[_Read]) -> Iterator[Choice]:
     for (path, digest, _), row in zip(batch, rows, strict=True):
         answer: dict[str, Any] = dict(zip(predictor.header, row, strict=True))
         by_net: Decision = "sorted" if answer["confidence"] >= predictor.promise else "unsure"
-        facts = {name: _cell(answer[name]) for name in _FACTS}
+        facts = {name: "" if answer[name] is None else str(cell(answer[name])) for name in _FACTS}
         yield Choice(path, digest, answer["label"], answer["decision"] or by_net, facts)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def _keep_report(run: Run, into: Path, nowhere: Path) -> None:

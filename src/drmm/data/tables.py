@@ -1,6 +1,6 @@
 """Tables in CSV or Parquet: read whole, written part by part as rows come."""
 
-__all__ = ["read_table", "table_in_parts"]
+__all__ = ["cell", "read_table", "table_in_parts"]
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -84,13 +84,14 @@ def _csv_parts(path: Path, header: Sequence[str]) -> Iterator[Callable[[Rows], N
         add_rows(file, [header])
 
         def add(rows: Rows) -> None:
-            add_rows(file, ([_cell(value) for value in row] for row in rows))
+            add_rows(file, ([cell(value) for value in row] for row in rows))
             file.flush()
 
         yield add
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """A value as it stands in CSV: a float with nine digits, yes or no."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.9g}" if isinstance(value, float) else value

@@ -38,7 +38,7 @@ from drmm.runs.run import Run
 from drmm.trust.assessment import Answers, Assessment, assess
 from drmm.trust.calibration import Calibration
 from drmm.trust.crossfit import cross_fit
-from drmm.trust.decisions import PROMISE
+from drmm.trust.promise import PROMISE
 
 __all__ = ["DRMMClassifier"]
 

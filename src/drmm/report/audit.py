@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from drmm.data.decoding import UnreadableError, decode_picture
 from drmm.errors import InputError
+from drmm.report.templating import page_template
 
 __all__ = ["audit_page"]
 
@@ -28,17 +28,10 @@ def audit_page(into: Path, groups: Mapping[str, Sequence[tuple[int, str]]]) -> s
         into: folder of the sorted pictures.
         groups: the number and the path below the folder of each picture, by class.
     """
-    environment = Environment(
-        loader=PackageLoader("drmm.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = {
         label: [_shown(into, number, name) for number, name in pictures] for label, pictures in groups.items()
     }
-    return environment.get_template("audit.html").render(name=into.resolve().name, groups=shown)
+    return page_template("audit.html").render(name=into.resolve().name, groups=shown)
 
 
 def _shown(into: Path, number: int, name: str) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from drmm.report.blocks import Section
 from drmm.report.sprites import SpriteSheet
+from drmm.report.templating import page_template
 
 __all__ = ["render_page"]
 
@@ -39,14 +39,7 @@ def render_page(
     """
     script, style = (_asset(name) for name in ("report.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(
-        loader=PackageLoader("drmm.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    return page_template("report.html").render(
         title=title,
         sections=sections,
         sheets=sheets,

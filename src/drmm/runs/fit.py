@@ -88,7 +88,7 @@ def fit_run(
         candidates = _candidates(whole, parts)
         if leader:
             tell(_structure(candidates))
-        run = _opened(folder, whole, data) if resume else Run(folder, whole)
+        run = _checked(run, whole, data) if resume else Run(folder, whole)
     if leader and not resume:
         run = Run.create(folder, whole)
         run.keep_labels(data, parts.known)
@@ -329,14 +329,13 @@ def _structure(candidates: tuple[Recipe, ...]) -> str:
 _MAY_DIFFER = {"training.epochs", "data.source", "data.labels", "data.digest", "teacher.source", "teacher.digest"}
 
 
-def _opened(folder: Path, experiment: Experiment, data: Dataset) -> Run:
-    """The run to go on with.
+def _checked(run: Run, experiment: Experiment, data: Dataset) -> Run:
+    """The run, if an experiment goes on with it.
 
     Raises:
-        RunError: if there is none, or it was started with other data, settings or another teacher.
+        RunError: if it was started with other data, settings or another teacher.
     """
-    run = Run.to_resume(folder)
-    before = run.experiment or experiment
+    folder, before = run.folder, run.experiment or experiment
     run.check_data(data)
     taught_by_digest = "" if before.teacher is None else before.teacher.digest
     if taught_by_digest and experiment.teacher is not None and taught_by_digest != experiment.teacher.digest:

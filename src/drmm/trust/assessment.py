@@ -19,8 +19,9 @@ from drmm.learning.metrics import CERTIFIED_AT_ONCE, predict_logits
 from drmm.model.deep import DRMM, Latents
 from drmm.trust.calibration import Calibration, fit_calibration
 from drmm.trust.crossfit import Fold, pool_of
-from drmm.trust.decisions import check_promise, decisions, labels_needed, promised_share
+from drmm.trust.decisions import decisions, labels_needed, promised_share
 from drmm.trust.familiarity import Familiarity, fit_familiarity, parts_of_pictures
+from drmm.trust.promise import check_promise
 
 __all__ = ["Answers", "Assessment", "HeldOut", "Surest", "assess"]
 

@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from drmm.errors import InputError
+from drmm.trust.promise import check_promise
 
 __all__ = [
     "UNFAMILIAR",
     "Decision",
-    "check_promise",
     "decisions",
     "labels_needed",
     "promised_share",
@@ -33,22 +32,9 @@ Decision = Literal["sorted", "unsure", "unfamiliar"]
 UNFAMILIAR = 0.01
 """A picture is unfamiliar if fewer than this share of the training pictures are as strange."""
 
-PROMISE = 0.98
-"""Of what is sorted, so much is to be right, where nobody asks for another share."""
-
 _RISK = 0.05  # that a promise is broken
 _STEPS = 20  # thresholds from no picture to all
 _MOST = 100_000  # labels: who has more needs no advice
-
-
-def check_promise(promise: float) -> None:
-    """Refuse what nobody can promise.
-
-    Raises:
-        InputError: if it is not a share between 0 and 1.
-    """
-    if not 0 < promise < 1:
-        raise InputError(f"a promise is the share of sorted pictures that is right, as in 0.98, not {promise:g}")
 
 
 def promised_share(certainty: npt.ArrayLike, wrong: npt.ArrayLike, promise: float) -> float:

@@ -8,7 +8,7 @@ from drmm.report.blocks import Cell, Chart, Charts, Gallery, Matrix, Note, Secti
 from drmm.report.charts import heat, histogram, reliability_diagram
 from drmm.report.context import Context, decimal, percent
 from drmm.report.evaluation import Indices, calibration, clusters_named, confusion_matrix
-from drmm.trust.decisions import PROMISE
+from drmm.trust.promise import PROMISE
 
 __all__ = ["calibration_error", "certificates", "confusions", "hardest"]
 
