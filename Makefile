@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders peers trust promise familiarity gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -97,6 +97,9 @@ ablations: .venv/demo.stamp  ## The few-label recipe, one thing changed at a tim
 
 folders: .venv/demo.stamp  ## Seconds and memory by the number of pictures in a folder: ten minutes; resumable.
 	$(STUDY).folders
+
+beside: .venv/demo.stamp  ## drmm sort on a messy folder, beside what a user has: DATA=folder with CIFAR-10, hours; resumable.
+	$(STUDY).beside $(IN_DATA)
 
 peers: .venv/demo.stamp  ## Rules of few-label learning side by side: DATA=folder with MNIST, hours; resumable.
 	$(STUDY).peers $(IN_DATA)
