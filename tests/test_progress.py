@@ -3,7 +3,7 @@
 import pytest
 
 from drmm import progress
-from drmm.progress import DownloadBar, Meter, track
+from drmm.progress import DownloadBar, Meter, Outlook, track
 
 STRANGE = "[/bold] $a$ \x1b[31m\nb"
 
@@ -48,7 +48,7 @@ def test_every_item_passes(clock, monkeypatch, capsys, terminal, step):
 def test_without_a_terminal_a_line_every_thirty_seconds(clock, capsys):
     clock(4.0)
     assert list(track(range(10), STRANGE))
-    assert capsys.readouterr().err == "[/bold] $a$ [31m b: 7 of 10\n"
+    assert capsys.readouterr().err == "[/bold] $a$ [31m b: 7 of 10, about 10 seconds left\n"
     clock(1.0)
     assert list(track(range(10), STRANGE))
     assert capsys.readouterr().err == ""
@@ -72,7 +72,7 @@ def test_downloads_are_counted_in_bytes(clock, capsys):
     bar.update(3_000_000)
     bar.close()
     bar.close()
-    assert capsys.readouterr().err == "file.gz: 1.5 MB of 3.0 MB\nfile.gz: 3.0 MB of 3.0 MB\n"
+    assert capsys.readouterr().err == ("file.gz: 1.5 MB of 3.0 MB\nfile.gz: 3.0 MB of 3.0 MB\n")
 
 
 def test_a_note_is_asked_for_when_it_is_shown(clock, capsys):
@@ -88,5 +88,68 @@ def test_a_note_is_asked_for_when_it_is_shown(clock, capsys):
         meter.update(step, 10, note)
     meter.say("a\x1b line")
     meter.close()
-    assert capsys.readouterr().err == "training, loss [/b] [31m 1.5: 7 of 10\na� line\n"
+    assert capsys.readouterr().err == ("training, loss [/b] [31m 1.5: 7 of 10, about 10 seconds left\na� line\n")
     assert len(asked) == 1
+
+
+def test_what_has_no_end_is_counted(clock, monkeypatch, capsys):
+    clock(40.0)
+    Meter("predicting").update(300)
+    assert capsys.readouterr().err == "predicting: 300\n"
+    watch(monkeypatch)
+    clock(2.5)
+    meter = Meter("predicting")
+    meter.update(300)
+    meter.close()
+    assert "predicting: 300" in capsys.readouterr().err
+
+
+# --- how long it takes -------------------------------------------------------------------------------------------
+
+
+def learned(outlook, stage, steps, start=0):
+    """A stage of a job, from where it was stopped on."""
+    meter = Meter("training", outlook=outlook.at(*stage))
+    for step in range(start + 1, steps + 1):
+        meter.update(step, steps)
+    meter.close()
+
+
+def test_all_stages_are_told_once_after_the_first_steps(clock, capsys):
+    told = []
+    outlook = Outlook([("to learn", 100), ("to judge", 20), ("to judge", 20)], told.append)
+    clock(10.0)
+    learned(outlook, ("to learn",), 100)
+    # The second step shows it: 98 and 40 are left, at 10 seconds each.
+    assert told == ["training takes about 23 minutes: 98 steps to learn, then 2 x 20 steps to judge"]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "training: 8 of 100, about 22 minutes left"
+    assert lines[-1] == "training: 100 of 100, about 7 minutes left"
+    learned(outlook, ("to judge", 1), 20)
+    assert len(told) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "training: 20 of 20"
+
+
+@pytest.mark.parametrize(("stopped", "says"), [(0, "55 seconds: 18"), (12, "20 seconds: 6")])
+def test_what_was_done_before_a_stop_does_not_count(clock, stopped, says):
+    told = []
+    outlook = Outlook([("to learn", 100), ("to judge", 20), ("to judge", 20)], told.append)
+    clock(3.0)
+    learned(outlook, ("to learn",), 100, start=100)  # done
+    learned(outlook, ("to judge", 1), 20, start=stopped)
+    assert told == [f"training takes about {says} steps to judge"]
+
+
+def test_a_terminal_sees_what_is_left_of_all_stages(clock, monkeypatch, capsys):
+    watch(monkeypatch)
+    clock(10.0)
+    learned(Outlook([("to learn", 10), ("to judge", 200)], print), ("to learn",), 10)
+    assert "training, about 33 minutes left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [(0, "5 seconds"), (44, "45 seconds"), (100, "2 minutes"), (5000, "83 minutes"), (9000, "2.5 hours")],
+)
+def test_a_time_is_said_as_people_say_it(seconds, says):
+    assert progress._spoken(seconds) == says

@@ -112,7 +112,9 @@ def test_how_far_it_is_is_a_line_where_there_is_no_terminal(monkeypatch, capsys)
     waits(4, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"(training, epoch 1 of 1, loss -?\d+\.\d{3}: [1-4] of 4\n)+", err), err
+    assert re.fullmatch(
+        r"(training, epoch 1 of 1, loss -?\d+\.\d{3}: [1-4] of 4(, about \d+ seconds left)?\n)+", err
+    ), err
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(20 * next(seconds)))
     waits(4)
     assert capsys.readouterr().err == "", "control"

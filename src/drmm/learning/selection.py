@@ -51,7 +51,7 @@ from drmm.model.presets import resolve
 from drmm.model.storage import Recipe
 from drmm.records import Record
 
-__all__ = ["Criterion", "Grid", "Learn", "Selection", "Trial", "check_selection", "select"]
+__all__ = ["Criterion", "Grid", "Learn", "Selection", "Trial", "check_selection", "held_out", "select"]
 
 Criterion = Literal["error", "picture", "heldout", "bic"]
 Learn = Callable[[Recipe, Tensor, Tensor], DRMM]
@@ -174,7 +174,7 @@ def check_selection(candidates: Sequence[Recipe], y: Tensor, criterion: Criterio
         if recipe in candidates[:i]:
             raise InputError(f"{_name(recipe)} is a candidate twice: give each value once")
         recipe.build(seed=0)
-    labelled = bool((y[_hold_out(y, seed)[0]] >= 0).any())
+    labelled = bool((y[held_out(y, seed)[0]] >= 0).any())
     if criterion == "error" and not labelled:
         raise InputError("no held-out image has a label to err on: label more, or use criterion 'picture'")
     return criterion or ("error" if labelled else "picture")
@@ -212,7 +212,7 @@ def select(
         RunError: if the folder cannot be read or written, or holds candidates of another selection.
     """
     chosen = check_selection(candidates, y, criterion, seed)
-    held, kept = _hold_out(y, seed)
+    held, kept = held_out(y, seed)
     console = Console(stderr=True, quiet=not progress)
     source = {"images": _checksum(x), "labels": _checksum(y), "seed": seed}
     trials = []
@@ -239,7 +239,7 @@ def _winner(trials: Sequence[Trial], criterion: Criterion) -> Recipe:
     return min(trials, key=lambda trial: (sign * (trial.score(criterion) or 0.0), trial.parameters)).recipe
 
 
-def _hold_out(y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def held_out(y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Places of the images to hold out, and of the others; images without a label count as a class."""
     strata = torch.where(y >= 0, y, y.max() + 1)
     held = holdout(strata.numpy(), _SHARE, seed=seed)

@@ -23,8 +23,9 @@ from drmm.learning.objective import Objective
 from drmm.model.constraints import is_nonnegative
 from drmm.model.deep import DRMM
 from drmm.model.presets import Constraint
+from drmm.progress import Outlook
 
-__all__ = ["seconds_in", "train"]
+__all__ = ["seconds_in", "steps_in", "train"]
 
 _SETTLING_BATCHES = 40  # that priors, noise and amplitude are measured on
 
@@ -40,7 +41,7 @@ def train(
     validation: tuple[Tensor, Tensor] | None = None,
     folder: Path | None = None,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | Outlook = True,
 ) -> DRMM:
     """Train a model in place and return it in evaluation mode.
 
@@ -57,7 +58,7 @@ def train(
         validation: images and labels whose error is logged after each epoch of a gradient rule.
         folder: where logs and checkpoints go; None writes nothing.
         resume: go on from the checkpoint in `folder`, if there is one.
-        progress: show a progress bar.
+        progress: show a progress bar; an outlook tells how long the job takes of which this is a stage.
 
     Raises:
         InputError: if the loss or the objective is not finite, or the model cannot be learned so.
@@ -66,7 +67,8 @@ def train(
     config = (config or Training()).resolved()
     x = _like(model, x)
     if config.labels_only:
-        x, y, config = _labelled(x, y, config)
+        few, config = _labelled(y, config)
+        x, y = x[few], y[few]
     start = config.initialisation
     if (
         start is not None and start != "default"
@@ -97,7 +99,7 @@ def _train_by_gradient(
     from drmm.learning.trainer import calibrate, run_loop, steps_of_an_epoch  # noqa: PLC0415
 
     model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
-    config = config.enough_for(steps_of_an_epoch(x, y, config, machine))
+    config = config.enough_for(steps_of_an_epoch(y, config, machine))
     run_loop(model.train(), x, y, objective, config, machine, **options)
     model.cpu()
     calibrate(model, x, config)
@@ -107,15 +109,32 @@ def _train_by_gradient(
     _settle(model, x, config)
 
 
-def _labelled(x: Tensor, y: Tensor, config: Training) -> tuple[Tensor, Tensor, Training]:
-    """The labelled images alone, repeated so that as many steps are made as with all; EM makes none."""
+def steps_in(y: Tensor, config: Training, machine: Machine | None = None) -> int:
+    """How many steps `train` makes of images with these labels, at the most; iterations of EM.
+
+    Raises:
+        InputError: if none has a label, and only these are learned from.
+    """
+    if config.learning == "em":
+        return config.epochs
+    from drmm.learning.trainer import steps_of_an_epoch  # noqa: PLC0415
+
+    if config.labels_only:
+        few, config = _labelled(y, config)
+        y = y[few]
+    steps = steps_of_an_epoch(y, config, machine or Machine())
+    return config.enough_for(steps).epochs * steps
+
+
+def _labelled(y: Tensor, config: Training) -> tuple[Tensor, Training]:
+    """Places of the labelled images, repeated so that as many steps are made as with all; EM makes none."""
     known = y >= 0
     if not bool(known.any()):
         raise InputError("no image has a label: label some, or set training.labels_only to false")
     if config.learning == "em":
-        return x[known], y[known], config
+        return torch.nonzero(known).squeeze(1), config
     few, size = labelled_alone(y, batch_size=config.batch_size, labelled=config.labelled_per_batch)
-    return x[few], y[few], replace(config, batch_size=size, labelled_per_batch=0)
+    return few, replace(config, batch_size=size, labelled_per_batch=0)
 
 
 def _constraint(model: DRMM) -> Constraint:
@@ -129,7 +148,14 @@ def _like(model: DRMM, x: Tensor) -> Tensor:
 
 
 def _train_by_em(
-    model: DRMM, x: Tensor, y: Tensor, config: Training, *, folder: Path | None, resume: bool, progress: bool
+    model: DRMM,
+    x: Tensor,
+    y: Tensor,
+    config: Training,
+    *,
+    folder: Path | None,
+    resume: bool,
+    progress: bool | Outlook,
 ) -> None:
     check_classes(model, y)
     em_folder = None if folder is None else folder / "em"

@@ -48,7 +48,7 @@ from drmm.learning.processes import lead, local_rank
 from drmm.model.deep import DRMM
 from drmm.model.randomness import seeded
 from drmm.model.storage import misfit
-from drmm.progress import Meter
+from drmm.progress import Meter, Outlook
 
 __all__ = [
     "Steps",
@@ -118,7 +118,7 @@ def run_loop(
     validation: tuple[Tensor, Tensor] | None = None,
     folder: Path | None = None,
     resume: bool = False,
-    progress: bool = False,
+    progress: bool | Outlook = False,
     watching: Sequence[Callback] = (),
 ) -> None:
     """Train a model in place; arguments and errors as in `train`, and `watching` is told every step.
@@ -131,7 +131,7 @@ def run_loop(
     if checkpoint is not None:
         _check_checkpoint(checkpoint, learner)
     loaders = None if validation is None else _loader(TensorDataset(*validation), batch_size=500)
-    with _ONE_LOOP, _quiet(), _compiling(machine), closing(Meter("training")) as meter:
+    with _ONE_LOOP, _quiet(), _compiling(machine), closing(Meter("training", outlook=progress)) as meter:
         average = _Average(config.weight_average)
         callbacks = [average, *watching, *([_Shown(meter)] if progress else [])]
         trainer = _trainer(config, machine, folder, callbacks, validated=validation is not None)
@@ -159,9 +159,9 @@ def device_of(machine: Machine) -> torch.device:
         return _trainer(Training(), machine, None, (), validated=False).strategy.root_device
 
 
-def steps_of_an_epoch(x: Tensor, y: Tensor, config: Training, machine: Machine) -> int:
-    """How many steps every process makes in an epoch."""
-    return len(_batches(x, y, machine.share(config), 0, 0, machine.devices))
+def steps_of_an_epoch(y: Tensor, config: Training, machine: Machine) -> int:
+    """How many steps every process makes in an epoch of images with these labels."""
+    return len(_batches(y, y, machine.share(config), 0, 0, machine.devices))
 
 
 def calibrate(model: DRMM, x: Tensor, config: Training) -> None:

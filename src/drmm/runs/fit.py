@@ -27,10 +27,12 @@ from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
 from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe
+from drmm.progress import Outlook
 from drmm.runs.classes import kept_shares, told
 from drmm.runs.experiment import Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest, warn_of_leaks
 from drmm.runs.run import Run, number, versions
+from drmm.runs.stages import CHOICE, FOLD, MODEL, TEACHER, is_cross_fitted, lesson_of, stages
 from drmm.trust.assessment import Assessment, assess
 from drmm.trust.crossfit import cross_fit
 
@@ -97,8 +99,10 @@ def fit_run(
     if done is not None and done >= whole.training.epochs:
         return run.results
     shares = _shares(experiment, parts, data, tell) if leader else None
-    session = _Session(run, parts, progress=progress)
     with locked(folder) if leader else nullcontext(), _cleared_after_mistakes(run, keep=resume or not leader):
+        is_told = progress and leader
+        outlook = Outlook(stages(whole, parts, candidates, done), tell) if is_told else progress
+        session = _Session(run, parts, progress=outlook)
         parts = session.taught(whole, candidates[0])
         recipe, model, selection = session.trained(whole, candidates, done)
         assessment = session.assess(whole, recipe, model)
@@ -131,10 +135,10 @@ class _Session:
     Args:
         run: its folder is written to while learning.
         parts: what it learns from.
-        progress: show progress bars.
+        progress: show progress bars; an outlook tells how long all of its stages take.
     """
 
-    def __init__(self, run: Run, parts: Parts, *, progress: bool) -> None:
+    def __init__(self, run: Run, parts: Parts, *, progress: bool | Outlook) -> None:
         self.run, self.parts, self.progress = run, parts, progress
         self.before = run.seconds_so_far()
         self.start = time.perf_counter()
@@ -155,11 +159,11 @@ class _Session:
         source = experiment.teacher.source if experiment.teacher is not None else ""
         folder = self.run.teacher_folder
         if is_recipe(source) and not Run(folder, None).has_model:
-            lesson = Experiment.read(source).resolved()
-            lesson = replace(lesson, data=experiment.data, machine=experiment.machine)
-            lesson = lesson.changed("training", seed=experiment.training.seed)
+            lesson = lesson_of(experiment)
             taught_recipe = replace(recipe, constraint=lesson.model.constraint)
-            model = learn(lesson, taught_recipe, self.parts, folder=folder, resume=True, progress=self.progress)
+            model = learn(
+                lesson, taught_recipe, self.parts, folder=folder, resume=True, progress=self._at(TEACHER)
+            )
             Run(folder, lesson).keep_model(model, taught_recipe)
         return folder
 
@@ -181,14 +185,17 @@ class _Session:
         selection = select(
             candidates,
             lambda recipe, x, y: learn(
-                experiment, recipe, replace(self.parts, images=x, labels=y), progress=self.progress
+                experiment,
+                recipe,
+                replace(self.parts, images=x, labels=y),
+                progress=self._at(CHOICE, candidates.index(recipe)),
             ),
             self.parts.images,
             self.parts.labels,
             criterion=experiment.select.criterion,
             seed=experiment.training.seed,
             folder=self.run.selection_folder,
-            progress=self.progress,
+            progress=bool(self.progress),
         )
         self.run.keep_selection(selection.rows())
         return selection.winner, {"criterion": selection.criterion, "candidates": selection.rows()}
@@ -196,14 +203,17 @@ class _Session:
     def learn(self, experiment: Experiment, recipe: Recipe) -> DRMM:
         """Train the model, from its last checkpoint on if there is one."""
         folder = self.run.training_folder()
-        return learn(experiment, recipe, self.parts, folder=folder, resume=True, progress=self.progress)
+        return learn(experiment, recipe, self.parts, folder=folder, resume=True, progress=self._at(MODEL))
+
+    def _at(self, purpose: str, number: int = 0) -> bool | Outlook:
+        return self.progress.at(purpose, number) if isinstance(self.progress, Outlook) else self.progress
 
     def further(self, experiment: Experiment, done: int) -> DRMM:
         """Train the run's finished model for the epochs that it lacks."""
         folder = self.run.training_folder(experiment.training.epochs)
         more = experiment.training.epochs - done
         return learn_on(
-            self.run.model, experiment, self.parts, more, folder=folder, resume=True, progress=self.progress
+            self.run.model, experiment, self.parts, more, folder=folder, resume=True, progress=self._at(MODEL)
         )
 
     def assess(self, experiment: Experiment, recipe: Recipe, model: DRMM) -> Assessment:
@@ -212,7 +222,7 @@ class _Session:
         Nothing is cross-fitted where no image has a label, or a teacher has seen them.
         """
         x, y = self.parts.images, self.parts.labels
-        if not experiment.trust.folds or experiment.teacher is not None or not len(self.parts.known):
+        if not is_cross_fitted(experiment, self.parts):
             return assess(model, x, y, ())
         folds, seed = experiment.trust.folds, experiment.training.seed
         lesson = replace(experiment, training=experiment.trust.shortened(experiment.training))
@@ -220,11 +230,10 @@ class _Session:
 
         def without(fold: str, labels: Tensor) -> DRMM:
             console.print(f"learning without some labels: {fold}", highlight=False)
-            parts, folder = (
-                replace(self.parts, labels=labels, validation=None),
-                self.run.folds_folder / fold.partition(" ")[0],
-            )
-            return learn(lesson, recipe, parts, folder=folder, resume=True, progress=self.progress)
+            number = fold.partition(" ")[0]
+            parts, folder = replace(self.parts, labels=labels, validation=None), self.run.folds_folder / number
+            progress = self._at(FOLD, int(number) - 1)
+            return learn(lesson, recipe, parts, folder=folder, resume=True, progress=progress)
 
         return assess(model, x, y, cross_fit(without, model, x, y, folds=folds, seed=seed))
 

@@ -16,6 +16,7 @@ from drmm.learning.em.loop import Learner, Trace, run_em
 from drmm.learning.em.shallow import ShallowLearner
 from drmm.model.deep import DRMM
 from drmm.model.shallow import RMM
+from drmm.progress import Outlook
 
 __all__ = ["fit_em"]
 
@@ -31,7 +32,7 @@ def fit_em(
     how: MStep | None = None,
     folder: Path | None = None,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | Outlook = True,
 ) -> Trace:
     """Learn by EM, in place: alternate E-steps and M-steps until the objective stands still.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from drmm.errors import InputError, RunError
 from drmm.files import read_tensors, tensor_bytes, write_bytes
-from drmm.progress import Meter
+from drmm.progress import Meter, Outlook
 
 __all__ = ["Learner", "Trace", "named", "run_em", "seconds_of_em", "unnamed"]
 
@@ -74,7 +74,7 @@ def run_em(
     tolerance: float,
     folder: Path | None = None,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | Outlook = True,
 ) -> Trace:
     """Alternate E-steps and M-steps until the objective stands still.
 
@@ -98,7 +98,7 @@ def run_em(
         learner.restore(state)
     start = time.perf_counter() - (seconds[-1] if seconds else 0.0)
     converged = _stands_still(objective, tolerance)
-    with closing(Meter("EM")) as meter:
+    with closing(Meter("EM", outlook=progress)) as meter:
         while not converged and len(objective) < max_iter:
             if objective:
                 learner.m_step()

@@ -1,0 +1,68 @@
+"""What a run will train, one after the other, in steps: to tell how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from drmm.data.splits import label_folds
+from drmm.learning.recipes import is_recipe
+from drmm.learning.selection import held_out
+from drmm.learning.train import steps_in
+from drmm.model.storage import Recipe
+from drmm.runs.experiment import Experiment
+from drmm.runs.parts import Parts
+
+__all__ = ["CHOICE", "FOLD", "MODEL", "TEACHER", "is_cross_fitted", "lesson_of", "stages"]
+
+TEACHER, CHOICE, MODEL = "to learn a teacher", "to choose a structure", "to learn"
+FOLD = "to find out how far to trust it"
+
+
+def lesson_of(experiment: Experiment) -> Experiment:
+    """How the teacher of an experiment is learned first, which is a recipe."""
+    source = "" if experiment.teacher is None else experiment.teacher.source
+    lesson = Experiment.read(source).resolved()
+    lesson = replace(lesson, data=experiment.data, machine=experiment.machine)
+    return lesson.changed("training", seed=experiment.training.seed)
+
+
+def is_cross_fitted(experiment: Experiment, parts: Parts) -> bool:
+    """Whether labels are held out in turn: not where no image has one, or a teacher has seen them."""
+    return bool(experiment.trust.folds and experiment.teacher is None and len(parts.known))
+
+
+def stages(
+    experiment: Experiment, parts: Parts, candidates: Sequence[Recipe], done: int | None
+) -> list[tuple[str, int]]:
+    """What each training is for, and its steps at the most, in order; those that a resumed run has done too.
+
+    Args:
+        experiment: resolved.
+        parts: what it learns from.
+        candidates: structures to choose from, or the one.
+        done: epochs of a finished run that is trained further, or None.
+    """
+    y, training, machine = parts.labels, experiment.training, experiment.machine
+    found: list[tuple[str, int]] = []
+    if experiment.teacher is not None:
+        if is_recipe(experiment.teacher.source):
+            found.append((TEACHER, steps_in(y, lesson_of(experiment).training, machine)))
+        y = torch.zeros_like(y)  # all images will have a label
+    if done is not None:
+        further = replace(training, epochs=training.epochs - done, min_steps=0)
+        found.append((MODEL, steps_in(y, further, machine)))
+    else:
+        if len(candidates) > 1:
+            chosen_by = steps_in(y[held_out(y, training.seed)[1]], training, machine)
+            found += [(CHOICE, chosen_by)] * len(candidates)
+        found.append((MODEL, steps_in(y, training, machine)))
+    if is_cross_fitted(experiment, parts):
+        shortened = experiment.trust.shortened(training)
+        for fold in label_folds(y.numpy(), experiment.trust.folds, seed=training.seed):
+            fewer = y.clone()
+            fewer[fold] = -1
+            found.append((FOLD, steps_in(fewer, shortened, machine)))
+    return found
