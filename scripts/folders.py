@@ -1,8 +1,8 @@
 """What do many pictures cost? `make folders`.
 
-Seconds to bring the index of an unchanged folder up to date, and the most memory that fit and predict held, by how
-many pictures there were. Each figure is of a process of its own. The pictures are drawn from a seed; of many, each
-has several names. An epoch is cut short after its first steps, but every pixel is read.
+Seconds to bring the index of an unchanged folder up to date, and the most memory that fit, predict and sort held,
+by how many pictures there were. Each figure is of a process of its own. The pictures are drawn from a seed; of
+many, each has several names. An epoch is cut short after its first steps, but every pixel is read.
 """
 
 import os
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from drmm.cli import sort as sorting
 from drmm.cli.apply import predict
 from drmm.data.index import indexed
 from drmm.data.listing import listed
@@ -27,6 +28,8 @@ from drmm.learning import batches
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
+from drmm.sorting.journal import Journal
+from drmm.trust.promise import PROMISE
 from scripts.study import Results, kept, study
 
 DISTINCT, STEPS = 1000, 20
@@ -92,6 +95,24 @@ def label(run: Path, folder: Path, out: Path) -> Results:
     return {"pictures": predict(run, [folder], out, force=True)}
 
 
+def sort_all(run: Path, folder: Path, into: Path) -> Results:
+    """Link every picture of a folder into one of sorted ones, without the report, which shows only some."""
+    sorting.write_report = lambda _, out: out.write_text("")  # type: ignore[assignment]
+    sorting.sort(
+        folder,
+        into,
+        run=run,
+        labels=None,
+        asked={},
+        assignments=(),
+        promise=PROMISE,
+        how="link",
+        dry_run=False,
+        command="",
+    )
+    return {"pictures": sum(len(plan.steps) for plan in Journal(into).plans)}
+
+
 def table(results: Results) -> str:
     """Seconds and memory by the number of pictures, as Markdown."""
     rows = ["| | pictures | seconds | most memory (MB) |", "|---|--:|--:|--:|"]
@@ -120,12 +141,19 @@ def run(asked: Namespace) -> Results:
         in_a_process(partial(fit, few, above / "run"))
         return in_a_process(partial(label, above / "run", folder, above / "out.csv"))
 
+    def fit_and_sort(folder: Path, above: Path) -> Results:
+        few = draw_pictures(above / "few", 200, 8)
+        in_a_process(partial(fit, few, above / "run"))
+        return in_a_process(partial(sort_all, above / "run", folder, above / "sorted"))
+
     for n in asked.index:
         measure("index again", n, 8, lambda folder, _: in_a_process(partial(index, folder)))
     for n in asked.fit:
         measure("fit at 32", n, 32, lambda folder, above: in_a_process(partial(fit, folder, above / "run")))
     for n in asked.predict:
         measure("predict at 64", n, 64, fit_and_label)
+    for n in asked.sort:
+        measure("sort at 8", n, 8, fit_and_sort)
     return {"settings": {"distinct": DISTINCT, "steps": STEPS}, "measured": measured}
 
 
@@ -141,5 +169,6 @@ if __name__ == "__main__":
             "--index": {**NUMBERS, "default": [100_000]},
             "--fit": {**NUMBERS, "default": [1000, 10_000, 100_000]},
             "--predict": {**NUMBERS, "default": [1000, 10_000]},
+            "--sort": {**NUMBERS, "default": [1000, 21_000]},
         },
     )

@@ -27,6 +27,9 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "JOURNAL",
+    "NOT_SORTED",
+    "RUN",
     "TEMPORARY",
     "add_rows",
     "check_absent",
@@ -47,6 +50,12 @@ __all__ = [
 ]
 
 TEMPORARY = ".drmm-"  # how names of what is being written begin
+JOURNAL = ".drmm"
+"""Folder by which one of sorted pictures is known (`drmm.sorting.journal`)."""
+RUN = "_run"
+"""Folder of the model that was trained for sorting, within that of the sorted pictures."""
+NOT_SORTED = {"unsure": "_unsure", "unfamiliar": "_unfamiliar"}
+"""Folders of pictures that no class was found for, there, by what was decided; no class's begins so."""
 _BROKEN = "backslashreplace"  # names of files that are no Unicode; JSON reads them back as they were
 # What a spreadsheet computes, and what has been guarded against that.
 _FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")

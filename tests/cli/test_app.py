@@ -684,7 +684,7 @@ def test_a_folder_of_colour_images_with_few_labels(tmp_path: Path, run_drmm) -> 
     (tmp_path / "photos" / "notes.txt").write_text("no picture")
     code, said, err = run_drmm("fit", tmp_path / "photos", "--epochs", 1, "--width", 4, *QUICK, "--out", out)
     assert code == 0, err
-    counted = "12 labelled images of 2 classes (blue 6, red 6), 6 unlabelled, no test part"
+    counted = "12 labelled images of 2 classes (blue: 6, red: 6), 6 unlabelled, no test part"
     assert said.startswith(f"{counted}; 1 skipped: 1 not a picture (.txt)\n")
     assert read_csv(out / "skipped.csv") == [{"file": "notes.txt", "reason": "not a picture (.txt)"}]
     assert json.loads((out / "results.json").read_text())["labels"] == 12

@@ -1,14 +1,16 @@
 """`drmm check`: a page, a CSV and a table about a folder in which something is wrong."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import refused
+from commands import QUICK, refused, sets
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from drmm.files import read_csv
+from drmm.runs.run import Run
 
 
 @pytest.fixture
@@ -104,6 +106,33 @@ def test_a_folder_without_pictures(make, says: str, tmp_path: Path, run_drmm) ->
         (tmp_path / "empty").mkdir()
     refused(run_drmm("check", tmp_path / "empty", "--out", tmp_path / "check.html"), says)
     assert not (tmp_path / "check.html").exists()
+
+
+@pytest.mark.filterwarnings("ignore:every image is labelled")
+def test_the_answers_of_a_run_judge_its_labels(
+    folder: Path, tmp_path: Path, run_drmm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dog/copy.png", "cat/white.png", "cat/broken <b>.png"):
+        (folder / name).unlink()
+    few = [*QUICK, *sets("training.epochs=1", "model.width=2", "trust.folds=2"), "--size", "8"]
+    assert run_drmm("fit", folder, "--out", tmp_path / "run", *few)[0] == 0
+    check = ["check", folder, "--run", tmp_path / "run", "--force", "--out", tmp_path / "check.html"]
+    answers = {
+        file: np.array([0.9, 0.1] if file[:3] == "cat" else [0.1, 0.9])
+        for file in Run.open(tmp_path / "run").cross_fitted_files
+    }
+    assert len(answers) == 12
+    answers["cat/02.png"] = np.array([0.05, 0.95])
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "cross_fitted_files", answers)
+        run_drmm(*check)
+    assert kinds(tmp_path / "check.csv")["label"] == ["cat/02.png"]
+    shutil.copytree(folder, tmp_path / "elsewhere" / "pets")  # control: other files
+    check[1] = tmp_path / "elsewhere" / "pets"
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "cross_fitted_files", answers)
+        run_drmm(*check)
+    assert kinds(tmp_path / "check.csv").get("label") != ["cat/02.png"]
 
 
 def test_pictures_are_told_apart_by_pixels_or_by_a_model(run: Path, tmp_path: Path, run_drmm) -> None:

@@ -110,7 +110,7 @@ def test_a_class_that_is_called_like_a_part(tmp_path: Path, run_drmm) -> None:
     words += ["--set", "data.classes=train,test,Unlabelled"]
     code, said, err = run_drmm(*words)
     assert code == 0, err
-    assert said.startswith("3 labelled images of 3 classes (Unlabelled 1, test 1, train 1), no test part\n")
+    assert said.startswith("3 labelled images of 3 classes (Unlabelled: 1, test: 1, train: 1), no test part\n")
     code, _, err = run_drmm("report", tmp_path / "run", "--out", tmp_path / "report.html")
     assert code == 0, err
 
@@ -133,7 +133,7 @@ def test_a_flat_folder_and_a_table_from_fit_to_predictions(tmp_path: Path, run_d
     run, out = tmp_path / "run", tmp_path / "out.parquet"
     code, said, told = run_drmm("fit", folder, "--labels", tmp_path / "labels.csv", "--out", run, *quick)
     assert code == 0, told
-    assert "2 labelled images of 2 classes (cat 1, dog 1), 3 unlabelled" in said
+    assert "2 labelled images of 2 classes (cat: 1, dog: 1), 3 unlabelled" in said
     assert "8x8 pixels, padded from 12x12 to 12x30" in said
     assert "gone.png,labelled, but not there" in (run / "skipped.csv").read_text().replace('"', "")
     assert run_drmm("predict", run, folder, "--out", out)[0] == 0

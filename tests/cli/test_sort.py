@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import QUICK, read_csv, refused
+from commands import QUICK, read_csv, refused, sets
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from drmm.cli import sort as sorting
+from drmm.data import load
 from drmm.files import write_csv
 from drmm.sorting import apply
 
@@ -138,13 +139,7 @@ def test_after_a_stop_the_same_command_goes_on(
     assert everything(digits) == before
 
 
-@pytest.fixture
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = sorting.asked_for
-    few = {"training.epochs": 1, "model.width": 2}
-    monkeypatch.setattr(
-        sorting, "asked_for", lambda recipe, run, data, _: asked(recipe, run, data | few, [QUICK[1]])
-    )
+TRAINED = [*QUICK, *sets("training.epochs=1", "model.width=2", "trust.folds=2")]
 
 
 def classes(folder: Path) -> Path:
@@ -157,10 +152,9 @@ def classes(folder: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:fewer than 3 labels")
-@pytest.mark.usefixtures("_quick")
 def test_without_a_run_one_is_trained_and_labels_count(tmp_path: Path, run_drmm) -> None:
     folder, into = classes(tmp_path / "set"), tmp_path / "sorted"
-    words = ["sort", folder, "--into", into, "--promise", 0.01]
+    words = ["sort", folder, "--into", into, "--promise", 0.01, *TRAINED]
     code, out, err = run_drmm(*words, "--dry-run")
     assert code == 0, err
     assert "the model was not kept" in out
@@ -174,6 +168,7 @@ def test_without_a_run_one_is_trained_and_labels_count(tmp_path: Path, run_drmm)
         for name, label in (("%43ON", "CON"), ("%5Funsure", "_unsure"), ("cat", "cat"))
         for i in range(2)
     }
+    assert set(load(into).classes) == {"CON", "_unsure", "cat"}, "what was sorted can be learned from"
     Image.new("L", (12, 12), 250).save(folder / "unlabelled" / "new.png")
     code, out, err = run_drmm(*words)
     assert code == 0, err
@@ -210,6 +205,12 @@ def test_what_is_refused(run: Path, digits: Path, tmp_path: Path, run_drmm) -> N
         ([digits, "--into", mine / "mine.txt", "--run", run], "exists"),
         ([digits, "--into", into, "--run", run, "--promise", 98], "a promise is the share"),
         ([digits, "--into", into, "--run", run, "--promise", "nan"], "a promise is the share"),
+        ([digits, "--into", into, "--run", run, "--size", 8], "leave --size out"),
+        ([digits, "--into", into, "--run", run, "--prior", "estimate"], "leave --prior out"),
+        ([digits, "--into", into, "--run", run, *QUICK], "leave --set out"),
+        ([digits, "--into", into, "--set", "training.epoch=1"], "no setting training.epoch"),
+        (["--undo", into, "--shape", "pad"], "--undo takes the folder of sorted pictures alone"),
+        (["--undo", into, *QUICK], "--undo takes the folder of sorted pictures alone"),
         (["--undo"], "drmm sort --undo SORTED"),
         (["--undo", into, "--dry-run"], "--undo takes the folder of sorted pictures alone"),
         (["--undo", into, "--move"], "--undo takes the folder of sorted pictures alone"),
@@ -260,15 +261,14 @@ def test_links_and_what_they_lead_to(run: Path, digits: Path, tmp_path: Path, ru
     assert everything(digits) == before
 
 
-@pytest.mark.usefixtures("_quick")
 def test_a_flat_folder_with_a_table_of_labels(tmp_path: Path, run: Path, run_drmm) -> None:
     folder, into, table = tmp_path / "set", tmp_path / "sorted", tmp_path / "labels.csv"
     folder.mkdir()
     for i in range(12):
         Image.new("L", (12, 14), 20 * i).save(folder / f"{i}.png")
     write_csv(table, ["file", "label"], [(f"{i}.png", "dark" if i < 3 else "light") for i in range(6)])
-    words = ["sort", folder, "--into", into, "--labels", table, "--promise", 0.01]
-    refused(run_drmm(*words, "--run", run), "--run has learned its labels")
+    words = ["sort", folder, "--into", into, "--labels", table, "--promise", 0.01, *TRAINED]
+    refused(run_drmm(*words, "--run", run), "--run has learned already: leave --labels out")
     code, out, err = run_drmm(*words)
     assert code == 0, err
     rows = read_csv(into / "sort.csv")
@@ -278,17 +278,27 @@ def test_a_flat_folder_with_a_table_of_labels(tmp_path: Path, run: Path, run_drm
     }
     Image.new("L", (12, 14), 250).save(folder / "new.png")
     out = run_drmm(*words)[1]
-    assert "labels that are newer are not looked at" in out
+    assert "labels in" not in out
     assert len(read_csv(into / "sort.csv")) == 13
+    write_csv(table, ["file", "label"], [(f"{i}.png", "dark" if i < 4 else "light") for i in range(1, 7)])
+    Image.new("L", (12, 14), 252).save(folder / "newer.png")
+    out = run_drmm(*words)[1]
+    assert "3 labels in" in out, "0 has none now, 3 another one, 6 one"
+    assert "to train anew, sort into another folder" in out
+    Image.new("L", (12, 14), 254).save(folder / "newest.png")
+    for option, name in ((["--size", 8], "data.size"), (["--shape", "pad"], "data.shape")):
+        refused(run_drmm(*words, *option), f"was trained with another {name}: leave that out, or train anew")
+    refused(run_drmm(*words, "--prior", "uniform"), "another objective.prior")
+    refused(run_drmm(*words, "--set", "model.width=3"), "another model.width")
+    assert len(read_csv(into / "sort.csv")) == 14
 
 
 @pytest.mark.filterwarnings("ignore:fewer than 3 labels")
-@pytest.mark.usefixtures("_quick")
 def test_killed_before_training_began(tmp_path: Path, run_drmm) -> None:
     folder, into = classes(tmp_path / "set"), tmp_path / "sorted"
     (into / "_run").mkdir(parents=True)
     (into / "_run" / ".drmm-0123456789abcdef").write_text("{")
-    code, _, err = run_drmm("sort", folder, "--into", into)
+    code, _, err = run_drmm("sort", folder, "--into", into, *TRAINED)
     assert code == 0, err
 
 

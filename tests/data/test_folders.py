@@ -310,6 +310,47 @@ def test_any_name_of_a_folder_or_file(tmp_path, name):
     assert "\n" not in data.account()
 
 
+# --- a folder of drmm sort ---
+
+SORTED = files("%43ON/1.png", "a%2Fb/1.png", "cat/1.png", "cat/2.png", "_unsure/1.png", "_unfamiliar/1.png")
+
+
+def sorted_folder(root):
+    fill(root, SORTED)
+    for name in (".drmm/1.json", "_run/model.safetensors", "_run/run.json", "sort.csv", "report.html"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("{}")
+    return root
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "zip of its files"])
+def test_what_was_sorted_is_read_as_it_was_meant(tmp_path, form):
+    path = sorted_folder(tmp_path / "sorted")
+    if form != "folder":
+        top = tmp_path if form == "zip" else path
+        path = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", top, "sorted" if form == "zip" else "."))
+    with warnings.catch_warnings(action="error"):
+        warnings.filterwarnings("ignore", ".*a single picture in class")
+        data = load(path)
+    assert data.classes == ("CON", "a/b", "cat")
+    found = dict(zip(data.files, data.y_train.tolist(), strict=True))
+    unknown = ["_unfamiliar/1.png", "_unsure/1.png"]
+    assert found == {
+        "%43ON/1.png": 0,
+        "a%2Fb/1.png": 1,
+        "cat/1.png": 2,
+        "cat/2.png": 2,
+        **dict.fromkeys(unknown, -1),
+    }
+
+
+def test_control_without_a_journal_names_are_what_they_are(tmp_path):
+    shutil.rmtree(sorted_folder(tmp_path / "sorted") / ".drmm")
+    with pytest.warns(UserWarning, match="no class for _run/"):
+        data = load(tmp_path / "sorted")
+    assert set(data.classes) == {"%43ON", "a%2Fb", "cat", "_unsure", "_unfamiliar"}
+
+
 # --- every file ---
 
 
@@ -332,7 +373,7 @@ def test_every_file_is_a_picture_or_skipped_with_a_reason(tmp_path):
     assert [one.file for one in data.skipped if one.is_loss] == ["cat/cut.jpg"]
     line = data.account()
     assert line.startswith(
-        "4 labelled images of 2 classes (cat 2, dog 2), 1 unlabelled, no test part; 8 skipped: "
+        "4 labelled images of 2 classes (cat: 2, dog: 2), 1 unlabelled, no test part; 8 skipped: "
     )
     assert "4 hidden" in line
     assert "3 not a picture (" in line

@@ -321,6 +321,15 @@ def test_no_unlabelled_images_is_a_warning() -> None:
         DRMMClassifier(**QUICK).fit(x, y)
 
 
+def test_a_class_of_few_labels_is_a_warning() -> None:
+    x, y = thirds()
+    with pytest.warns(UserWarning, match="fewer than 3 labels: 0 has 2, 1 has 2, 2 has 2; .* label 3 or more"):
+        DRMMClassifier(**QUICK).fit(x, hidden(y, 6))
+    with warnings.catch_warnings(action="error"):  # control; pyproject ignores it elsewhere
+        DRMMClassifier(**QUICK).fit(x, hidden(y, 9))
+        DRMMClassifier(**QUICK, n_clusters=3).fit(x, np.full(60, -1))
+
+
 def test_flattened_images_without_a_shape_are_noticed() -> None:
     x, y = thirds()
     with pytest.warns(UserWarning, match="image_shape"):

@@ -475,7 +475,7 @@ def test_the_chosen_size_is_kept(here: Path) -> None:
     fit_run(small(here / "mixed"), here / "new", progress=False, tell=told.append)
     assert read_json(here / "new" / "run.json")["data"]["size"] == [8, 8]
     assert "8x8 pixels, stretched from 12x12 to 96x96" in told[0]
-    assert told[1].startswith("conv_small for images of 3x8x8, ")
+    assert told[1].startswith("the model: conv_small for colour images of 8x8 pixels, ")
     assert resume(here / "new", epochs=2)["epochs"] == 2
     cropped = small(here / "mixed").changed("data", shape="crop", size=(16, 16))
     quiet(cropped, here / "cropped")
@@ -536,6 +536,10 @@ def test_a_run_without_test_images_says_how_good_it_is(tmp_path: Path, monkeypat
     assert (
         run.assessment.error() == results["cross_fitted"] == read_json(tmp_path / "run/trust.json")["cross_fitted"]
     )
+    told = run.cross_fitted_files
+    assert set(told) == set(run.labelled_files)
+    wrong = sum(run.recipe.classes[row.argmax()] != run.labelled_files[file] for file, row in told.items())
+    assert results["cross_fitted"]["error"] == round(100 * wrong / 12, 2)
     (tmp_path / "run" / "trust.safetensors").write_bytes(b"broken")
     with pytest.raises(RunError, match="damaged"):
         _ = Run.open(tmp_path / "run").assessment

@@ -56,6 +56,26 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="TABLE.NAME=VALUE", help="Any other setting; drmm settings lists all."),
 ]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=4,
+        help="Resize pictures to SIZE x SIZE pixels.",
+        show_default="as they are, if alike and at most 64; else the median shorter side, at most 64",
+    ),
+]
+Fill = Annotated[
+    Literal["stretch", "pad", "crop"] | None,
+    typer.Option(help="How pictures of another aspect ratio fill that.", show_default="stretch"),
+]
+Prior = Annotated[
+    Literal["labels", "estimate", "uniform"] | None,
+    typer.Option(
+        help="How frequent classes are: as among the labels, if these were drawn at random; as the pictures "
+        "without a label look; or equally.",
+        show_default="labels",
+    ),
+]
 
 
 def main() -> None:
@@ -141,6 +161,10 @@ def sort(
             "folders are classes, but for unlabelled/.",
         ),
     ] = None,
+    size: Size = None,
+    shape: Fill = None,
+    prior: Prior = None,
+    assignments: Set = None,
     promise: Annotated[
         float,
         typer.Option(help="Share of the sorted pictures that is to be right; the others go into _unsure/."),
@@ -156,25 +180,33 @@ def sort(
     """Sort pictures into a folder for each class, by their labels and a model; what it is unsure of goes apart.
 
     Nothing is replaced or lost. After a stop the same command goes on; given again later it adds new pictures.
+    --size, --shape, --prior and --set are for the training, as in drmm fit.
     """
+    from drmm.cli.fit import of_pictures
     from drmm.cli.sort import asked_way, show_undo
     from drmm.cli.sort import sort as sort_pictures
-    from drmm.errors import RunError
+    from drmm.errors import InputError, RunError
 
     way = asked_way(copy=copy, link=link, move=move)
+    training = {"labels": labels, "size": size, "shape": shape, "prior": prior, "set": assignments}
+    given = [f"--{name}" for name, value in training.items() if value is not None]
     if undo:
         folder = into or pictures
-        if folder is None or way or run or labels or dry_run:
+        if folder is None or way or run or given or dry_run:
             raise RunError("--undo takes the folder of sorted pictures alone: drmm sort --undo SORTED")
         show_undo(folder)
         return
     if pictures is None or into is None:
         raise RunError("name two folders: drmm sort PICTURES --into SORTED")
+    if run is not None and given:
+        raise InputError(f"--run has learned already: leave {given[0]} out, or leave --run out to train with it")
     sort_pictures(
         pictures,
         into,
         run=run,
         labels=labels,
+        asked=of_pictures(str(pictures), labels, size, shape, prior),
+        assignments=assignments or (),
         promise=promise,
         how=way or "copy",
         dry_run=dry_run,
@@ -270,32 +302,15 @@ def fit(
             help="CSV or Parquet table with columns file and label (blank: unknown); no folder is a class then.",
         ),
     ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=4,
-            help="Resize pictures to SIZE x SIZE pixels.",
-            show_default="as they are, if alike and at most 64; else the median shorter side, at most 64",
-        ),
-    ] = None,
-    shape: Annotated[
-        Literal["stretch", "pad", "crop"] | None,
-        typer.Option(help="How pictures of another aspect ratio fill that.", show_default="stretch"),
-    ] = None,
+    size: Size = None,
+    shape: Fill = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
     validation: Annotated[
         int | None, typer.Option(min=0, help="Labelled images held out to watch the error.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="auto, conv_small, conv_large or dense.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Templates of the first level.")] = None,
-    prior: Annotated[
-        Literal["labels", "estimate", "uniform"] | None,
-        typer.Option(
-            help="How frequent classes are: as among the labels, if these were drawn at random; as the pictures "
-            "without a label look; or equally.",
-            show_default="labels",
-        ),
-    ] = None,
+    prior: Prior = None,
     teacher: Annotated[
         str | None, typer.Option(help="Folder of a trained model: images without a label get its labels.")
     ] = None,
@@ -309,19 +324,15 @@ def fit(
     ] = False,
 ) -> None:
     """Train a model into a run folder, and report its test error."""
-    from drmm.cli.fit import asked_for, fit_and_report
+    from drmm.cli.fit import asked_for, fit_and_report, of_pictures
 
     everyday = {
-        "data.source": data,
+        **of_pictures(data, labels, size, shape, prior),
         "data.labels_per_class": labels_per_class,
         "data.clusters": clusters,
-        "data.labels": None if labels is None else str(labels),
-        "data.size": None if size is None else (size, size),
-        "data.shape": shape,
         "data.validation": validation,
         "model.preset": preset,
         "model.width": width,
-        "objective.prior": prior,
         "training.epochs": epochs,
         "training.seed": seed,
         "machine.accelerator": device,

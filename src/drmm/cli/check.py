@@ -36,7 +36,8 @@ def check(folder: Path, out: Path, *, run: Path | None, labels: Path | None, for
     Args:
         folder: of pictures, or a zip archive.
         out: the page.
-        run: folder of a trained model, whose features tell pictures apart; None compares levels.
+        run: folder of a trained model, whose features tell pictures apart, and whose cross-fitted answers judge
+            the labels of its training; None compares levels.
         labels: table of labels; None takes those of the folders.
         force: replace page and CSV if they are there.
 
@@ -52,10 +53,11 @@ def check(folder: Path, out: Path, *, run: Path | None, labels: Path | None, for
     check_absent(table, ".csv", force=force)
     tune_allocator()
     found = survey(folder, labels=labels)
-    features = look_features(found.looks) if run is None else _features(run, found)
-    findings = examine(
-        Pictures(found.looks, found.labels, found.classes, found.is_test, found.digests, found.sizes, features)
-    )
+    opened = None if run is None else Run.open(run)
+    features = look_features(found.looks) if opened is None else _features(opened, found)
+    posterior = None if opened is None else _cross_fitted(opened, found)
+    facts = (found.looks, found.labels, found.classes, found.is_test, found.digests, found.sizes)
+    findings = examine(Pictures(*facts, features, posterior))
     rows = [
         (finding.kind, found.files[one.index], "" if one.group is None else one.group, one.note)
         for finding in findings
@@ -68,9 +70,22 @@ def check(folder: Path, out: Path, *, run: Path | None, labels: Path | None, for
     return len({file for _, file, *_ in rows})
 
 
-def _features(run: Path, found: Survey) -> npt.NDArray[np.float64]:
+def _cross_fitted(run: Run, found: Survey) -> npt.NDArray[np.float64] | None:
+    """What nets said of pictures whose label they did not know, (N, C); None if a run says it of too few."""
+    told = run.cross_fitted_files
+    codes = {name: code for code, name in enumerate(run.recipe.classes)}
+    source = Path("" if run.experiment is None else run.experiment.data.source)
+    if found.root.resolve() != source.resolve() or not {*found.classes} <= codes.keys():
+        return None
+    nothing = np.full(len(codes), np.nan)
+    each = [told.get(file, nothing) for file in found.files]
+    posterior = np.array(each)[:, [codes[name] for name in found.classes]]
+    told_of = ~np.isnan(posterior).any(1)
+    return posterior if 2 * told_of.sum() >= (found.labels >= 0).sum() else None  # of many labels it judges some
+
+
+def _features(opened: Run, found: Survey) -> npt.NDArray[np.float64]:
     """Of a model's top level, (N, D)."""
-    opened = Run.open(run)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # told already, of the same pictures
         images, names, _ = load_image_files(found.root, opened.recipe.image_shape)
     row = {name: i for i, name in enumerate(names)}

@@ -13,9 +13,11 @@ from rich.text import Text
 
 from drmm.cli.console import say
 from drmm.cli.predictions import kept_promise
+from drmm.data.decoding import Shape
 from drmm.display.text import one_line, printable
 from drmm.errors import InputError
 from drmm.learning.allocator import tune_allocator
+from drmm.learning.class_prior import Prior
 from drmm.learning.recipes import DEFAULT, names, read_recipe
 from drmm.learning.selection import Criterion
 from drmm.records import nearest
@@ -24,7 +26,7 @@ from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
 from drmm.trust.promise import PROMISE
 
-__all__ = ["asked_for", "fit_and_report", "show_settings"]
+__all__ = ["asked_for", "cross_fitted", "fit_and_report", "of_pictures", "show_settings"]
 
 _SHOWN = (
     "dataset",
@@ -39,6 +41,19 @@ _SHOWN = (
     "seconds",
 )
 _FEWEST = 5  # classes of the lowest recall, which are shown
+
+
+def of_pictures(
+    source: str | None, labels: Path | None, size: int | None, shape: Shape | None, prior: Prior | None
+) -> dict[str, Any]:
+    """The everyday settings of a folder of pictures, by "table.name"; None where an option was left out."""
+    return {
+        "data.source": source,
+        "data.labels": None if labels is None else str(labels),
+        "data.size": None if size is None else (size, size),
+        "data.shape": shape,
+        "objective.prior": prior,
+    }
 
 
 def asked_for(
@@ -140,7 +155,7 @@ def _results_table(results: Mapping[str, Any]) -> Table:
             said = _lowest(value) if key == "recall" else f"{value}{unit}"
             table.add_row(key.replace("_", " "), Text(printable(said)))
     if results.get("cross_fitted"):
-        table.add_row("cross-fitted error", Text(_cross_fitted(**results["cross_fitted"])))
+        table.add_row("cross-fitted error", Text(cross_fitted(**results["cross_fitted"])))
     return table
 
 
@@ -151,7 +166,8 @@ def _lowest(recall: Mapping[str, float | None]) -> str:
     return ", ".join(f"{one_line(name)} {share:.1f} %" for share, name in found[:_FEWEST]) + more
 
 
-def _cross_fitted(error: float, interval: Sequence[float], labels: int) -> str:
+def cross_fitted(error: float, interval: Sequence[float], labels: int) -> str:
+    """The error that is expected of pictures without a label, in words."""
     low, high = interval
     return f"{error:.1f} % ({low:.1f} to {high:.1f} % at 95 %), of {labels} labels held out in turn"
 

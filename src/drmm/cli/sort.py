@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,23 +17,25 @@ from rich.table import Table
 from rich.text import Text
 
 from drmm.cli.console import complain, say
-from drmm.cli.fit import asked_for
+from drmm.cli.fit import asked_for, cross_fitted
 from drmm.cli.predictions import Predictor
 from drmm.data.base import summary
 from drmm.data.images import as_images
 from drmm.data.index import indexed
+from drmm.data.label_files import matched, read_labels
 from drmm.data.listing import Listing, check_losses, listed
 from drmm.data.tables import cell
 from drmm.display.text import one_line
 from drmm.errors import InputError, RunError
-from drmm.files import read_bytes
+from drmm.files import NOT_SORTED, RUN, TEMPORARY, read_bytes
 from drmm.learning.allocator import tune_allocator
 from drmm.progress import track
 from drmm.report import write_report
+from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
 from drmm.sorting.apply import finish_sorting, known_digests, sort_files
-from drmm.sorting.journal import RUN, Decision, How, Journal, Plan, Step, check_ours
+from drmm.sorting.journal import Decision, How, Journal, Plan, Step, check_ours
 from drmm.sorting.plan import Choice, check_apart, planned
 from drmm.sorting.undo import undo
 from drmm.trust.promise import check_promise
@@ -43,6 +47,7 @@ _Read = tuple[Path, str, npt.NDArray[np.uint8]]  # a picture, its digest, its le
 _AT_ONCE = 256  # pictures
 _SHOWN, _EXAMPLES = 10, 3  # files in a list, and beside a count
 _REPORT = "report.html"
+_SAID_OTHERWISE = {"data.source", "data.labels", "data.digest"}  # what may differ from the model's settings
 _FACTS = ("confidence", "second", "second_confidence", "familiarity")  # columns of sort.csv
 
 
@@ -64,6 +69,8 @@ def sort(
     *,
     run: Path | None,
     labels: Path | None,
+    asked: Mapping[str, Any],
+    assignments: Sequence[str],
     promise: float,
     how: How,
     dry_run: bool,
@@ -76,6 +83,8 @@ def sort(
         into: folder of the sorted pictures.
         run: folder of the model; None trains one, or takes the one that was trained before.
         labels: table of labels to train with; None takes class folders.
+        asked: settings of the training that have an option of their own, by "table.name", the folder among them.
+        assignments: other ones, "table.name=value".
         promise: share of the sorted pictures that is to be right.
         how: the way in which they get there.
         dry_run: only show what would be done.
@@ -85,14 +94,15 @@ def sort(
         InputError: if the promise is none, or the pictures cannot be used.
         RunError: if a folder cannot be used.
     """
-    _check(pictures, into, run, labels, promise)
+    _check(pictures, into, run, promise)
     if not dry_run and (done := finish_sorting(into)):
         say(f"finished what was stopped before: {len(done.steps) - len(done.left or {}):,} pictures are in {into}")
     with listed(pictures) as found, TemporaryDirectory(prefix="drmm-") as nowhere:
         known = known_digests(into)
         digests = _new(found, known, is_move=how == "move")
         folder = Path(nowhere) / RUN if dry_run else into / RUN
-        model = _model(run, pictures, labels, folder, command) if digests else None
+        train = partial(_trained, found, folder, labels, asked, assignments, command)
+        model = (train() if run is None else Run.open(run)) if digests else None
         predictor = Predictor(model, promise=promise) if model else None
         choices = list(_choices(model, predictor, found, digests)) if model and predictor else []
         with warnings.catch_warnings(action="ignore"):  # what was skipped is said in the end
@@ -107,17 +117,19 @@ def sort(
     if found.skipped:
         say(f"{summary(found.skipped)}; {into / 'skipped.csv'} names them")
     _tell(plan, pictures, into)
+    if plan and model and model.assessment and (expected := model.assessment.error()):
+        say(f"expected error of the model's own answers, before any go to _unsure: {cross_fitted(**expected)}")
     for note in predictor.notes() if predictor else ():
         say(note)
+    if plan:
+        _tell_next(plan, into)
 
 
-def _check(pictures: Path, into: Path, run: Path | None, labels: Path | None, promise: float) -> None:
+def _check(pictures: Path, into: Path, run: Path | None, promise: float) -> None:
     """Refuse what cannot be, before any work; errors as of `sort`."""
     check_promise(promise)
     if not pictures.is_dir():
         raise RunError(f"{pictures} is no folder: name a folder of pictures, and unpack an archive first")
-    if run is not None and labels is not None:
-        raise InputError("--run has learned its labels: leave --labels out, or train with it")
     check_apart(pictures, into)
     check_ours(into)
     if run is not None and not Run.open(run).has_model:
@@ -135,7 +147,17 @@ def _tell(plan: Plan | None, pictures: Path, into: Path) -> None:
         complain("warning", f"{target} was not made: {reason}", "bold yellow")
     if len(left) > _SHOWN:
         complain("warning", f"nor were {len(left) - _SHOWN:,} others: skipped.csv names them", "bold yellow")
-    say(f"written to {into}; next: drmm audit {into}, or all back with drmm sort --undo {into}")
+    say(f"written to {into}: sort.csv has a line for each picture, report.html is about the model")
+
+
+def _tell_next(plan: Plan, into: Path) -> None:
+    """What a person may do now."""
+    say("next:")
+    say(f"  drmm audit {into}: look at some of the sorted pictures, to know how many are wrong")
+    if any(step.decision == "unsure" for step in plan.steps):
+        unsure = into / NOT_SORTED["unsure"]
+        say(f"  look into {unsure}: with labels for some of these, a sort into another folder leaves fewer there")
+    say(f"  drmm sort --undo {into}: take everything back")
 
 
 def show_undo(into: Path) -> None:
@@ -175,23 +197,64 @@ def _new(found: Listing, known: set[str], *, is_move: bool) -> dict[PurePosixPat
     return {member: entry.digest for member, entry in entries.items() if entry.digest not in known}
 
 
-def _model(run: Path | None, pictures: Path, labels: Path | None, folder: Path, command: str) -> Run:
-    """The model to sort by: trained into a folder, if none is given, and none has been."""
-    if run is not None:
-        return Run.open(run)
-    for part in folder.glob(".drmm-*"):  # of a kill before it began
+def _trained(
+    found: Listing,
+    folder: Path,
+    labels: Path | None,
+    asked: Mapping[str, Any],
+    assignments: Sequence[str],
+    command: str,
+) -> Run:
+    """The model to sort by, trained into a folder, unless one has been."""
+    for part in folder.glob(f"{TEMPORARY}*"):  # of a kill before it began
         part.unlink()
     begun = not _is_free(folder)
+    experiment = asked_for(None, folder if begun else None, asked, assignments)
     if begun and (opened := Run.open(folder)).finished:
-        later = "" if labels is None else "; labels that are newer are not looked at"
-        say(f"sorting by the model in {folder}, which was trained before{later}")
+        say(f"sorting by the model in {folder}, which was trained before")
+        _check_same(opened, experiment)
+        _tell_of_other_labels(opened, labels, found)
         return opened
     say(f"training a model first, into {folder}: give the same command to go on after a stop")
     tune_allocator()
-    asked = {"data.source": str(pictures), "data.labels": None if labels is None else str(labels)}
-    experiment = asked_for(None, folder if begun else None, asked, ())
-    fit_run(experiment, folder, resume=begun, command=command, tell=say)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "cannot read picture")  # which is said with all that was skipped
+            fit_run(experiment, folder, resume=begun, command=command, tell=say)
+    finally:
+        with suppress(OSError):  # something was learned
+            folder.parent.rmdir()
     return Run.open(folder)
+
+
+def _check_same(run: Run, experiment: Experiment) -> None:
+    """Refuse settings that a model was not trained with.
+
+    Raises:
+        InputError: if there are any.
+    """
+    before = experiment if run.experiment is None else run.experiment
+    changed = [name for name in before.differences(experiment) if name not in _SAID_OTHERWISE]
+    if changed:
+        raise InputError(
+            f"{run.folder} was trained with another {changed[0]}: leave that out, or train anew by sorting into "
+            "another folder"
+        )
+
+
+def _tell_of_other_labels(run: Run, labels: Path | None, found: Listing) -> None:
+    """Say how many labels of a table a model was not trained with."""
+    if labels is None:
+        return
+    rows = read_labels(labels)
+    with warnings.catch_warnings(action="ignore"), suppress(InputError):  # of pictures that were moved away
+        told, _ = matched(rows, found.pictures, found.root, labels)
+        learned = {(PurePosixPath(file), label) for file, label in run.labelled_files.items()}
+        if others := {file for file, _ in told.items() ^ learned if file in found.pictures}:
+            say(
+                f"{len(others):,} labels in {labels} are not as the model has learned them, and it is used as it "
+                "is: to train anew, sort into another folder"
+            )
 
 
 def _is_free(folder: Path) -> bool:

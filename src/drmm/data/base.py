@@ -75,9 +75,12 @@ class Dataset:
         """What was read and what was skipped, in one line."""
         counts = Counter(self.y_train.tolist())
         unlabelled = counts.pop(UNLABELLED, 0)
-        each = ", ".join(f"{one_line(name)} {counts[code]:,}" for code, name in enumerate(self.classes))
-        said = [f"{counts.total():,} labelled images of {len(self.classes)} classes"]
-        said[0] += f" ({each})" if 0 < len(self.classes) <= _SHOWN else ""
+        each = [f"{one_line(name)}: {counts[code]:,}" for code, name in enumerate(self.classes)][:_SHOWN]
+        each += [f"and {len(self.classes) - _SHOWN} more"] if len(self.classes) > _SHOWN else []
+        said = [
+            f"{counts.total():,} labelled images of {len(self.classes)} class{'es' * (len(self.classes) != 1)}"
+        ]
+        said[0] += f" ({', '.join(each)})" if each else ""
         said += [f"{unlabelled:,} unlabelled"] if unlabelled else []
         said += [f"{len(self.x_test):,} to test with" if len(self.x_test) else "no test part"]
         said += ["{}x{} pixels, {}".format(*self.x_train.shape[2:], self.resized)] if self.resized else []

@@ -16,7 +16,7 @@ from drmm.data.label_files import matched, read_labels
 from drmm.data.labels import UNLABELLED
 from drmm.data.listing import Listing, check_losses, listed, nfc
 from drmm.data.places import PARTS, UNLABELLED_FOLDER, Place, Reading, name_of, some, word_of
-from drmm.data.sizes import working_size
+from drmm.data.sizes import RULE, working_size
 from drmm.data.store import keep_pixels, kept_pixels
 from drmm.errors import InputError
 from drmm.files import expanded
@@ -120,7 +120,7 @@ def load_folder_splits(
         tuple(map(str, order[:n_train])),
         _content(found, entries, places if labels else {}),
         (*found.skipped, *odd),
-        _resized(entries.values(), working, shape),
+        _resized(entries.values(), working, shape, "" if size else f" (by {RULE})"),
     )
 
 
@@ -179,14 +179,14 @@ def _encodable(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _resized(entries: Collection[Entry], size: tuple[int, int], shape: Shape) -> str:
-    """From which sizes pictures have come to theirs, in words; empty where they had it."""
+def _resized(entries: Collection[Entry], size: tuple[int, int], shape: Shape, why: str) -> str:
+    """From which sizes pictures have come to theirs, and why, in words; empty where they had it."""
     heights, widths = ([getattr(entry, name) for entry in entries] for name in ("height", "width"))
     least, most = (min(heights), min(widths)), (max(heights), max(widths))
     if {least, most} == {size}:
         return ""
     sizes = " to ".join(f"{height}x{width}" for height, width in sorted({least, most}))
-    return f"{_HOW[shape]} from {sizes}"
+    return f"{_HOW[shape]} from {sizes}{why}"
 
 
 def _read_once(found: Listing, places: Mapping[PurePosixPath, Place]) -> None:

@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any, NamedTuple
@@ -19,6 +19,7 @@ from drmm.data.decoding import Picture, UnreadableError, decode_picture
 from drmm.data.formats import is_picture
 from drmm.data.parallel import ahead
 from drmm.errors import RunError
+from drmm.files import JOURNAL
 
 _OF_SYSTEMS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
 
@@ -47,6 +48,7 @@ class Listing:
         folders: relative paths of the folders, but for those that systems hide.
         skipped: everything else.
         opener: opens a file by its relative path.
+        top: of an archive, the folder in it that everything lies in.
     """
 
     root: Path
@@ -54,6 +56,12 @@ class Listing:
     folders: list[PurePosixPath]
     skipped: list[Skipped]
     opener: Callable[[PurePosixPath], IO[bytes]]
+    top: PurePosixPath = field(default_factory=PurePosixPath)
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether it was made by `drmm sort`."""
+        return any(PurePosixPath(one.file).is_relative_to(self.top / JOURNAL) for one in self.skipped)
 
     def skip(self, member: PurePosixPath, reason: str, *, is_loss: bool = False) -> None:
         """Do not count a picture, for a reason."""
@@ -200,6 +208,7 @@ def _unwrapped(listing: Listing) -> Listing:
         pictures={member.relative_to(top): file for member, file in listing.pictures.items()},
         folders=[folder.relative_to(top) for folder in listing.folders if folder.parts[0] == top],
         opener=lambda member: listing.opener(top / member),
+        top=PurePosixPath(top),
     )
 
 

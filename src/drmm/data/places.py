@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from drmm.data.listing import Listing, nfc
 from drmm.errors import InputError
+from drmm.files import NOT_SORTED, RUN
 
 UNLABELLED_FOLDER = "unlabelled"
 PARTS = {"train", "test"}
@@ -36,11 +38,13 @@ class Reading(NamedTuple):
         root: The folder or archive.
         declared: Names that are classes whatever they sound like.
         depth: Of class folders: 1, or 2 below train/ and test/.
+        is_sorted: Whether the folder was made by `drmm sort`, which names folders in its own way.
     """
 
     root: Path
     declared: Collection[str]
     depth: int
+    is_sorted: bool = False
 
     @classmethod
     def of(cls, found: Listing, declared: Collection[str]) -> "Reading":
@@ -49,6 +53,8 @@ class Reading(NamedTuple):
         Raises:
             InputError: if they may be meant in two ways.
         """
+        if found.is_sorted:
+            return cls(found.root, declared, 1, is_sorted=True)
         return cls(found.root, declared, 2 if _are_split(found.pictures, found.root, declared) else 1)
 
     def places(self, found: Listing) -> dict[PurePosixPath, Place]:
@@ -81,6 +87,10 @@ class Reading(NamedTuple):
         name, word = name_of(folder), word_of(folder)
         if name in self.declared:
             return name
+        if self.is_sorted:
+            return (
+                None if folder in {RUN, *NOT_SORTED.values()} else nfc(unquote(folder, errors="surrogateescape"))
+            )
         if word in _UNLABELLED_WORDS:
             return None
         if word.startswith(_BEGINS_UNLABELLED):

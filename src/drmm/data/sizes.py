@@ -1,11 +1,14 @@
 """At which size pictures are learned from: by a rule, where nobody says."""
 
-__all__ = ["working_size"]
+__all__ = ["RULE", "working_size"]
 
 from collections.abc import Collection
 from statistics import median_low
 
 _LARGEST, _SMALLEST, _STEP = 64, 8, 8
+
+RULE = f"the median shorter side, {_LARGEST} at the most"
+"""What decides where sizes differ, in words."""
 
 
 def working_size(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:

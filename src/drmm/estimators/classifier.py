@@ -34,6 +34,7 @@ from drmm.model.deep import DRMM
 from drmm.model.randomness import categorical
 from drmm.model.storage import Recipe, misfit
 from drmm.runs.experiment import Trust
+from drmm.runs.parts import warn_of_few
 from drmm.runs.run import Run
 from drmm.trust.assessment import Answers, Assessment, assess
 from drmm.trust.calibration import Calibration
@@ -190,6 +191,9 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
         Raises:
             InputError: images or labels that cannot be used; the message says what to do.
+
+        Warns:
+            UserWarning: some class has fewer than three labels; every image has one.
         """
         before = (self.model_, self.recipe_) if self.warm_start and hasattr(self, "model_") else None
         x = self._images(X, fitting=True)
@@ -197,6 +201,8 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         settings = settings_of_recipe(self.recipe, {name: getattr(self, name) for name in RECORDS})
         seed = seed_of(self.random_state)
         X, y, x, codes, validation = self._held_out(X, y, x, codes, seed)
+        if (codes != UNLABELLED).any():
+            warn_of_few(codes, names)
         teacher = settings.teacher if self.teacher is None else self.teacher
         taught = not isinstance(teacher, str) or teacher != ""
         if taught:

@@ -332,7 +332,9 @@ def _structure(candidates: tuple[Recipe, ...]) -> str:
         return f"{len(candidates)} structures to choose between"
     [recipe] = candidates
     size = sum(parameter.numel() for parameter in recipe.build(seed=0).parameters())
-    return f"{recipe.preset} for images of {'x'.join(map(str, recipe.image_shape))}, {size:,} parameters"
+    channels, height, width = recipe.image_shape
+    kind = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
+    return f"the model: {recipe.preset} for {kind} images of {height}x{width} pixels, {size:,} parameters"
 
 
 _MAY_DIFFER = {"training.epochs", "data.source", "data.labels", "data.digest", "teacher.source", "teacher.digest"}

@@ -23,7 +23,16 @@ from drmm.learning.metrics import labels_from_folder
 from drmm.model.storage import MODEL_FILES, Recipe
 from drmm.runs.experiment import Experiment
 
-__all__ = ["Parts", "fitted_recipe", "is_clustering", "parts_of", "taught_by", "teacher_digest", "warn_of_leaks"]
+__all__ = [
+    "Parts",
+    "fitted_recipe",
+    "is_clustering",
+    "parts_of",
+    "taught_by",
+    "teacher_digest",
+    "warn_of_few",
+    "warn_of_leaks",
+]
 
 
 _FEW, _SHOWN = 3, 5
@@ -72,7 +81,7 @@ def parts_of(experiment: Experiment, data: Dataset) -> Parts:
     if asked.clusters is not None and not clustering:
         raise InputError("clusters need images without labels: keep 0 labels per class, or leave clusters out")
     if not clustering:
-        _warn_of_few(labels, data.classes)
+        warn_of_few(labels, data.classes)
     if not clustering and (labels >= 0).all():
         warnings.warn("every image is labelled: unlabelled ones help", UserWarning, stacklevel=2)
     return Parts(torch.from_numpy(images), torch.from_numpy(labels), kept[labels >= 0], validation)
@@ -119,8 +128,13 @@ def _check_labels(labels: npt.NDArray[np.int64], data: Dataset, least: int) -> N
         raise InputError(f"{few}, fewer than {least}: label more, or ask for fewer")
 
 
-def _warn_of_few(labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
-    """Say which classes are known by next to nothing."""
+def warn_of_few(labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
+    """Say which classes are known by next to nothing.
+
+    Args:
+        labels: class indices (N,); -1 means unlabelled.
+        classes: their names.
+    """
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     few = [f"{name} has {n}" for name, n in zip(classes, counts.tolist(), strict=True) if n < _FEW]
     if few:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from drmm import __version__
@@ -276,6 +277,20 @@ class Run:
         """The class of each picture whose label was known, by its file in the folder that the run learned from."""
         rows = _rows(self.folder / _LABELS)
         return {row["file"]: row["label"] for row in rows if row.get("file")} if self.labels else {}
+
+    @property
+    def cross_fitted_files(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Probability of each class (C,), by a net that did not know its label, of each labelled picture, by file.
+
+        Of none where the run left out some images: it does not keep which.
+        """
+        left_out = self.experiment is None or self.experiment.data.validation or self.experiment.data.images
+        if left_out or self.assessment is None or not self.labelled_files:
+            return {}
+        files = dict(zip((index for index, _ in self.labels or ()), self.labelled_files, strict=True))
+        held_out = self.assessment.held_out
+        posterior = np.exp(held_out.log_probability)
+        return {files[i]: row for i, row in zip(held_out.index.tolist(), posterior, strict=True) if i in files}
 
     def keep_labels(self, data: Dataset, known: Iterable[int]) -> None:
         """Write `labels.csv`: the images that had a label, by index and, where they were files, by name."""

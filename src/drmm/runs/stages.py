@@ -17,7 +17,9 @@ from drmm.runs.parts import Parts
 
 __all__ = ["CHOICE", "FOLD", "MODEL", "TEACHER", "is_cross_fitted", "lesson_of", "stages"]
 
-TEACHER, CHOICE, MODEL = "to learn a teacher", "to choose a structure", "to learn"
+TEACHER = "to learn a teacher"
+CHOICE = "to choose a structure"
+MODEL = "to learn"
 FOLD = "to find out how far to trust it"
 
 

@@ -16,20 +16,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from drmm.errors import RunError
-from drmm.files import check_new, locked, read_json, write_bytes, write_json
+from drmm.files import JOURNAL, RUN, check_new, locked, read_json, write_bytes, write_json
 from drmm.sorting.disk import file_digest
 
-__all__ = ["RESERVED", "RUN", "Decision", "How", "Journal", "Plan", "Step"]
+__all__ = ["RESERVED", "Decision", "How", "Journal", "Plan", "Step"]
 
 Decision = Literal["labelled", "sorted", "unsure", "unfamiliar"]
 """Whose word decided: a label that was there; the model; nobody, as it is unsure or knows no such pictures."""
 
 How = Literal["copy", "link", "move"]
 
-RUN = "_run"
-"""Folder of the model that was trained for sorting, within that of the sorted pictures."""
-
-_FOLDER, _UNDO, _MADE, _AUDIT = ".drmm", "undo", "made.json", "audit.json"
+_UNDO, _MADE, _AUDIT = "undo", "made.json", "audit.json"
 _DAMAGED = "put it back from a backup; sort.csv says where each picture was"
 
 RESERVED = {RUN, "sort.csv", "skipped.csv", "report.html", "audit.csv", "audit.html"}
@@ -92,7 +89,7 @@ class Journal:
 
     def __init__(self, into: Path) -> None:
         self.into = into
-        self._folder = into / _FOLDER
+        self._folder = into / JOURNAL
 
     @classmethod
     def of(cls, into: Path) -> Journal:
@@ -235,7 +232,7 @@ def check_ours(into: Path) -> None:
     Raises:
         RunError: if it does, is a file, or cannot be written.
     """
-    if not (into / _FOLDER).is_dir() and not (into.is_dir() and {path.name for path in into.iterdir()} == {RUN}):
+    if not (into / JOURNAL).is_dir() and not (into.is_dir() and {path.name for path in into.iterdir()} == {RUN}):
         check_new(into, "it holds what is not from sorting; choose another --into")
 
 

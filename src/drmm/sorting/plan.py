@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 from rich.filesize import decimal
 
 from drmm.errors import RunError
+from drmm.files import NOT_SORTED
 from drmm.sorting.journal import RESERVED, Decision, How, Plan, Step
 from drmm.sorting.names import Names, folder_names
 
 __all__ = ["Choice", "check_apart", "check_room", "is_link", "planned"]
 
-_UNKNOWN = {"unsure": "_unsure", "unfamiliar": "_unfamiliar"}  # folders; no class's begins so
 _BLOCK = 4096  # bytes that files take a multiple of
 
 
@@ -82,7 +82,7 @@ def planned(
     earlier = [PurePosixPath(step.target) for plan in before for step in plan.steps]
     steps = []
     for choice in ordered:
-        folder = _UNKNOWN.get(choice.decision, folders[choice.label])
+        folder = NOT_SORTED.get(choice.decision, folders[choice.label])
         if folder not in used:
             taken = [target.name for target in earlier if target.parts[0] == folder]
             used[folder] = Names([*taken, *_names_in(into / folder)])

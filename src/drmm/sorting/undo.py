@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from drmm.files import RUN
 from drmm.progress import track
 from drmm.sorting.apply import is_done, source_is_there
 from drmm.sorting.disk import file_digest, holds, move
-from drmm.sorting.journal import RUN, How, Journal, Step
+from drmm.sorting.journal import How, Journal, Step
 from drmm.sorting.plan import is_link
 
 __all__ = ["Undone", "undo"]
