@@ -302,6 +302,13 @@ def test_killed_before_training_began(tmp_path: Path, run_drmm) -> None:
     assert code == 0, err
 
 
+def test_what_cannot_be_learned_leaves_nothing(digits: Path, tmp_path: Path, run_drmm) -> None:
+    table, into = tmp_path / "labels.csv", tmp_path / "sorted"
+    write_csv(table, ["file", "label"], [("a/0.png", "zero"), ("a/1.png", "zero")])
+    refused(run_drmm("sort", digits, "--into", into, "--labels", table), "only one class, zero: label images of")
+    assert not into.exists()
+
+
 def test_more_than_half_unreadable(run: Path, digits: Path, tmp_path: Path, run_drmm) -> None:
     for i in range(31):
         (digits / f"{i}.jpg").write_bytes(b"broken")

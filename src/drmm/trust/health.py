@@ -213,10 +213,11 @@ def _contradictions(pictures: Pictures, alike: Indices) -> Finding:
 
 def _wrong_labels(pictures: Pictures, alike: Indices) -> Finding:
     told = pictures.posterior
-    others = "pictures that look alike have" if told is None else "nets that did not know it found"
-    remedy = f"look at them, the most suspicious first; {others} another label"
-    finding = partial(Finding, "label", "labels that may be wrong", remedy)
     known = (pictures.labels >= 0) & (True if told is None else ~np.isnan(told).any(1))
+    others = f"nets that did not know it found another ({known.sum():,} labels were put to them)"
+    others = "pictures that look alike have another label" if told is None else others
+    remedy = f"look at them, the most suspicious first; {others}"
+    finding = partial(Finding, "label", "labels that may be wrong", remedy)
     counts = np.bincount(pictures.labels[known], minlength=len(pictures.classes))
     enough = np.flatnonzero(counts >= _FEW)
     if len(enough) < 2:
