@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drmm.data import load, load_folder, load_folder_splits
+from drmm.data import Skipped, load, load_folder, load_folder_splits
 from drmm.errors import InputError, RunError
 
 
@@ -335,6 +335,8 @@ def test_what_was_sorted_is_read_as_it_was_meant(tmp_path, form):
     assert data.classes == ("CON", "a/b", "cat")
     found = dict(zip(data.files, data.y_train.tolist(), strict=True))
     unknown = ["_unfamiliar/1.png", "_unsure/1.png"]
+    if form == "folder":
+        assert data.skipped[1] == Skipped("_run/", "made by drmm sort")
     assert found == {
         "%43ON/1.png": 0,
         "a%2Fb/1.png": 1,

@@ -14,8 +14,8 @@ from drmm.runs.parts import Parts, parts_of, warn_of_leaks
 NAMES = ("cat", "dog")
 
 
-def parts(of_cats, of_dogs):
-    labels = torch.tensor([0] * of_cats + [1] * of_dogs + [-1] * 20)
+def parts(of_cats, of_dogs, unlabelled=20):
+    labels = torch.tensor([0] * of_cats + [1] * of_dogs + [-1] * unlabelled)
     return Parts(torch.zeros(len(labels), 1, 4, 4), labels, np.arange(of_cats + of_dogs), None)
 
 
@@ -24,10 +24,11 @@ RARE_DOGS = Shares(np.array([0.9, 0.1]), np.array([0.8, 0.05]), np.array([0.95, 
 
 def test_labels_that_are_refuted_are_told_of():
     (line,) = told(RARE_DOGS, parts(5, 5), NAMES, "labels")
-    assert "dog 10% (5% to 20%; labels 50%)" in line
+    assert "dog: 10% (5% to 20%; labels 50%)" in line
     assert "--prior estimate" in line
     assert not list(told(RARE_DOGS, parts(9, 1), NAMES, "labels")), "control: labels that agree"
     assert not list(told(None, parts(5, 5), NAMES, "labels")), "nothing is known"
+    assert not list(told(RARE_DOGS, parts(5, 5, unlabelled=9), NAMES, "labels")), "so few refute nothing"
     (line,) = told(RARE_DOGS, parts(9, 1), NAMES, "estimate")
     assert line.startswith("estimated shares")
 

@@ -19,7 +19,7 @@ from drmm.data.decoding import Picture, UnreadableError, decode_picture
 from drmm.data.formats import is_picture
 from drmm.data.parallel import ahead
 from drmm.errors import RunError
-from drmm.files import JOURNAL
+from drmm.files import JOURNAL, RUN
 
 _OF_SYSTEMS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
 
@@ -177,10 +177,14 @@ class _Found(NamedTuple):
 
 def _listing(root: Path, found: Iterable[_Found], opener: Callable[[PurePosixPath], IO[bytes]]) -> Listing:
     listing = Listing(root, {}, [], [], opener)
-    for one in sorted(found, key=lambda one: nfc(str(one.path)).replace("/", "\0")):  # part by part
+    ordered = sorted(found, key=lambda one: nfc(str(one.path)).replace("/", "\0"))  # part by part
+    own = RUN if any(one.path.parts[:1] == (JOURNAL,) for one in ordered) else None
+    for one in ordered:
         reason = one.reason
         if any(map(_is_hidden, one.path.parts)):
             reason = "hidden"
+        elif own in one.path.parts[:1]:
+            reason = "made by drmm sort"
         elif one.is_folder:
             listing.folders.append(one.path)
         elif not reason and is_picture(one.path, partial(opener, one.path)):

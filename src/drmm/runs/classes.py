@@ -14,6 +14,7 @@ __all__ = ["kept_shares", "told"]
 
 _TIMES = 1.5  # more, or fewer, than the labels say, before anything is said
 _SHOWN = 5  # classes
+_FEWEST = 10  # images without a label that refute anything
 
 
 def kept_shares(shares: Shares | None, classes: Sequence[str]) -> dict[str, dict[str, float]] | None:
@@ -43,14 +44,14 @@ def told(shares: Shares | None, parts: Parts, classes: Sequence[str], prior: Pri
     refuted = ((of_labels < shares.low) | (of_labels > shares.high)) & (np.abs(ratio) > np.log(_TIMES))
     shown = np.argsort(-np.abs(ratio), kind="stable")[:_SHOWN]
     figures = ", ".join(
-        f"{one_line(classes[c])} {shares.em[c]:.0%} ({shares.low[c]:.0%} to {shares.high[c]:.0%}; "
+        f"{one_line(classes[c])}: {shares.em[c]:.0%} ({shares.low[c]:.0%} to {shares.high[c]:.0%}; "
         f"labels {of_labels[c]:.0%})"
         for c in shown.tolist()
     )
     more = f" and {len(classes) - _SHOWN} more classes" if len(classes) > _SHOWN else ""
     if prior == "estimate":
         yield f"estimated shares of the classes, with 95 % intervals: {figures}{more}"
-    elif refuted.any():
+    elif refuted.any() and len(parts.labels) - len(parts.known) >= _FEWEST:
         yield (
             f"classes are not as frequent without a label as with one: {figures}{more}. Unless the labels were "
             "drawn at random, use --prior estimate"
