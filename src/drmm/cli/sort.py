@@ -43,7 +43,7 @@ _Read = tuple[Path, str, npt.NDArray[np.uint8]]  # a picture, its digest, its le
 _AT_ONCE = 256  # pictures
 _SHOWN, _EXAMPLES = 10, 3  # files in a list, and beside a count
 _REPORT = "report.html"
-_FACTS = ("confidence", "second", "second_confidence", "familiarity")  # columns of sort.csv
+_FACTS = ("confidence", "second", "second_confidence", "familiarity", "strange_in")  # columns of sort.csv
 
 
 def asked_way(**ways: bool) -> How | None:
