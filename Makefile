@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -47,8 +47,11 @@ trust: .venv/demo.stamp  ## Calibration and the cross-fitted error: DATA=folder 
 promise: .venv/demo.stamp  ## How often a promise of sorted pictures is broken: DATA=folder with MNIST, five minutes.
 	$(STUDY).promise $(IN_DATA)
 
-familiarity: .venv/demo.stamp  ## Strange pictures, by detector: a quarter of an hour; resumable.
-	$(STUDY).familiarity
+familiarity: .venv/demo.stamp  ## Strange pictures, by detector: DATA=folder with CIFAR-10, an hour; resumable.
+	$(STUDY).familiarity $(IN_DATA)
+
+strangers: .venv/demo.stamp  ## Labels that name only some classes: DATA=folder with CIFAR-10, an hour; resumable.
+	$(STUDY).strangers $(IN_DATA)
 
 trees: .venv/demo.stamp  ## Evolutionary trees beside scikit-learn's: DATA=folder with MNIST, a quarter of an hour.
 	$(STUDY).trees $(IN_DATA)

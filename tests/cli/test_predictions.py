@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from drmm.cli.predictions import kept_promise
+from drmm.cli.predictions import notes_of
 from drmm.trust.assessment import Surest
 
 
@@ -26,7 +26,18 @@ from drmm.trust.assessment import Surest
 )
 def test_what_is_said_of_a_promise(surest: Surest, labels: int, words: list[str]) -> None:
     held_out = SimpleNamespace(label=np.zeros(labels, int))
-    said = kept_promise(SimpleNamespace(surest=lambda _: surest, held_out=held_out), 0.98)
+    assessment = SimpleNamespace(surest=lambda _: surest, held_out=held_out, strangers=0.0)
+    [said] = notes_of(assessment, 0.98)
     assert all(word in said for word in words), said
     assert surest.promised == ("or more of them are right" in said), "a guess is no promise"
     assert "\n" not in said
+
+
+def test_strangers_are_said_first_and_nothing_is_promised_of_them() -> None:
+    held_out = SimpleNamespace(label=np.zeros(500, int))
+    surest = Surest(0.6, promised=False, labels=149)
+    strange = SimpleNamespace(surest=lambda _: surest, held_out=held_out, strangers=0.2, warning="at least 20 %")
+    first, second = notes_of(strange, 0.98)
+    assert first == "at least 20 %"
+    assert "nothing can be promised" in second
+    assert "labels do not show" not in second, "more labels of the same classes would not help"

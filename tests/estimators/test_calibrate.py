@@ -8,13 +8,13 @@ import pytest
 from sklearn.base import clone
 
 from drmm import DRMMClassifier
-from drmm.data import load
+from drmm.data import load, mask_labels, stratified_labels
 from drmm.errors import InputError
 from drmm.estimators import classifier as module
 
 DATA = load("digits")
 X = DATA.x_train[:400, 0]
-Y = np.where(np.arange(400) < 80, DATA.y_train[:400], -1)
+Y = mask_labels(DATA.y_train[:400], stratified_labels(DATA.y_train[:400], 8, seed=0))
 TEST = DATA.x_test[:, 0]
 QUICK: dict[str, Any] = {
     "epochs": 2,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from drmm.data.duplicates import copies
 from drmm.data.images import pixels
 from drmm.data.splits import label_folds
 from drmm.errors import InputError
@@ -78,7 +79,7 @@ def test_it_survives_its_file(model: DRMM, images: tuple[Tensor, Tensor]) -> Non
     again = Assessment.of_tensors(known.tensors())
     assert again.summary() == known.summary()
     one, other = known.of_pictures(model, x), again.of_pictures(model, x)
-    for name in ("probability", "familiarity", "rank"):
+    for name in ("probability", "familiarity", "parts", "rank"):
         assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-12)
     assert one.probability.sum(1) == pytest.approx(1)
     with pytest.raises(KeyError):
@@ -125,7 +126,7 @@ def test_where_nothing_may_be_sorted_nothing_is(model: DRMM, images: tuple[Tenso
     x, y = images
     known = replace(assess(model, x, y, ()), pool=np.linspace(-3, -2, 50))
     assert known.surest(0.98).share == 0
-    surer = Answers(np.eye(3)[:1], np.ones(1), np.ones(1))
+    surer = Answers(np.eye(3)[:1], np.ones(1), np.ones((1, 4)), np.ones(1))
     assert known.decide(surer, 0.98).tolist() == ["unsure"]
     assert known.decide(surer, 0.01).tolist() == ["sorted"], "control"
 
@@ -146,6 +147,38 @@ def test_folds_leave_each_class_a_label(labels: list[int], folds: int) -> None:
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
     for part in parts:
         assert set(np.delete(y, part).tolist()) == {*labels, -1}
+
+
+def test_no_fold_divides_copies(model: DRMM, images: tuple[Tensor, Tensor]) -> None:
+    """A net that has learned a picture by heart is never asked for its copy."""
+    x, y = images
+    wrong = torch.where(y >= 0, (y + 1) % CLASSES, -1)
+    x, y = torch.cat([x, x]), torch.cat([wrong, wrong])
+    asked: list[float] = []
+    for same in (copies, lambda images: np.arange(len(images))):
+        folds = cross_fit(by_heart(x), Memory(x, y), x, y, folds=5, seed=0, same=same)
+        index = np.concatenate([fold.index for fold in folds])
+        assert sorted(index.tolist()) == np.flatnonzero(y >= 0).tolist()
+        logits = np.concatenate([fold.logits for fold in folds])
+        asked.append(float((logits.argmax(1) == y.numpy()[index]).mean()))
+    guessed = float((wrong[wrong >= 0] == 0).double().mean())
+    assert asked[0] == pytest.approx(guessed)
+    assert asked[1] > guessed + 0.3, "control"
+
+
+def test_near_copies_share_a_fold_whatever_their_labels() -> None:
+    y = np.array([0, 0, 0, 1, 1, 1, 0, 1, -1, -1])
+    groups = np.array([7, 7, 2, 3, 4, 3, 4, 5, 7, 2])
+    parts = label_folds(y, 5, seed=0, groups=groups)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(8))
+    for part in parts:
+        assert not set(groups[part]) & set(np.delete(groups, part)[np.delete(y, part) >= 0])
+
+
+def test_a_class_of_one_picture_and_its_copies_is_in_no_part() -> None:
+    y, groups = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 2])
+    assert sorted(np.concatenate(label_folds(y, 5, seed=0, groups=groups)).tolist()) == [3, 4]
+    assert label_folds(y[:4], 5, seed=0, groups=groups[:4]) == []
 
 
 def test_folds_of_lone_labels_and_of_very_many() -> None:

@@ -1,5 +1,7 @@
 """Pictures like those that a model learned from are familiar; noise, blanks and others are not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from drmm.learning.config import Training
 from drmm.learning.train import train
 from drmm.model.deep import DRMM
 from drmm.model.storage import Recipe
-from drmm.trust.familiarity import Familiarity, fit_familiarity, parts_of_pictures
+from drmm.trust.familiarity import PARTS, Familiarity, _typical, fit_familiarity, looks_of_pictures
 
 DATA = load("digits")
 TRAIN, TEST = torch.from_numpy(DATA.x_train), torch.from_numpy(DATA.x_test)
@@ -30,8 +32,12 @@ def known(model: DRMM) -> Familiarity:
 
 
 def p_values(model: DRMM, known: Familiarity, x: torch.Tensor) -> np.ndarray:
+    return of_parts(model, known, x)[0]
+
+
+def of_parts(model: DRMM, known: Familiarity, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     with torch.no_grad():
-        return known.p_value(parts_of_pictures(model, pixels(x), model.infer(pixels(x))))
+        return known.p_values(looks_of_pictures(model, pixels(x), model.infer(pixels(x))))
 
 
 def strange() -> dict[str, torch.Tensor]:
@@ -69,9 +75,35 @@ def test_p_values_of_familiar_pictures_are_uniform(model: DRMM, known: Familiari
 
 
 def test_parts_that_never_vary_do_not_count_until_they_do() -> None:
-    rng = np.random.default_rng(0)
-    known = Familiarity(np.zeros(2), np.diag([1.0, 1.0]), np.sort(np.abs(rng.normal(size=99))))
-    assert known.p_value([[0, 0], [100, 0], [-100, 0]]).tolist() == pytest.approx([1, 0.01, 0.01])
+    """Of two classes' features, with nothing drawn at all."""
+    looks = np.r_[np.tile([0.0, 0, 0, 1, 0], (30, 1)), np.tile([0.0, 0, 0, 0, 1], (30, 1))]
+    known = replace(_typical(looks, np.repeat([0, 1], 30), 2), reference=np.zeros((99, 4)), sums=np.zeros(99))
+    p, parts = known.p_values(np.array([[0.0, 0, 0, 1, 0], [100, 0, 0, 1, 0], [0, 0, 0, -1, 0]]))
+    assert p == pytest.approx([0.01, 0.01, 0.01])
+    assert parts[:, 0] == pytest.approx([1, 0.01, 1])
+    assert parts[:, 3] == pytest.approx([1, 1, 0.01])
+
+
+def test_each_part_is_strange_in_its_own_way(model: DRMM, known: Familiarity) -> None:
+    p, parts = of_parts(model, known, TEST)
+    for column in parts.T:
+        assert abs((column < 0.2).mean() - 0.2) < 0.1
+    looks = looks_of_pictures(model, pixels(TEST), model.infer(pixels(TEST)))
+    for part, where in {"pixels": slice(3), "switches": slice(3, len(known.mean))}.items():
+        strange = looks.copy()
+        strange[:, where] += 100 * np.abs(looks[:, where]).max()
+        found, of_each = known.p_values(strange)
+        assert (of_each.argmin(1) == PARTS.index(part)).mean() > 0.95
+        assert np.median(found) < np.median(p) / 5
+
+
+def test_a_picture_is_no_company_to_itself_nor_are_its_copies(model: DRMM) -> None:
+    """One stranger among the pictures that were learned from, many times."""
+    noise = strange()["noise"][:1]
+    known = fit_familiarity(model, torch.cat([TRAIN[:300], noise.expand(3, -1, -1, -1)]))
+    apart = fit_familiarity(model, TRAIN[:300])
+    assert of_parts(model, known, noise)[1][0, 2] < 0.03
+    assert of_parts(model, apart, noise)[1][0, 2] < 0.03, "control"
 
 
 def test_the_prior_falls_into_its_choices(model: DRMM) -> None:

@@ -368,7 +368,7 @@ def predict(
         float, typer.Option(help="Share of the pictures decided as sorted that is right.")
     ] = PROMISE,
     all_classes: Annotated[
-        bool, typer.Option("--all-classes", help="A column for the probability of each class.")
+        bool, typer.Option("--all-classes", help="A column for each class and each part of familiarity.")
     ] = False,
     force: Force = False,
 ) -> None:

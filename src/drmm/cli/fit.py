@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drmm.cli.console import say
-from drmm.cli.predictions import kept_promise
+from drmm.cli.predictions import notes_of
 from drmm.data.decoding import Shape
 from drmm.display.text import one_line, printable
 from drmm.errors import InputError
@@ -108,7 +108,8 @@ def fit_and_report(
         say(f"{out} was finished before: for more training, add more --epochs to --resume")
     assessment = Run.open(out).assessment
     if results.get("cross_fitted") and assessment is not None:
-        say(kept_promise(assessment, PROMISE))
+        for note in notes_of(assessment, PROMISE):
+            say(note)
     say(f"written to {out}; next: drmm predict {out} IMAGES, drmm report {out}, drmm sample {out}")
 
 

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from drmm.display.text import one_line
 from drmm.runs.run import Run
-from drmm.trust.assessment import Assessment
+from drmm.trust.assessment import Answers, Assessment
+from drmm.trust.decisions import UNFAMILIAR
+from drmm.trust.familiarity import PARTS
 from drmm.trust.promise import PROMISE, check_promise
 
-__all__ = ["Predictor", "kept_promise"]
+__all__ = ["Predictor", "notes_of"]
 
-_COLUMNS = ("label", "confidence", "second", "second_confidence", "familiarity", "decision")
+_COLUMNS = ("label", "confidence", "second", "second_confidence", "familiarity", "strange_in", "decision")
 _OF_INFERENCE = ("log_joint", "gap", "certified")
 
 
@@ -29,7 +31,7 @@ class Predictor:
     Args:
         run: opened.
         promise: share of the sorted pictures that is to be right.
-        all_classes: a column for the probability of each class.
+        all_classes: a column for the probability of each class, and for the familiarity of each part of a picture.
 
     Attributes:
         promise: as given.
@@ -47,25 +49,33 @@ class Predictor:
     @property
     def header(self) -> list[str]:
         """Names of the columns."""
-        each = [f"p({one_line(name)})" for name in self._classes] if self._all else []
-        return [*_COLUMNS, *_OF_INFERENCE, *each]
+        parts, classes = (PARTS, map(one_line, self._classes)) if self._all else ((), ())
+        return [
+            *_COLUMNS,
+            *_OF_INFERENCE,
+            *(f"familiarity({part})" for part in parts),
+            *(f"p({name})" for name in classes),
+        ]
 
     @torch.no_grad()
     def rows(self, x: Tensor) -> list[tuple[object, ...]]:
         """Of images (N, C, H, W), float; None where a run does not say."""
         latents = self._model.infer(x)
         if self._assessment is None:
-            probability, known = softmax(latents.logits.double().numpy(), 1), [(None, None)] * len(x)
+            probability, each = softmax(latents.logits.double().numpy(), 1), np.full((len(x), len(PARTS)), None)
+            known: list[tuple[object, ...]] = [(None, None, None)] * len(x)
         else:
             answers = self._assessment.answers(self._model, x, latents)
             decided = self._assessment.decide(answers, self.promise).tolist()
-            probability, known = answers.probability, list(zip(answers.familiarity.tolist(), decided, strict=True))
+            facts = (answers.familiarity.tolist(), _strange_in(answers), decided)
+            probability, known, each = answers.probability, list(zip(*facts, strict=True)), answers.parts
         best = np.argsort(-probability, 1, kind="stable")[:, :2].tolist()
         inference = (self._model.log_joint(x, latents), latents.gap, latents.certified())
-        columns = zip(best, probability.tolist(), known, *(part.tolist() for part in inference), strict=True)
+        more = np.concatenate([each, probability], 1)[:, : None if self._all else 0].tolist()
+        columns = zip(best, probability.tolist(), known, more, *(part.tolist() for part in inference), strict=True)
         return [
-            (*self._named(pair, p), *of_picture, *of_inference, *(p if self._all else ()))
-            for pair, p, of_picture, *of_inference in columns
+            (*self._named(pair, p), *of_picture, *of_inference, *others)
+            for pair, p, of_picture, others, *of_inference in columns
         ]
 
     def _named(self, pair: Sequence[int], probability: Sequence[float]) -> list[object]:
@@ -76,11 +86,24 @@ class Predictor:
         """What to say of the decisions, in lines."""
         if self._assessment is None:
             return ("the run does not say how far to trust it: confidence is not calibrated, nothing is decided",)
-        return (kept_promise(self._assessment, self.promise),)
+        return notes_of(self._assessment, self.promise)
 
 
-def kept_promise(assessment: Assessment, promise: float) -> str:
-    """In one line what may be sorted, and whether the labels show that the promise is kept."""
+def _strange_in(answers: Answers) -> list[str]:
+    """The strangest part of each picture that is unfamiliar; of others an empty text, as columns have a type."""
+    strangest = [PARTS[part] for part in answers.parts.argmin(1).tolist()]
+    unfamiliar = (answers.familiarity < UNFAMILIAR).tolist()
+    return [part if strange else "" for part, strange in zip(strangest, unfamiliar, strict=True)]
+
+
+def notes_of(assessment: Assessment, promise: float) -> Sequence[str]:
+    """Whether the pictures are like the labelled ones, if not; what may be sorted, and if the promise is kept."""
+    if not assessment.strangers:
+        return (_kept_promise(assessment, promise),)
+    return (assessment.warning, _kept_promise(assessment, promise))
+
+
+def _kept_promise(assessment: Assessment, promise: float) -> str:
     surest, labels = assessment.surest(promise), len(assessment.held_out.label)
     right, share = f"{100 * promise:g} %", f"the surest {100 * surest.share:.0f} % of pictures may be sorted"
     if surest.promised:
@@ -89,6 +112,8 @@ def kept_promise(assessment: Assessment, promise: float) -> str:
     guess = f"{share}, {right} of them right by {confidence}"
     if not surest.share:
         guess = f"no picture may be sorted: of none are {right} right by {confidence}"
+    if assessment.strangers:
+        return f"{guess}; of pictures that are not like the labelled ones nothing can be promised"
     if surest.labels is None:
         return f"{guess}; no number of labels can show so much"
     needed = max(surest.labels, labels + 1)

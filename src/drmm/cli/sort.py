@@ -48,7 +48,7 @@ _AT_ONCE = 256  # pictures
 _SHOWN, _EXAMPLES = 10, 3  # files in a list, and beside a count
 _REPORT = "report.html"
 _SAID_OTHERWISE = {"data.source", "data.labels", "data.digest"}  # what may differ from the model's settings
-_FACTS = ("confidence", "second", "second_confidence", "familiarity")  # columns of sort.csv
+_FACTS = ("confidence", "second", "second_confidence", "familiarity", "strange_in")  # columns of sort.csv
 
 
 def asked_way(**ways: bool) -> How | None:

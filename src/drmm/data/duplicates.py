@@ -1,8 +1,9 @@
 """Pictures that are the same picture: copies, and what resizing or another compression makes of them."""
 
-__all__ = ["SIDE", "alike", "blank", "groups_of", "near_pairs", "perceptual_hash"]
+__all__ = ["SIDE", "alike", "blank", "copies", "groups_of", "near_pairs", "perceptual_hash"]
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch.nn import functional
+
+from drmm.data.base import digest
 
 SIDE = 32
 """Height and width of the pictures that are compared."""
@@ -45,6 +48,12 @@ def alike(*images: npt.NDArray[np.uint8]) -> Pairs:
         start += len(part)
     compared = np.flatnonzero(~blank(grey))
     return groups_of(len(grey), compared[near_pairs(grey[compared])])
+
+
+def copies(images: npt.NDArray[Any]) -> Pairs:
+    """The group of each image, (N,): those of the same numbers share one."""
+    digests = [digest(np.ascontiguousarray(image).data) for image in images]
+    return np.asarray(np.unique(np.array(digests, object), return_inverse=True)[1], np.int64)
 
 
 def blank(grey: Grey) -> npt.NDArray[np.bool_]:

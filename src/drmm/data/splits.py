@@ -87,15 +87,17 @@ def holdout(y: npt.ArrayLike, size: float, *, seed: int) -> Indices:
     return np.sort(np.concatenate(drawn))
 
 
-def label_folds(y: npt.ArrayLike, folds: int, *, seed: int) -> list[Indices]:
+def label_folds(y: npt.ArrayLike, folds: int, *, seed: int, groups: Indices | None = None) -> list[Indices]:
     """Draw parts of the labelled images to be held out in turn, classes spread evenly.
 
-    A class with a single label is in no part. Where one part has a thousand images, it is enough.
+    Images of a group are drawn as one, so that no part has a copy of what is learned from. A class with a single
+    label, or group of them, is in no part. Where one part has a thousand images, it is enough.
 
     Args:
         y: Integer labels (N,); −1 means unlabelled and is never drawn.
         folds: How many at the most; fewer where no class has as many labels.
         seed: Seed of the draw, at least 0.
+        groups: The group of each image, (N,), of which those with a label count; by default each is its own.
 
     Returns:
         Sorted indices of each; none if no class has two labels.
@@ -103,9 +105,14 @@ def label_folds(y: npt.ArrayLike, folds: int, *, seed: int) -> list[Indices]:
     Raises:
         InputError: `seed` out of range, or no labels.
     """
-    ranked = [members for members in _ranked_by_class(y, seed, _FOLD_DRAW).values() if len(members) > 1]
-    dealt = np.concatenate([np.zeros(0, np.int64), *ranked])  # in turn: a class never lies in one part alone
-    parts = [np.sort(dealt[start::folds]) for start in range(min(folds, len(dealt)))]
+    labelled = np.flatnonzero(np.asarray(y) != UNLABELLED)
+    group = labelled if groups is None else groups[labelled]
+    first = labelled[np.unique(group, return_index=True)[1]]  # one image stands for its group
+    ranked = _ranked_by_class(mask_labels(y, first), seed, _FOLD_DRAW).values()
+    # In turn: a class never lies in one part alone.
+    dealt = np.concatenate([np.zeros(0, np.int64), *(members for members in ranked if len(members) > 1)])
+    of_first = group[np.searchsorted(labelled, dealt)]
+    parts = [labelled[np.isin(group, of_first[start::folds])] for start in range(min(folds, len(dealt)))]
     return parts[:1] if parts and len(parts[0]) >= _ENOUGH else parts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral
@@ -80,7 +81,8 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         n_clusters: how many clusters, where y is -1 throughout.
         calibrate: find out while fitting how far the classifier can be trusted, by learning without some labels
             (`drmm.runs.experiment.Trust`, which takes as long again and a half): then `predict_proba` is
-            calibrated, and `familiarity` and `decide` answer. With a teacher, who knows the labels, there is
+            calibrated, and `familiarity` and `decide` answer. It warns where unlabelled images are not like the
+            labelled ones, as those of a class without labels are. With a teacher, who knows the labels, there is
             nothing to calibrate by.
         warm_start: begin with the levels of the former `fit`, on images of the same shape, whatever its classes:
             find clusters without labels first, then fit again with a few.
@@ -225,6 +227,8 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         if self.calibrate:
             own = torch.full_like(labels, UNLABELLED) if taught else labels
             self.assessment_ = self._assessed(x, own, training, options)
+            if self.assessment_.strangers:
+                warnings.warn(self.assessment_.warning, UserWarning, stacklevel=2)
         return self
 
     def _assessed(self, x: Tensor, labels: Tensor, training: Training, options: Mapping[str, Any]) -> Assessment:

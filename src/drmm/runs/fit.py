@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from drmm.data import NAMES, Dataset
+from drmm.data.duplicates import alike
 from drmm.data.store import forget_pixels, taken
 from drmm.errors import InputError, RunError
 from drmm.files import expanded, locked
@@ -235,7 +236,7 @@ class _Session:
             progress = self._at(FOLD, int(number) - 1)
             return learn(lesson, recipe, parts, folder=folder, resume=True, progress=progress)
 
-        return assess(model, x, y, cross_fit(without, model, x, y, folds=folds, seed=seed))
+        return assess(model, x, y, cross_fit(without, model, x, y, folds=folds, seed=seed, same=alike))
 
 
 def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) -> DRMM:

@@ -20,8 +20,9 @@ from drmm.model.deep import DRMM, Latents
 from drmm.trust.calibration import Calibration, fit_calibration
 from drmm.trust.crossfit import Fold, pool_of
 from drmm.trust.decisions import decisions, labels_needed, promised_share
-from drmm.trust.familiarity import Familiarity, fit_familiarity, parts_of_pictures
+from drmm.trust.familiarity import Familiarity, fit_familiarity, looks_of_pictures
 from drmm.trust.promise import check_promise
+from drmm.trust.strangers import strangers_share
 
 __all__ = ["Answers", "Assessment", "HeldOut", "Surest", "assess"]
 
@@ -36,11 +37,13 @@ class Answers:
     Attributes:
         probability: calibrated, of each class, (N, C).
         familiarity: p-values (N,).
+        parts: p-values of each of the four `drmm.trust.familiarity.PARTS`, (N, 4).
         rank: share of the training pictures of which the model is less sure, (N,).
     """
 
     probability: Figures
     familiarity: Figures
+    parts: Figures
     rank: Figures
 
 
@@ -51,7 +54,7 @@ class Surest:
     Attributes:
         share: of all, the surest first.
         promised: whether the labels show, at 95 % confidence, that as many are right as was asked for; otherwise
-            the calibrated confidence estimates it.
+            the calibrated confidence estimates it. They show nothing of pictures unlike the labelled ones.
         labels: how many the promise takes at the least.
     """
 
@@ -91,12 +94,15 @@ class Assessment:
         held_out: cross-fitted answers; of no image where there was none to learn from.
         pool: its calibrated log-odds of training pictures, ascending, (M,).
         familiarity: what its training pictures are like.
+        strangers: share of the unlabelled pictures that is not like the labelled ones, at the least, at 99 %
+            confidence; 0 where nothing is seen (`drmm.trust.strangers`). Then nothing is promised.
     """
 
     calibration: Calibration
     held_out: HeldOut
     pool: Figures
     familiarity: Familiarity
+    strangers: float = 0.0
 
     def error(self) -> dict[str, Any] | None:
         """Cross-fitted error in percent, with its exact 95 % interval; None where there is none.
@@ -113,10 +119,24 @@ class Assessment:
             "labels": n,
         }
 
+    @property
+    def warning(self) -> str:
+        """What follows where some of the unlabelled pictures are not like the labelled ones, in one line."""
+        return (
+            f"at least {100 * self.strangers:.2g} % of the unlabelled pictures are not like the labelled ones, at "
+            "99 % confidence: pictures of a class without labels are taken for one of the others, however sure "
+            "that looks; label some of each class, drawn at random"
+        )
+
     def summary(self) -> dict[str, Any]:
         """What people may want to know."""
         promises = {f"{promise:g}": asdict(self.surest(promise)) for promise in (0.9, 0.95, 0.98, 0.99)}
-        return {"calibration": asdict(self.calibration), "cross_fitted": self.error(), "promises": promises}
+        return {
+            "calibration": asdict(self.calibration),
+            "cross_fitted": self.error(),
+            "strangers_at_least": round(self.strangers, 4),
+            "promises": promises,
+        }
 
     def surest(self, promise: float) -> Surest:
         """Which pictures may be sorted, so that as many are right as promised.
@@ -126,7 +146,7 @@ class Assessment:
         """
         check_promise(promise)
         share = promised_share(self.held_out.rank, self.held_out.wrong, promise)
-        if share:
+        if share and not self.strangers:
             return Surest(share, promised=True, labels=labels_needed(promise))
         sure = expit(self.pool[::-1])  # the surest first
         enough = np.cumsum(sure) >= promise * np.arange(1, len(sure) + 1)
@@ -137,7 +157,7 @@ class Assessment:
         logs = self.calibration.log_probability(latents.logits.double().numpy())
         return Answers(
             np.exp(logs),
-            self.familiarity.p_value(parts_of_pictures(model, x, latents)),
+            *self.familiarity.p_values(looks_of_pictures(model, x, latents)),
             _rank(logs, self.pool),
         )
 
@@ -164,7 +184,8 @@ class Assessment:
             f"calibration.{name}": np.array(value, float) for name, value in asdict(self.calibration).items()
         }
         return {
-            name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in {**arrays, "pool": self.pool}.items()
+            name: torch.from_numpy(np.ascontiguousarray(array))
+            for name, array in {**arrays, "pool": self.pool, "strangers": np.array(self.strangers)}.items()
         }
 
     @classmethod
@@ -180,6 +201,7 @@ class Assessment:
             HeldOut(*(arrays[f"held_out.{f.name}"] for f in fields(HeldOut))),
             arrays["pool"],
             Familiarity(*(arrays[f"familiarity.{f.name}"] for f in fields(Familiarity))),
+            arrays["strangers"].item(),
         )
 
 
@@ -200,7 +222,17 @@ def assess(model: DRMM, x: Tensor, y: Tensor, folds: Sequence[Fold]) -> Assessme
     ranks = [_rank(log_probability(fold.logits), _pool(log_probability(fold.pool))) for fold in folds]
     held_out = HeldOut(index, label, log_probability(logits), np.concatenate([np.zeros(0), *ranks]))
     pool = _pool(log_probability(predict_logits(model, pool_of(x, y)).double().numpy()))
-    return Assessment(calibration, held_out, pool, fit_familiarity(model, x))
+    strangers = _strangers(held_out, [np.exp(log_probability(fold.pool)) for fold in folds])
+    return Assessment(calibration, held_out, pool, fit_familiarity(model, x), strangers)
+
+
+def _strangers(held_out: HeldOut, pools: Sequence[Figures]) -> float:
+    """`strangers_share`; 0 where nothing is held out. Where most images have a label, they are the pool's too."""
+    if not pools:
+        return 0.0
+    mean = np.mean([pool.mean(0) for pool in pools], 0)
+    probability = np.exp(held_out.log_probability)
+    return strangers_share(held_out.rank, probability, held_out.label, mean, len(pools[0]))
 
 
 def _odds(log_probability: Figures) -> Figures:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from drmm.data.duplicates import copies
 from drmm.data.splits import label_folds
 from drmm.learning.metrics import predict_logits
 
@@ -38,7 +40,14 @@ class Fold:
 
 
 def cross_fit(
-    learn: Callable[[str, Tensor], nn.Module], model: nn.Module, x: Tensor, y: Tensor, *, folds: int, seed: int
+    learn: Callable[[str, Tensor], nn.Module],
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    folds: int,
+    seed: int,
+    same: Callable[[npt.NDArray[Any]], Indices] = copies,
 ) -> list[Fold]:
     """Learn without each fold of the labels in turn, and ask for it.
 
@@ -53,13 +62,16 @@ def cross_fit(
         y: class indices (N,), -1 where there is no label.
         folds: as of `drmm.data.splits.label_folds`.
         seed: likewise.
+        same: the group of each of n labelled images, (n,): a net that has learned one is not asked for another.
 
     Returns:
         The folds; none if no class has two labels.
     """
     pool, answers = pool_of(x, y), []
+    groups = np.zeros(len(y), np.int64)
+    groups[y >= 0] = same(x[y >= 0].numpy())
     size = _lead(predict_logits(model, pool))
-    parts = label_folds(y.numpy(), folds, seed=seed)
+    parts = label_folds(y.numpy(), folds, seed=seed, groups=groups)
     for number, held_out in enumerate(parts, 1):
         fewer = y.clone()
         fewer[held_out] = -1

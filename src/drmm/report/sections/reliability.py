@@ -105,9 +105,10 @@ def _calibrated(context: Context) -> str:
     temperature = decimal(assessment.calibration.temperature)
     surest, n = assessment.surest(PROMISE), f"{len(assessment.held_out.label):,}"
     shown = f"as the {n} labels show at 95 % confidence" if surest.promised else f"which {n} labels do not show"
+    beware = f" Beware: {assessment.warning}." if assessment.strangers else ""
     return (
         f"Confidence is calibrated (temperature {temperature}) by {n} labels that were held out in turn. Of the "
-        f"surest {percent(surest.share, 0)} of pictures {percent(PROMISE, 0)} should be right, {shown}."
+        f"surest {percent(surest.share, 0)} of pictures {percent(PROMISE, 0)} should be right, {shown}.{beware}"
     )
 
 
