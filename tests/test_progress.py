@@ -117,23 +117,23 @@ def learned(outlook, stage, steps, start=0):
 
 def test_all_stages_are_told_once_after_the_first_steps(clock, capsys):
     told = []
-    outlook = Outlook([("to learn", 100), ("to judge", 20), ("to judge", 20)], told.append)
+    outlook = Outlook([("to learn", 100, 1), ("to judge", 40, 0.5), ("to judge", 40, 0.5)], told.append)
     clock(10.0)
     learned(outlook, ("to learn",), 100)
-    # The second step shows it: 98 and 40 are left, at 10 seconds each.
-    assert told == ["training takes about 23 minutes: 98 steps to learn, then 2 x 20 steps to judge"]
+    # The second step shows it: 98 are left at 10 seconds each, and 80 at half of that.
+    assert told == ["training takes about 23 minutes: 98 steps to learn, then 2 x 40 steps to judge"]
     lines = capsys.readouterr().err.splitlines()
     assert lines[1] == "training: 8 of 100, about 22 minutes left"
     assert lines[-1] == "training: 100 of 100, about 7 minutes left"
-    learned(outlook, ("to judge", 1), 20)
+    learned(outlook, ("to judge", 1), 40)
     assert len(told) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "training: 20 of 20"
+    assert capsys.readouterr().err.splitlines()[-1] == "training: 40 of 40"
 
 
 @pytest.mark.parametrize(("stopped", "says"), [(0, "55 seconds: 18"), (12, "20 seconds: 6")])
 def test_what_was_done_before_a_stop_does_not_count(clock, stopped, says):
     told = []
-    outlook = Outlook([("to learn", 100), ("to judge", 20), ("to judge", 20)], told.append)
+    outlook = Outlook([("to learn", 100, 1), ("to judge", 20, 1), ("to judge", 20, 1)], told.append)
     clock(3.0)
     learned(outlook, ("to learn",), 100, start=100)  # done
     learned(outlook, ("to judge", 1), 20, start=stopped)
@@ -143,7 +143,7 @@ def test_what_was_done_before_a_stop_does_not_count(clock, stopped, says):
 def test_a_terminal_sees_what_is_left_of_all_stages(clock, monkeypatch, capsys):
     watch(monkeypatch)
     clock(10.0)
-    learned(Outlook([("to learn", 10), ("to judge", 200)], print), ("to learn",), 10)
+    learned(Outlook([("to learn", 10, 1), ("to judge", 200, 1)], print), ("to learn",), 10)
     assert "training, about 33 minutes left" in capsys.readouterr().err
 
 

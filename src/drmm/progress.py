@@ -28,34 +28,37 @@ _SHOWN_BY = 3  # steps, or seconds, that show how long a job takes
 
 @dataclass
 class Outlook:
-    """Training in several stages whose steps are about as long: what it takes is told once, after the first steps.
+    """Training in several stages: what it takes is told once, after the first steps.
 
     Attributes:
-        stages: what each is for, and how many steps it has, in order.
+        stages: what each is for, how many steps it has, and how long they are beside other steps, in order.
         tell: is told.
         stage: the present one, counted from 0; those before it are done.
         is_told: whether it has been.
     """
 
-    stages: Sequence[tuple[str, int]]
+    stages: Sequence[tuple[str, int, float]]
     tell: Callable[[str], object]
     stage: int = 0
     is_told: bool = False
 
     def at(self, purpose: str, number: int = 0) -> Outlook:
         """The same, now at the stage of that number, from 0, among those of a purpose."""
-        self.stage = [i for i, (what, _) in enumerate(self.stages) if what == purpose][number]
+        self.stage = [i for i, (what, *_) in enumerate(self.stages) if what == purpose][number]
         return self
 
     @property
-    def later(self) -> int:
-        """Steps of the stages that are to come."""
-        return sum(steps for _, steps in self.stages[self.stage + 1 :])
+    def later(self) -> float:
+        """The stages that are to come, in steps as long as those of the present one."""
+        return (
+            sum(steps * length for _, steps, length in self.stages[self.stage + 1 :]) / self.stages[self.stage][2]
+        )
 
     def say(self, seconds: float, left: int) -> None:
         """Tell how long all will take, of which so many steps are of the present stage."""
         self.is_told = True
-        stages = groupby([(self.stages[self.stage][0], left), *self.stages[self.stage + 1 :]])
+        later = [(what, steps) for what, steps, _ in self.stages[self.stage + 1 :]]
+        stages = groupby([(self.stages[self.stage][0], left), *later])
         counted = [(what, steps, len(list(alike))) for (what, steps), alike in stages]
         said = [f"{f'{n} x ' if n > 1 else ''}{steps:,} steps {what}" for what, steps, n in counted]
         self.tell(f"training takes about {_spoken(seconds)}: {', then '.join(said)}")

@@ -66,7 +66,7 @@ def test_the_stages_are_those_that_are_made(
     monkeypatch.setattr(Experiment, "read", lambda name: read(name).changed("training", **quick))
     monkeypatch.setattr(fit, "stages", lambda *args: found.extend(stages(*args)) or found)
     fit_run(experiment, tmp_path / "run")
-    assert [steps for _, steps in found] == made
+    assert [steps for _, steps, _ in found] == made
 
 
 def test_it_is_told_and_changes_nothing(tmp_path: Path) -> None:

@@ -234,6 +234,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
     def _assessed(self, x: Tensor, labels: Tensor, training: Training, options: Mapping[str, Any]) -> Assessment:
         """How far the fitted model can be trusted; by no label where there are none."""
         x, trust = x.to(self.model_.templates.weight.dtype), Trust()
+        options = {**options, "objective": options["objective"].without_drawing()}
         config = trust.shortened(training)
 
         def without(_: str, fewer: Tensor) -> DRMM:

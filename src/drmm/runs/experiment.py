@@ -80,11 +80,12 @@ class Trust(Record):
 
     Attributes:
         folds: parts of the labels that are held out in turn; 0 holds none out, and confidence is not calibrated.
-        epochs_share: of the run's own epochs, for each of these nets.
+        epochs_share: of the run's own epochs, for each of these nets. Where there is a KL term they learn without
+            drawing, and an epoch takes half of the time.
     """
 
     folds: int = 5
-    epochs_share: float = 0.3
+    epochs_share: float = 0.6
 
     def __post_init__(self) -> None:
         if self.folds < 0 or self.folds == 1:

@@ -226,7 +226,11 @@ class _Session:
         if not is_cross_fitted(experiment, self.parts):
             return assess(model, x, y, ())
         folds, seed = experiment.trust.folds, experiment.training.seed
-        lesson = replace(experiment, training=experiment.trust.shortened(experiment.training))
+        lesson = replace(
+            experiment,
+            training=experiment.trust.shortened(experiment.training),
+            objective=experiment.objective.without_drawing(),
+        )
         console = Console(stderr=True, quiet=not (self.progress and is_leader()))
 
         def without(fold: str, labels: Tensor) -> DRMM:

@@ -38,8 +38,10 @@ def is_cross_fitted(experiment: Experiment, parts: Parts) -> bool:
 
 def stages(
     experiment: Experiment, parts: Parts, candidates: Sequence[Recipe], done: int | None
-) -> list[tuple[str, int]]:
-    """What each training is for, and its steps at the most, in order; those that a resumed run has done too.
+) -> list[tuple[str, int, float]]:
+    """What each training is for, its steps at the most, and how long they are beside other steps, in order.
+
+    Those that a resumed run has done are among them.
 
     Args:
         experiment: resolved.
@@ -48,23 +50,24 @@ def stages(
         done: epochs of a finished run that is trained further, or None.
     """
     y, training, machine = parts.labels, experiment.training, experiment.machine
-    found: list[tuple[str, int]] = []
+    found: list[tuple[str, int, float]] = []
     if experiment.teacher is not None:
         if is_recipe(experiment.teacher.source):
-            found.append((TEACHER, steps_in(y, lesson_of(experiment).training, machine)))
+            found.append((TEACHER, steps_in(y, lesson_of(experiment).training, machine), 1))
         y = torch.zeros_like(y)  # all images will have a label
     if done is not None:
         further = replace(training, epochs=training.epochs - done, min_steps=0)
-        found.append((MODEL, steps_in(y, further, machine)))
+        found.append((MODEL, steps_in(y, further, machine), 1))
     else:
         if len(candidates) > 1:
             chosen_by = steps_in(y[held_out(y, training.seed)[1]], training, machine)
-            found += [(CHOICE, chosen_by)] * len(candidates)
-        found.append((MODEL, steps_in(y, training, machine)))
+            found += [(CHOICE, chosen_by, 1)] * len(candidates)
+        found.append((MODEL, steps_in(y, training, machine), 1))
     if is_cross_fitted(experiment, parts):
         shortened = experiment.trust.shortened(training)
+        draws = experiment.objective.without_drawing() == experiment.objective
         for fold in label_folds(y.numpy(), experiment.trust.folds, seed=training.seed):
             fewer = y.clone()
             fewer[fold] = -1
-            found.append((FOLD, steps_in(fewer, shortened, machine)))
+            found.append((FOLD, steps_in(fewer, shortened, machine), 1 if draws else 0.5))
     return found
