@@ -57,6 +57,21 @@ def test_wrong_labels_come_first(digits):
     assert np.isin(generator.permutation(400)[:20], flipped).mean() < 0.3, "control: chance"
 
 
+def test_a_posterior_judges_labels_where_there_is_one(digits):
+    """Features that tell nothing show that it is the posterior which decides."""
+    flipped = np.arange(0, 400, 20)
+    labels = digits.labels.copy()
+    labels[flipped] = (labels[flipped] + 1) % 10
+    blind = replace(digits, labels=labels, features=np.random.default_rng(0).normal(size=(400, 3)))
+    posterior = np.full((400, 10), 0.01)
+    posterior[np.arange(400), digits.labels] = 0.91
+    assert [one.index for one in found(replace(blind, posterior=posterior), "label")] == flipped.tolist()
+    assert not found(blind, "label"), "control"
+    posterior[: len(posterior) // 2] = np.nan
+    told = [one.index for one in found(replace(blind, posterior=posterior), "label")]
+    assert told == [row for row in flipped if row >= 200], "what it does not know it does not judge"
+
+
 def test_copies_do_not_speak_for_each_other(digits):
     """A wrong label that was copied five times is seen; in folds that split the copies it would be believed."""
     rows = np.concatenate([np.arange(400), np.repeat(7, 5)])

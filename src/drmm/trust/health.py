@@ -19,7 +19,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from drmm.data.duplicates import blank, groups_of, near_pairs
 
-__all__ = ["Finding", "Found", "Pictures", "examine", "look_features", "outlyingness", "suspicion"]
+__all__ = ["Finding", "Found", "Pictures", "doubt", "examine", "look_features", "outlyingness", "suspicion"]
 
 _ODD = 4.0  # times the median side
 _FEW = 3  # labels
@@ -46,6 +46,8 @@ class Pictures:
         digests: of what their files hold, (N,).
         sizes: height and width before they were made small, (N, 2).
         features: what tells pictures apart, (N, D); such as `look_features`, or a model's.
+        posterior: probability of each class by nets that did not know the picture's label, (N, C); NaN where there
+            is none. Without it, labels are judged by the features.
     """
 
     looks: npt.NDArray[np.uint8]
@@ -55,6 +57,7 @@ class Pictures:
     digests: Sequence[str]
     sizes: Indices
     features: Figures
+    posterior: Figures | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def look_features(looks: npt.NDArray[np.uint8]) -> Figures:
 
 
 def suspicion(features: Figures, labels: Indices, groups: Indices) -> tuple[Figures, Indices, float]:
-    """How little a label is believed by those pictures that look alike.
+    """`doubt` by those pictures that look alike.
 
     The posterior of each picture is that of its nearest neighbours in the other folds of a cross-validation, and
     copies are in one fold: they would speak for each other.
@@ -135,26 +138,39 @@ def suspicion(features: Figures, labels: Indices, groups: Indices) -> tuple[Figu
         features: (M, D).
         labels: of the pictures, (M,), each class twice or more.
         groups: of copies, (M,).
-
-    Returns:
-        Suspicion (M,): probability of the best other class less that of the label, and less 1 where the other
-            class is not as probable as among its own pictures: positive where the label is refuted (confident
-            learning; Northcutt et al., 2021). And that class, (M,); and how many labels are as the neighbours say,
-            as a share.
     """
-    classes, codes = np.unique(labels, return_inverse=True)
-    rows, folds = np.arange(len(codes)), min(_FOLDS, int(np.bincount(codes).min()), len(np.unique(groups)))
+    codes = np.unique(labels, return_inverse=True)[1]
+    folds = min(_FOLDS, int(np.bincount(codes).min()), len(np.unique(groups)))
     if folds < 2:  # all are copies of one picture
         return np.zeros(len(codes)), labels, 0.0
     neighbours = KNeighborsClassifier(min(_NEIGHBOURS, len(codes) // (2 * folds)), weights="distance")
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     with warnings.catch_warnings(action="ignore"):  # of a fold without some class, which then has probability 0
         posterior = cross_val_predict(neighbours, features, codes, groups=groups, cv=split, method="predict_proba")
+    return doubt(posterior, labels)
+
+
+def doubt(posterior: Figures, labels: Indices) -> tuple[Figures, Indices, float]:
+    """How little labels are believed, by what is said of pictures by those who do not know them.
+
+    Args:
+        posterior: probability of each class that occurs, in the order of their indices, (M, C).
+        labels: of the pictures, (M,).
+
+    Returns:
+        Suspicion (M,): probability of the best other class less that of the label, and less 1 where the other
+            class is not as probable as among its own pictures: positive where the label is refuted (confident
+            learning; Northcutt et al., 2021). And that class, (M,); and how many labels are as the posterior says,
+            as a share.
+    """
+    classes, codes = np.unique(labels, return_inverse=True)
+    rows = np.arange(len(codes))
     own = posterior[rows, codes]
     usual = np.array([own[codes == c].mean() for c in range(len(classes))])
-    posterior[rows, codes] = -1
-    other = posterior.argmax(1)
-    lead, refuted = posterior[rows, other] - own, posterior[rows, other] >= usual[other]
+    others = posterior.copy()
+    others[rows, codes] = -1
+    other = others.argmax(1)
+    lead, refuted = others[rows, other] - own, others[rows, other] >= usual[other]
     return np.where(refuted, lead, lead - 1), classes[other], float((lead < 0).mean())
 
 
@@ -196,19 +212,27 @@ def _contradictions(pictures: Pictures, alike: Indices) -> Finding:
 
 
 def _wrong_labels(pictures: Pictures, alike: Indices) -> Finding:
-    remedy = "look at them, the most suspicious first; pictures that look alike have another label"
+    told = pictures.posterior
+    known = (pictures.labels >= 0) & (True if told is None else ~np.isnan(told).any(1))
+    others = f"nets that did not know it found another ({known.sum():,} labels were put to them)"
+    others = "pictures that look alike have another label" if told is None else others
+    remedy = f"look at them, the most suspicious first; {others}"
     finding = partial(Finding, "label", "labels that may be wrong", remedy)
-    counts = np.bincount(pictures.labels[pictures.labels >= 0], minlength=len(pictures.classes))
+    counts = np.bincount(pictures.labels[known], minlength=len(pictures.classes))
     enough = np.flatnonzero(counts >= _FEW)
     if len(enough) < 2:
         return finding((), f"it takes two classes of {_FEW} labels")
-    judged = np.flatnonzero(np.isin(pictures.labels, enough))
+    judged = np.flatnonzero(known & np.isin(pictures.labels, enough))
     labels = pictures.labels[judged]
-    doubt, other, agreement = suspicion(pictures.features[judged], labels, alike[judged])
+    if told is None:
+        suspect, other, agreement = suspicion(pictures.features[judged], labels, alike[judged])
+    else:
+        suspect, other, agreement = doubt(told[judged][:, enough], labels)
     if agreement < _TOLD_APART:
-        return finding((), f"look-alikes share a label {agreement:.0%} of the time; a model may tell them apart")
+        why = f"look-alikes share a label {agreement:.0%} of the time; a model may tell them apart"
+        return finding((), why if told is None else f"the model confirms {agreement:.0%} of the labels, too few")
     found = []
-    for row in np.argsort(-doubt, kind="stable")[: np.count_nonzero(doubt > 0)].tolist():
+    for row in np.argsort(-suspect, kind="stable")[: np.count_nonzero(suspect > 0)].tolist():
         given, better = (pictures.classes[c] for c in (labels[row], other[row]))
         found.append(Found(int(judged[row]), f"labelled {given}, looks like {better}"))
     return finding(tuple(found))
