@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from drmm.cli import sort as sorting
 from drmm.data import load
 from drmm.files import write_csv
+from drmm.report.answers import Sorting
 from drmm.sorting import apply
 
 
@@ -36,8 +37,12 @@ REPORT = sorting.write_report
 
 @pytest.fixture(autouse=True)
 def _report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No report, which takes a while."""
-    monkeypatch.setattr(sorting, "write_report", lambda _, out: out.write_text("a report"))
+    """No report, which takes a while, but the names that it would show."""
+
+    def report(_: Path, out: Path, sorting: Sorting) -> None:
+        out.write_text(" ".join(answer.file for answer in sorting.answers), errors="replace")
+
+    monkeypatch.setattr(sorting, "write_report", report)
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -64,7 +69,11 @@ def test_there_and_back(
         assert row["sorted"].partition("/")[0] == folders[row["decision"]]
         assert row["second"] != row["label"]
     assert {row["file"].rpartition("/")[2] for row in read_csv(into / "skipped.csv")} == {"broken.png", "note.txt"}
-    assert (into / "report.html").exists()
+    page = (into / "report.html").read_text()
+    if not way:  # the real one
+        assert "30 pictures of " in page
+        assert "note.txt" not in page
+    assert any(f"{Path(row['file']).relative_to(digits)}" in page for row in rows)
     left = everything(digits)
     assert set(left) == ({"a/broken.png", "note.txt"} if way == ["--move"] else set(before))
     code, out, err = run_drmm("sort", digits, "--into", into, "--run", run)
@@ -86,6 +95,16 @@ def test_as_predicted(run: Path, digits: Path, tmp_path: Path, run_drmm) -> None
     assert {row["file"]: [row[name] for name in names] for row in rows} == predicted
     assert len({row["decision"] for row in rows}) > 1, "control"
     assert len(predicted) == 31
+
+
+def test_the_report_is_of_what_was_sorted_last(run: Path, digits: Path, tmp_path: Path, run_drmm) -> None:
+    into = tmp_path / "sorted"
+    sort = ["sort", digits, "--into", into, "--run", run]
+    run_drmm(*sort)
+    assert len((into / "report.html").read_text().split()) == 30
+    Image.new("L", (8, 8), 255).save(digits / "new.png")
+    run_drmm(*sort)
+    assert (into / "report.html").read_text() == "new.png"
 
 
 def test_new_pictures_and_a_dry_run(run: Path, digits: Path, tmp_path: Path, run_drmm) -> None:

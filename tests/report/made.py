@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image
 
 from drmm.data import Dataset
 from drmm.files import write_csv, write_json
 from drmm.model.storage import Recipe, save_model
 from drmm.runs.experiment import Data, Experiment
 from drmm.runs.run import Run
+from drmm.trust.assessment import assess
+from drmm.trust.crossfit import Fold
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -64,3 +68,37 @@ def write_run(
     logged = [(e, 10 * e, 1 / (e + 1), 0.5) for e in range(3)]
     write_csv(folder / "logs" / "metrics.csv", ["epoch", "step", "train/loss", "val/error"], logged)
     return folder
+
+
+def write_pictures(folder: Path) -> Path:
+    """Noise of three classes, six each, in class folders, 12 without a label; a copy, a blank and a broken one."""
+    generator = np.random.default_rng(0)
+    for place in [f"{c}/{i}" for c in "abc" for i in range(6)] + [f"unlabelled/{i}" for i in range(12)]:
+        path = folder / f"{place}{' of a very long name' * 5} <script>.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (12, 12), np.uint8)).save(path)
+    first = next((folder / "a").iterdir())
+    (folder / "unlabelled" / "copy.png").write_bytes(first.read_bytes())
+    Image.new("L", (12, 12), 77).save(folder / "unlabelled" / "blank.png")
+    (folder / "unlabelled" / "broken.png").write_bytes(first.read_bytes()[:60])
+    return folder
+
+
+def trusted(folder: Path, data: Dataset, wrong: Sequence[int] = ()) -> Run:
+    """The run with answers for each label as if it had been held out: right, but for some, of which it is surest.
+
+    Args:
+        folder: of `write_run`.
+        data: its images.
+        wrong: indices of training images that are said to be of the next class.
+    """
+    run = Run.open(folder)
+    known = np.flatnonzero(data.y_train >= 0)[::-1].copy()  # in any order
+    said = data.y_train[known].copy()
+    said[np.isin(known, wrong)] = (said[np.isin(known, wrong)] + 1) % len(data.classes)
+    sure = np.where(np.isin(known, wrong), 6.0, 4.0) + np.arange(len(known)) / 100
+    logits = np.eye(len(data.classes))[said] * sure[:, None]
+    x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
+    pool = np.tile(logits, (len(x), 1))[: len(x)]
+    run.keep_assessment(assess(run.model, x, y, [Fold(known, logits, pool)]))
+    return Run.open(folder)

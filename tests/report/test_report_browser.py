@@ -1,14 +1,21 @@
 """The report in a real browser: nothing to complain about, at any width, by mouse and by keyboard."""
 
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import CHROMIUM, NO_BROWSER, Browser
-from made import HOSTILE, dataset, write_run
+from made import HOSTILE, dataset, trusted, write_pictures, write_run
 
+from drmm.data import load
+from drmm.files import write_json
 from drmm.report import write_report
+from drmm.report.answers import Answer, Sorting
 from drmm.runs import experiment as runs
+from drmm.runs.run import Run
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 
@@ -45,6 +52,24 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made(tmp_path_factory.mktemp("reports"), "many", tuple(f"a long name {i}" for i in range(40)))
 
 
+@pytest.fixture(scope="module")
+def sorted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a sorting, of pictures with long names."""
+    place = tmp_path_factory.mktemp("sorted")
+    pictures = write_pictures(place / "pets")
+    with warnings.catch_warnings(action="ignore"):  # of the broken picture
+        data = load(pictures)
+        run = write_run(place / "run", replace(data, name=str(pictures)), labels_per_class=None)
+        Run.open(run).keep_labels(data, np.flatnonzero(data.y_train >= 0))
+        write_json(run / "results.json", {"labels": 18})
+        trusted(run, data, (1, 8))
+        answers = tuple(Answer(file, "a", "unsure", 0.5, "b", 0.1) for file in data.files)
+        write_report(
+            run, place / "page.html", sorting=Sorting(pictures, place / "out", 0.9, answers, data.skipped)
+        )
+    return place / "page.html"
+
+
 @pytest.fixture(autouse=True)
 def _quiet(browser: Browser) -> Iterator[None]:
     """Whatever is done, the console stays silent and nothing is fetched."""
@@ -70,9 +95,24 @@ def test_the_console_is_heard(browser: Browser, tmp_path: Path) -> None:
 def test_it_fits(browser: Browser, request, name: str, width: int) -> None:
     browser.open(request.getfixturevalue(name), width)
     assert browser.run("document.documentElement.scrollWidth") <= width
-    assert browser.run("document.querySelectorAll('section').length") == 13
+    assert browser.run("document.querySelectorAll('section').length") == 15
     cells = "[...document.querySelectorAll('.figures th')].map((e) => e.offsetWidth)"
     assert browser.run(f"Math.min(...{cells})") > 60  # no column of single letters
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_pictures_are_named_at_any_width(browser: Browser, sorted_folder: Path, width: int) -> None:
+    browser.open(sorted_folder, width)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    strip = "document.querySelector('#sorted .named')"
+    assert browser.run(f"{strip}.querySelectorAll('li').length") == 24
+    assert browser.run(f"{strip}.clientHeight") < (500 if width < 600 else 2000)
+    name = "document.querySelector('#sorted .file')"
+    assert browser.run(f"{name}.textContent").endswith(" of a very long name <script>.png")
+    browser.run(f"getSelection().selectAllChildren({name})")
+    assert browser.run("getSelection().toString()") == browser.run(f"{name}.textContent")
+    browser.click("#hardest .open")
+    assert browser.run("document.querySelector('#panes figcaption').textContent").endswith("<script>.png")
 
 
 CONTRAST = """(() => {

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
 from drmm.errors import InputError
 from drmm.trust.calibration import Calibration, fit_calibration, log_losses, reliability
@@ -19,6 +19,15 @@ def world(n: int, classes: int, seed: int, too_sure: float = 1.0, offset: float 
 def error_of(calibration: Calibration, logits: np.ndarray, labels: np.ndarray) -> float:
     p = np.exp(calibration.log_probability(logits))
     return reliability(p.max(1), p.argmax(1) == labels).error
+
+
+@pytest.mark.parametrize("calibration", [Calibration(), Calibration(3.0), Calibration(0.5, (0.4, -1.0, 0.2))])
+def test_what_was_calibrated_can_be_undone(calibration: Calibration) -> None:
+    logits, _ = world(50, 3, 0, too_sure=3)
+    calibrated = calibration.log_probability(logits)
+    np.testing.assert_allclose(calibration.undone(calibrated), log_softmax(logits, 1), rtol=1e-10)
+    if calibration != Calibration():
+        assert np.abs(calibrated - log_softmax(logits, 1)).max() > 0.1, "control"
 
 
 @pytest.mark.parametrize("too_sure", [0.3, 1.0, 3.0, 30.0])

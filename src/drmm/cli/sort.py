@@ -31,6 +31,7 @@ from drmm.files import NOT_SORTED, RUN, TEMPORARY, read_bytes
 from drmm.learning.allocator import tune_allocator
 from drmm.progress import track
 from drmm.report import write_report
+from drmm.report.answers import Answer, Sorting
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
@@ -112,7 +113,9 @@ def sort(
             say("nothing was written" + ("" if run else ", and the model was not kept: drmm fit trains one"))
             return
         if model:
-            _keep_report(model, into, Path(nowhere))  # before the pictures that it shows are moved
+            answers = tuple(_answer(found, choice) for choice in choices)
+            shown = Sorting(pictures, into, promise, answers, tuple(found.skipped))
+            _keep_report(model, shown, Path(nowhere))  # before the pictures that it shows are moved
     plan = sort_files(choices, into, how, [(str(pictures / one.file), one.reason) for one in found.skipped])
     if found.skipped:
         say(f"{summary(found.skipped)}; {into / 'skipped.csv'} names them")
@@ -305,13 +308,28 @@ def _decided(predictor: Predictor, batch: list[_Read]) -> Iterator[Choice]:
         yield Choice(path, digest, answer["label"], answer["decision"] or by_net, facts)
 
 
-def _keep_report(run: Run, into: Path, nowhere: Path) -> None:
-    """Write the report of the run, unless it is there."""
-    if (into / _REPORT).exists():
+def _answer(found: Listing, choice: Choice) -> Answer:
+    """What the report needs to know of a picture."""
+    confidence, familiarity = (choice.facts[name] for name in ("confidence", "familiarity"))
+    return Answer(
+        str(choice.source.relative_to(found.root)),
+        choice.label,
+        choice.decision,
+        float(confidence) if confidence else None,
+        choice.facts["second"],
+        float(familiarity) if familiarity else None,
+        choice.facts.get("strange_in", ""),
+    )
+
+
+def _keep_report(run: Run, shown: Sorting, nowhere: Path) -> None:
+    """Write the report of what was sorted; of a model that was trained here, the first time only."""
+    into = shown.into
+    if (into / _REPORT).exists() and run.folder == into / RUN:
         return
     try:
         with warnings.catch_warnings(action="ignore"):  # of the pictures, which were said
-            write_report(run.folder, nowhere / _REPORT)
+            write_report(run.folder, nowhere / _REPORT, sorting=shown)
     except (InputError, RunError) as error:
         complain("warning", f"no {_REPORT}: {error}", "bold yellow")
         return

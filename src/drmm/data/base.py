@@ -47,6 +47,7 @@ class Dataset:
         content: Digest of the names and bytes of all files that were read; "" where images are arrays.
         skipped: All other files of the folder or archive.
         resized: From which sizes pictures have come to theirs, and how; empty where they had it.
+        test_files: Like `files`, of the test pictures.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Dataset:
     content: str = ""
     skipped: tuple[Skipped, ...] = ()
     resized: str = ""
+    test_files: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:

@@ -1,6 +1,6 @@
 """Pictures that are the same picture: copies, and what resizing or another compression makes of them."""
 
-__all__ = ["SIDE", "alike", "blank", "copies", "groups_of", "near_pairs", "perceptual_hash"]
+__all__ = ["SIDE", "alike", "blank", "copies", "groups_of", "made_small", "near_pairs", "perceptual_hash"]
 
 from itertools import pairwise
 from typing import Any
@@ -38,14 +38,7 @@ def alike(*images: npt.NDArray[np.uint8]) -> Pairs:
     Args:
         images: levels (N, C, H, W), in one array or several of N in all; none is copied whole.
     """
-    grey = np.zeros((sum(map(len, images)), SIDE, SIDE), np.uint8)
-    parts = (part for some in images for part in np.split(some, range(_AT_ONCE, len(some), _AT_ONCE)))
-    start = 0
-    for part in parts:
-        levels = torch.from_numpy(np.array(part)).float().mean(1, keepdim=True)
-        small = functional.interpolate(levels, (SIDE, SIDE), mode="bilinear", antialias=True)
-        grey[start : start + len(part)] = small[:, 0].round()
-        start += len(part)
+    grey = np.concatenate([made_small(some, grey=True)[:, 0] for some in images])
     compared = np.flatnonzero(~blank(grey))
     return groups_of(len(grey), compared[near_pairs(grey[compared])])
 
@@ -54,6 +47,22 @@ def copies(images: npt.NDArray[Any]) -> Pairs:
     """The group of each image, (N,): those of the same numbers share one."""
     digests = [digest(np.ascontiguousarray(image).data) for image in images]
     return np.asarray(np.unique(np.array(digests, object), return_inverse=True)[1], np.int64)
+
+
+def made_small(images: npt.NDArray[np.uint8], *, grey: bool = False) -> npt.NDArray[np.uint8]:
+    """Pictures of the size at which they are compared, uint8 (N, C, 32, 32).
+
+    Args:
+        images: levels (N, C, H, W).
+        grey: the mean of the channels instead of all.
+    """
+    small = np.zeros((len(images), 1 if grey else images.shape[1], SIDE, SIDE), np.uint8)
+    for start in range(0, len(images), _AT_ONCE):
+        levels = torch.from_numpy(np.array(images[start : start + _AT_ONCE])).float()
+        levels = levels.mean(1, keepdim=True) if grey else levels
+        resized = functional.interpolate(levels, (SIDE, SIDE), mode="bilinear", antialias=True)
+        small[start : start + _AT_ONCE] = resized.round()
+    return small
 
 
 def blank(grey: Grey) -> npt.NDArray[np.bool_]:

@@ -121,6 +121,7 @@ def load_folder_splits(
         _content(found, entries, places if labels else {}),
         (*found.skipped, *odd),
         _resized(entries.values(), working, shape, "" if size else f" (by {RULE})"),
+        tuple(map(str, order[n_train:])),
     )
 
 

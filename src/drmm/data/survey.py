@@ -1,6 +1,6 @@
 """All pictures of a folder at a glance: file, class, part, size and a small copy of each."""
 
-__all__ = ["Survey", "survey", "thumbnails"]
+__all__ = ["Survey", "survey", "surveyed", "thumbnails"]
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from drmm.data.base import Skipped
-from drmm.data.duplicates import SIDE
+from drmm.data.base import Dataset, Skipped
+from drmm.data.duplicates import SIDE, made_small
 from drmm.data.folders import load_folder_splits
 from drmm.data.index import indexed
 from drmm.data.listing import listed
@@ -54,14 +54,24 @@ def survey(path: Path, classes: Collection[str] = (), labels: Path | None = None
         classes: likewise.
         labels: likewise.
     """
-    data = load_folder_splits(path, (SIDE, SIDE), classes, labels=labels)
-    left_out = {*data.files, *(one.file for one in data.skipped)}
+    return surveyed(path, load_folder_splits(path, (SIDE, SIDE), classes, labels=labels))
+
+
+def surveyed(path: Path, data: Dataset) -> Survey:
+    """The same of pictures that are loaded, at any size.
+
+    Args:
+        path: the folder or archive that they are from.
+        data: all of them.
+
+    Raises:
+        RunError: if some are gone.
+    """
     with listed(path) as found:
         entries = indexed(found)
-    test = [str(member) for member in found.pictures if str(member) not in left_out]
-    if len(test) != len(data.x_test) or not {*map(PurePosixPath, data.files)} <= entries.keys():
+    files = (*data.files, *data.test_files)
+    if not {*map(PurePosixPath, files)} <= entries.keys():
         raise RunError(f"{path} changed while it was read: start again")
-    files = (*data.files, *test)
     each = [entries[PurePosixPath(file)] for file in files]
     return Survey(
         path,
@@ -71,7 +81,7 @@ def survey(path: Path, classes: Collection[str] = (), labels: Path | None = None
         np.arange(len(files)) >= len(data.files),
         tuple(entry.digest for entry in each),
         np.array([(entry.height, entry.width) for entry in each]),
-        np.concatenate([data.x_train, data.x_test]),
+        np.concatenate([made_small(data.x_train), made_small(data.x_test)]),
         data.skipped,
     )
 

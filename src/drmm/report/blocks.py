@@ -22,6 +22,7 @@ __all__ = [
     "Note",
     "Picture",
     "Section",
+    "Steps",
     "Strip",
     "Table",
 ]
@@ -55,6 +56,14 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Steps:
+    """What to do, in order."""
+
+    kind: ClassVar[str] = "steps"
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
     """A chart and what it shows."""
 
@@ -79,6 +88,7 @@ class Picture:
         index: its number there.
         alt: what it shows, for those who do not see it.
         caption: below it.
+        name: of its file, whole, below that.
         tone: colours the caption.
         details: its number among the evaluated images that can be opened; None if it is none of them.
     """
@@ -87,6 +97,7 @@ class Picture:
     index: int
     alt: str
     caption: str = ""
+    name: str = ""
     tone: Tone = ""
     details: int | None = None
 
@@ -98,12 +109,14 @@ class Gallery:
     Attributes:
         pictures: in order.
         caption: above them.
+        lead: what they are, below the caption.
         large: show them twice as large.
     """
 
     kind: ClassVar[str] = "gallery"
     pictures: tuple[Picture, ...]
     caption: str = ""
+    lead: str = ""
     large: bool = False
 
 
@@ -189,7 +202,7 @@ class Matrix:
         return round((self.counts[row][column] / total) ** 0.5, 3) if total else 0.0
 
 
-Block = Facts | Note | Charts | Gallery | Strip | Table | Code | Matrix
+Block = Facts | Note | Steps | Charts | Gallery | Strip | Table | Code | Matrix
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from drmm.data import Dataset
 from drmm.data.images import pixels
-from drmm.display.text import one_line
+from drmm.data.survey import thumbnails
+from drmm.display.text import one_line, printable
+from drmm.report.answers import Sorting
 from drmm.report.blocks import Picture, Tone
 from drmm.report.evaluation import Evaluation, Indices, worst
 from drmm.report.sprites import Sprites, SpriteSheet, room
 from drmm.runs.run import Run
+from drmm.trust.decisions import UNFAMILIAR
+from drmm.trust.health import Finding
+from drmm.trust.promise import PROMISE
 
-__all__ = ["Context", "decimal", "percent"]
+__all__ = ["FEATURED", "Context", "decimal", "percent"]
 
-_SHEET_BYTES = 1_800_000  # of the evaluated images that can be opened, before compression
-_FEATURED = 12  # hardest images, and as many least confident ones
+_SHEET_BYTES = 900_000  # of the evaluated images that can be opened, before compression
+FEATURED = 12
+"""Images of a kind that are shown with all that explains them: mistakes, least confident and unfamiliar ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +43,9 @@ class Context:
         why_no_data: in one line.
         evaluation: predictions for images; None if these are gone.
         seed: of all that is drawn.
+        findings: what may be wrong with its pictures, by index among those to learn from and then those to test
+            with; none where images are arrays.
+        sorting: what the run has sorted, if the report is of that.
         sprites: where pictures go.
     """
 
@@ -43,7 +54,14 @@ class Context:
     why_no_data: str
     evaluation: Evaluation | None
     seed: int = 0
+    findings: tuple[Finding, ...] = ()
+    sorting: Sorting | None = None
     sprites: Sprites = field(default_factory=Sprites)
+
+    @property
+    def promise(self) -> float:
+        """Share of the sorted pictures that is to be right."""
+        return PROMISE if self.sorting is None else self.sorting.promise
 
     @cached_property
     def predicted_names(self) -> tuple[str, ...]:
@@ -58,23 +76,31 @@ class Context:
 
     @cached_property
     def hardest(self) -> Indices:
-        """Rows of the images whose true class has the least probability."""
+        """Rows of the misclassified images, the surest first."""
         if self.evaluation is None or self.source.clusters:
             return np.zeros(0, np.int64)
-        return worst(self.evaluation.loss, _FEATURED, np.flatnonzero(self.evaluation.known))
+        return worst(self.evaluation.confidence, FEATURED, np.flatnonzero(self.evaluation.wrong))
 
     @cached_property
     def least_confident(self) -> Indices:
-        """Rows of the images with the smallest margin between the two best classes."""
+        """Rows of the images with the smallest margin between the two best classes; of those held out, none."""
         if self.evaluation is None:
             return np.zeros(0, np.int64)
-        return worst(-self.evaluation.margin, _FEATURED, np.arange(len(self.evaluation.index)))
+        return worst(-self.evaluation.margin, FEATURED, np.flatnonzero(~self.evaluation.held_out))
+
+    @cached_property
+    def unfamiliar(self) -> Indices:
+        """Rows of the images that the model does not know, the strangest first."""
+        if self.evaluation is None:
+            return np.zeros(0, np.int64)
+        strange = np.flatnonzero(self.evaluation.familiarity < UNFAMILIAR)
+        return strange[np.argsort(self.evaluation.familiarity[strange], kind="stable")]
 
     @cached_property
     def featured(self) -> Indices:
-        """Rows that are explained in full: the hardest, the least confident and the examples."""
-        rows = [*self.hardest.tolist(), *self.least_confident.tolist(), *self.examples.tolist()]
-        return np.array(list(dict.fromkeys(rows)), np.int64)
+        """Rows that are explained in full: the mistakes, the least confident, the unfamiliar and the examples."""
+        kinds = (self.hardest, self.least_confident, self.unfamiliar[:FEATURED], self.examples)
+        return np.array(list(dict.fromkeys(np.concatenate(kinds).tolist())), np.int64)
 
     @cached_property
     def examples(self) -> Indices:
@@ -97,7 +123,7 @@ class Context:
         if evaluation is None:
             return np.zeros(0, np.int64)
         most = room(tuple(evaluation.images.shape[1:]), _SHEET_BYTES)
-        wrong = np.flatnonzero(evaluation.known & (evaluation.predicted != evaluation.truth))
+        wrong = np.flatnonzero(evaluation.wrong)
         cell = evaluation.truth * evaluation.probability.shape[1] + evaluation.predicted
         turns = np.zeros(len(cell), np.int64)
         for value in np.unique(cell):
@@ -122,21 +148,36 @@ class Context:
         tone: Tone = ""
         if self.evaluation.truth[row] >= 0 and not self.source.clusters:
             tone = "right" if self.evaluation.truth[row] == self.evaluation.predicted[row] else "wrong"
-        alt = self.caption(row)
-        return Picture(self.image_sheet, index, alt, alt if caption is None else caption, tone, index)
+        alt, name = self.caption(row), printable(self.evaluation.names[row]) if caption else ""
+        return Picture(self.image_sheet, index, alt, alt if caption is None else caption, name, tone, index)
 
-    def caption(self, row: int) -> str:
-        """The true class of an image, and the predicted one where that is another."""
+    def levels(self, found: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Of pictures by the index that findings have, (N, C, H, W)."""
+        if self.data is None:
+            raise IndexError("no images")
+        x, n = self.data, len(self.data.x_train)
+        return np.stack([x.x_train[i] if i < n else x.x_test[i - n] for i in found])
+
+    def thumbnails(self, files: Sequence[str]) -> npt.NDArray[np.uint8]:
+        """Of pictures that were sorted, (N, C, H, W): as they were learned from, or else from their files."""
+        index = {} if self.data is None else {file: i for i, file in enumerate(self.data.files)}
+        if index.keys() >= set(files):
+            return self.levels([index[file] for file in files])
+        return thumbnails(Path() if self.sorting is None else self.sorting.pictures, files)
+
+    def caption(self, row: int, label: int | None = None) -> str:
+        """The true class of an image, and the predicted one where that is another; None takes the evaluation's."""
         if self.evaluation is None:
             raise IndexError(row)
-        predicted = self.predicted_names[self.evaluation.predicted[row]]
+        found = int(self.evaluation.predicted[row]) if label is None else label
+        predicted = self.predicted_names[found]
         truth = int(self.evaluation.truth[row])
         if truth < 0:
             return f"predicted {predicted}"
         true = self.class_names[truth]
         if self.source.clusters:
             return f"{true}, in {predicted}"
-        return true if truth == self.evaluation.predicted[row] else f"{true}, predicted {predicted}"
+        return true if truth == found else f"{true}, predicted {predicted}"
 
     def inputs(self, rows: Iterable[int] | Indices) -> Tensor:
         """Images (N, C, H, W) as the model takes them."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-import torch
+import numpy.typing as npt
 
 from drmm import __version__
-from drmm.data.base import summary
+from drmm.data.base import Skipped, summary
 from drmm.data.survey import Survey, thumbnails
-from drmm.display.text import one_line
+from drmm.display.text import one_line, printable
 from drmm.report.blocks import Block, Fact, Facts, Gallery, Note, Picture, Section, Table
 from drmm.report.context import percent
 from drmm.report.page import render_page
 from drmm.report.sprites import Sprites
 from drmm.trust.health import Finding
 
-__all__ = ["health_page"]
+__all__ = ["finding_gallery", "health_page", "skipped_files"]
 
 _SHOWN = 40  # pictures of a finding; the CSV has all
 _UNREADABLE = 20  # files
@@ -59,12 +61,7 @@ def _summary(survey: Survey, findings: tuple[Finding, ...]) -> Section:
     blocks.append(Table(("what", "pictures", "share"), rows, "What was looked for"))
     if survey.classes:
         blocks.append(_classes(survey))
-    if survey.skipped:
-        lost = [one for one in survey.skipped if one.is_loss][:_UNREADABLE]
-        blocks.append(Note(summary(survey.skipped)))
-        if lost:
-            lines = tuple((one_line(one.file), one_line(one.reason)) for one in lost)
-            blocks.append(Table(("file", "reason"), lines, "Files that cannot be read", names=2, heading=True))
+    blocks += skipped_files(survey.skipped)
     lead = "Nothing in the folder was changed. The CSV beside this page lists every picture below."
     return Section("summary", "Summary", lead, tuple(blocks))
 
@@ -84,19 +81,49 @@ def _classes(survey: Survey) -> Table:
 
 
 def _section(survey: Survey, finding: Finding, sprites: Sprites) -> Section:
-    shown = finding.found[:_SHOWN]
-    files = [survey.files[one.index] for one in shown]
-    sheet = sprites.pictures(torch.from_numpy(thumbnails(survey.root, files)))
+    files = [survey.files[one.index] for one in finding.found[:_SHOWN]]
+    gallery = finding_gallery(finding, files, thumbnails(survey.root, files), sprites, "the CSV")
+    plain = Gallery(gallery.pictures, large=True)
+    return Section(finding.kind.replace(" ", "-"), _sentence(finding.title), gallery.lead, (plain,))
+
+
+def finding_gallery(
+    finding: Finding, files: Sequence[str], levels: npt.NDArray[np.uint8], sprites: Sprites, rest: str
+) -> Gallery:
+    """The first pictures of a finding, by name.
+
+    Args:
+        finding: in which something was found.
+        files: names of as many pictures as are shown, (N,).
+        levels: of the same, (N, C, H, W).
+        sprites: where they go.
+        rest: where all are listed.
+    """
+    sheet = sprites.photographs(levels)
     pictures = tuple(
-        Picture(sheet, row, one_line(file), _caption(one_line(file), one.note, one.group))
-        for row, (file, one) in enumerate(zip(files, shown, strict=True))
+        Picture(sheet, row, one_line(file), _caption(one.note, one.group), printable(file))
+        for row, (file, one) in enumerate(zip(files, finding.found, strict=False))
     )
-    more = f" The first {_SHOWN} of {len(finding.found):,} are shown." if len(finding.found) > _SHOWN else ""
-    lead = f"{finding.remedy[0].upper()}{finding.remedy[1:]}.{more}"
-    title = f"{finding.title[0].upper()}{finding.title[1:]}"
-    return Section(finding.kind.replace(" ", "-"), title, lead, (Gallery(pictures, large=True),))
+    n = len(finding.found)
+    more = f" And {n - len(files):,} more: in {rest}." if n > len(files) else ""
+    return Gallery(
+        pictures, f"{_sentence(finding.title)}: {n:,}", f"{_sentence(finding.remedy)}.{more}", large=True
+    )
 
 
-def _caption(file: str, note: str, group: int | None) -> str:
-    numbered = "" if group is None else f"{group}: "
-    return numbered + file + (f" ({one_line(note)})" if note else "")
+def skipped_files(skipped: Sequence[Skipped]) -> tuple[Block, ...]:
+    """How many files were skipped and why, and the names of those that cannot be read."""
+    lost = tuple((printable(one.file), one_line(one.reason)) for one in skipped if one.is_loss)
+    more = "" if len(lost) <= _UNREADABLE else f" (the first {_UNREADABLE} of {len(lost):,})"
+    table = Table(
+        ("file", "reason"), lost[:_UNREADABLE], f"Files that cannot be read{more}", names=2, heading=True
+    )
+    return (*([Note(f"{summary(skipped)}.")] if skipped else []), *([table] if lost else []))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def _caption(note: str, group: int | None) -> str:
+    return ": ".join(filter(None, ("" if group is None else f"group {group}", one_line(note))))

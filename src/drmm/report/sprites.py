@@ -1,4 +1,4 @@
-"""Sprites: many small pictures in one PNG, as data for a page, instead of thousands of files."""
+"""Sprites: many small pictures in one PNG or JPEG, as data for a page, instead of thousands of files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _Levels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class SpriteSheet:
-    """A PNG that holds pictures of one size, in rows.
+    """A PNG or JPEG that holds pictures of one size, in rows.
 
     Attributes:
         name: of the sheet, for the style sheet of the page.
-        uri: the PNG as a data URI.
+        uri: the file as a data URI.
         grid: columns and rows.
         size: width and height of a picture.
         count: how many pictures there are.
@@ -76,10 +76,17 @@ class Sprites:
     def pictures(self, images: Tensor) -> SpriteSheet:
         """Grey or colour pictures: uint8, or float in [0, 1], (N, C, H, W); of other channels the first three."""
         levels = images if images.dtype == torch.uint8 else (255 * images.clamp(0, 1)).round().to(torch.uint8)
+        return self._shown(levels, "PNG", {"optimize": True})
+
+    def photographs(self, levels: npt.NDArray[np.uint8]) -> SpriteSheet:
+        """As `pictures`, of levels (N, C, H, W), in a JPEG: a fifth of the bytes, nearly the same."""
+        return self._shown(torch.from_numpy(levels), "JPEG", {"quality": 85})
+
+    def _shown(self, levels: Tensor, form: str, options: dict[str, Any]) -> SpriteSheet:
         shown = levels[:, :3] if levels.shape[1] >= 3 else levels[:, :1]
         tiles: list[_Levels] = [_small(picture.permute(1, 2, 0).numpy()) for picture in shown]
         whole = _tiled(tiles)
-        return self._add(Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole), tiles, {})
+        return self._add(Image.fromarray(whole[..., 0] if whole.shape[2] == 1 else whole), tiles, form, options)
 
     def stretched(self, images: Tensor) -> SpriteSheet:
         """As `pictures`, each as bright as it can be: (N, C, H, W) of any range, black where not positive."""
@@ -94,12 +101,13 @@ class Sprites:
         whole = Image.fromarray(_tiled(tiles)[..., 0]).convert("P")
         strength = [abs(i - _STEPS) / _STEPS for i in range(2 * _STEPS + 1)]
         whole.putpalette([level for i in range(len(strength)) for level in (_AGAINST if i < _STEPS else _FOR)])
-        return self._add(whole, tiles, {"transparency": bytes(round(255 * s**0.6) for s in strength)})
+        opacity = bytes(round(255 * s**0.6) for s in strength)
+        return self._add(whole, tiles, "PNG", {"optimize": True, "transparency": opacity})
 
-    def _add(self, whole: Image.Image, tiles: list[_Levels], options: dict[str, Any]) -> SpriteSheet:
+    def _add(self, whole: Image.Image, tiles: list[_Levels], form: str, options: dict[str, Any]) -> SpriteSheet:
         file = BytesIO()
-        whole.save(file, "PNG", optimize=True, **options)
-        uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        whole.save(file, form, **options)
+        uri = f"data:image/{form.lower()};base64," + base64.b64encode(file.getvalue()).decode()
         columns = min(_COLUMNS, len(tiles))
         height, width = tiles[0].shape[:2]
         grid = (columns, math.ceil(len(tiles) / columns))

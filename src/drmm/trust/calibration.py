@@ -41,6 +41,10 @@ class Calibration:
         scaled = np.asarray(logits, float) / self.temperature + np.asarray(self.offset or 0.0)
         return np.asarray(log_softmax(scaled, 1))
 
+    def undone(self, log_probability: Figures) -> Figures:
+        """Log of the net's own probability of each class, in nats, (N, C), of a calibrated one (N, C)."""
+        return np.asarray(log_softmax(self.temperature * (log_probability - np.asarray(self.offset or 0.0)), 1))
+
 
 def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration:
     """Learn the temperature, and offsets too where they lower the cross-validated log-loss by its standard error.

@@ -43,6 +43,7 @@ class Explanations:
         reconstructions: renderings of the predicted class through the inferred switches.
         evidence: active-path maps.
         contrast: evidence for the best class and against the second; None if there is one class.
+        label: the best class, by the model itself, (N,).
         rival: the second best class, (N,).
     """
 
@@ -50,6 +51,7 @@ class Explanations:
     reconstructions: SpriteSheet
     evidence: SpriteSheet
     contrast: SpriteSheet | None
+    label: Indices
     rival: Indices
 
     def sprite(self, row: int) -> int:
@@ -75,6 +77,7 @@ def explain(context: Context) -> Explanations | None:
         context.sprites.pictures(model.picture(latents)),
         context.sprites.evidence(evidence),
         against,
+        latents.label.numpy(),
         rival.numpy(),
     )
 
@@ -84,7 +87,7 @@ def explanations(context: Context, explained: Explanations | None) -> Section | 
     if explained is None or not len(context.examples):
         return None
     rows = context.examples.tolist()
-    captions = tuple(context.caption(row) for row in rows)
+    captions = tuple(context.caption(row, int(explained.label[explained.sprite(row)])) for row in rows)
 
     def row_of(sheet: SpriteSheet, what: str) -> tuple[Picture, ...]:
         return tuple(

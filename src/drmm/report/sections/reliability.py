@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from drmm.report.blocks import Cell, Chart, Charts, Gallery, Matrix, Note, Section, Table
 from drmm.report.charts import heat, histogram, reliability_diagram
-from drmm.report.context import Context, decimal, percent
+from drmm.report.context import FEATURED, Context, decimal, percent
 from drmm.report.evaluation import Indices, calibration, clusters_named, confusion_matrix
-from drmm.trust.promise import PROMISE
+from drmm.trust.calibration import Reliability
 
 __all__ = ["calibration_error", "certificates", "confusions", "hardest"]
 
@@ -24,12 +26,13 @@ def confusions(context: Context) -> Section | None:
     title = "Clusters and classes" if clusters else "Confusion matrix"
     if not evaluation.known.any():
         return Section("confusion", title, f"No {evaluation.part} image has a label to compare with.", ())
+    of = f"Of {int(evaluation.known.sum()):,} {evaluation.judged}. "
     rows, columns = context.class_names, context.predicted_names
     counts = confusion_matrix(evaluation, len(rows))
     wrong = _misclassified(counts, diagonal=not clusters)
     listed = wrong[: 0 if clusters else _CELLS]
     most_frequent = tuple(Cell(i, j, rows[i], columns[j], int(counts[i, j])) for i, j in listed)
-    lead = _cluster_lead(context) if clusters else _confusion_lead(counts, wrong, rows, columns)
+    lead = _cluster_lead(context) if clusters else of + _confusion_lead(counts, wrong, rows, columns)
     drawing = None
     if max(counts.shape) <= _TABLE:
         lead += " Choose a cell to see its images."
@@ -43,27 +46,31 @@ def confusions(context: Context) -> Section | None:
 
 
 def hardest(context: Context) -> Section | None:
-    """The images with the least probable true class, and those that the model is least confident of."""
+    """Mistakes, and of a run that has sorted nothing the pictures that the model is unsure of or does not know."""
     evaluation = context.evaluation
     if evaluation is None:
         return None
-    blocks: list[Gallery] = []
-    if len(context.hardest):
-        pictures = tuple(
-            context.image(
-                row, f"{context.caption(row)}; true class {percent(float(np.exp(-evaluation.loss[row])))}"
-            )
-            for row in context.hardest.tolist()
-        )
-        blocks.append(Gallery(pictures, "Hardest: the true class is least probable", large=True))
-    pictures = tuple(
-        context.image(row, f"{context.caption(row)}; confidence {percent(float(evaluation.confidence[row]), 0)}")
-        for row in context.least_confident.tolist()
+    sure = [f"confidence {percent(float(value), 0)}" for value in evaluation.confidence]
+    strange = [f"as strange: {percent(float(value))} of what it learned from" for value in evaluation.familiarity]
+    lead = f"The surest first, of {evaluation.judged}."
+    kinds = [(f"Mistakes: {evaluation.wrong.sum():,}", lead, context.hardest, sure)]
+    if context.sorting is None:
+        lead = "The two best classes are nearly equally probable."
+        kinds.append(("Least confident", lead, context.least_confident, sure))
+        lead, n = "Unlike what the model learned from: do they belong here?", len(context.unfamiliar)
+        kinds.append((f"Unfamiliar: {n:,}", lead, context.unfamiliar[:FEATURED], strange))
+    blocks = []
+    for title, lead, rows, remarks in kinds:
+        pictures = tuple(context.image(row, f"{context.caption(row)}; {remarks[row]}") for row in rows.tolist())
+        if pictures:
+            blocks.append(Gallery(pictures, title, lead, large=True))
+    if not blocks:
+        return None
+    lead = (
+        f"Of each kind {FEATURED} at the most. Open an image to see its reconstruction, and which pixels are "
+        "evidence for which class."
     )
-    caption = "Least confident: the two best classes are nearly equally probable"
-    blocks.append(Gallery(pictures, caption, large=True))
-    lead = "Open an image to see its reconstruction, and which pixels are evidence for which class."
-    return Section("hardest", "Hardest and least confident images", lead, tuple(blocks))
+    return Section("hardest", "Mistakes and doubts", lead, tuple(blocks))
 
 
 def calibration_error(context: Context) -> Section | None:
@@ -76,25 +83,28 @@ def calibration_error(context: Context) -> Section | None:
         reason = "Clusters have no true class" if context.source.clusters else "No image has a label"
         return Section("calibration", title, f"{reason}: calibration is not defined here.", ())
     bins = calibration(evaluation)
+    own = replace(evaluation, probability=evaluation.own, predicted=evaluation.own.argmax(1))
     accuracy = float((evaluation.predicted == evaluation.truth)[evaluation.known].mean())
     confidence = float(evaluation.confidence[evaluation.known].mean())
     bias = "overconfident" if confidence > accuracy else "underconfident"
     lead = (
-        f"Mean confidence {percent(confidence)}, accuracy {percent(accuracy)}: {bias} on average. Expected "
-        f"calibration error {percent(bins.error)} in {len(bins.counts)} bins; negative log-likelihood "
-        f"{float(evaluation.loss[evaluation.known].mean()):.3f} nats per image. {_calibrated(context)}"
+        f"Of {evaluation.judged}: mean confidence {percent(confidence)}, accuracy {percent(accuracy)}, {bias} on "
+        f"average. Expected calibration error {percent(bins.error)} in {len(bins.counts)} bins; negative "
+        f"log-likelihood {float(evaluation.loss[evaluation.known].mean()):.3f} nats per image. "
+        f"{_calibrated(context)}"
     )
-    charts = (
-        Chart(
-            reliability_diagram(bins.confidence, bins.accuracy, bins.counts),
-            "reliability diagram: bars are accuracy, the dashed line is perfect calibration, red is the gap of "
-            "accuracy to confidence",
-        ),
-        Chart(
-            histogram(evaluation.confidence[evaluation.known], "confidence", span=(0, 1)), "images by confidence"
-        ),
-    )
-    return Section("calibration", title, lead, (Charts(charts),))
+    what = "bars are accuracy, the dashed line is perfect calibration, red is the gap of accuracy to confidence"
+    charts = [_diagram(bins, f"reliability diagram: {what}")]
+    if not np.array_equal(evaluation.probability, evaluation.own):
+        charts.append(_diagram(calibration(own), "the same before calibration: the net's own confidence"))
+    confidences = histogram(evaluation.confidence[evaluation.known], "confidence", span=(0, 1))
+    charts.append(Chart(confidences, "images by confidence"))
+    return Section("calibration", title, lead, (Charts(tuple(charts)),))
+
+
+def _diagram(bins: Reliability, what: str) -> Chart:
+    diagram = reliability_diagram(bins.confidence, bins.accuracy, bins.counts)
+    return Chart(diagram, f"{what}; calibration error {percent(bins.error)}")
 
 
 def _calibrated(context: Context) -> str:
@@ -103,12 +113,13 @@ def _calibrated(context: Context) -> str:
     if assessment is None or not len(assessment.held_out.label):
         return "Confidence is the net's own."
     temperature = decimal(assessment.calibration.temperature)
-    surest, n = assessment.surest(PROMISE), f"{len(assessment.held_out.label):,}"
+    surest, n = assessment.surest(context.promise), f"{len(assessment.held_out.label):,}"
     shown = f"as the {n} labels show at 95 % confidence" if surest.promised else f"which {n} labels do not show"
     beware = f" Beware: {assessment.warning}." if assessment.strangers else ""
     return (
         f"Confidence is calibrated (temperature {temperature}) by {n} labels that were held out in turn. Of the "
-        f"surest {percent(surest.share, 0)} of pictures {percent(PROMISE, 0)} should be right, {shown}.{beware}"
+        f"surest {percent(surest.share, 0)} of pictures {100 * context.promise:g}\u00a0% should be right, "
+        f"{shown}.{beware}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Sections on how a model was trained: summary, models side by side, curves, labels, command and versions."""
+"""Sections on a model and its training: summary, models side by side, curves, labels, size, command, versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from drmm.report.evaluation import calibration
 from drmm.report.sprites import room
 from drmm.runs.run import Run, number, versions
 
-__all__ = ["comparison", "curves", "labels", "provenance", "summary"]
+__all__ = ["comparison", "curves", "labels", "model", "provenance", "summary"]
 
 _LABEL_BYTES = 250_000  # of the sheet of labelled images, before compression
 _MOST_BARS = 30
@@ -38,14 +38,22 @@ _TERMS = {
 
 def summary(context: Context) -> Section:
     """The figures that people ask for first."""
-    facts = [*_errors(context), *_size(context)]
+    facts = [*_errors(context), *_labels(context)]
     lead = _in_words(context)
     notes: list[Note] = []
     if context.evaluation is None:
         notes.append(
             Note(
-                f"{context.why_no_data} This report shows the model alone. To see the rest, put "
-                "the images back or pass --data-dir."
+                f"{context.why_no_data} This report says of the model what can be said without them. To see the "
+                "rest, put the images back or pass --data-dir."
+            )
+        )
+    elif context.evaluation.held_out.any():
+        notes.append(
+            Note(
+                "No labelled picture is there to test with. What is said of labelled pictures below is what nets "
+                "said that had not learned their label: each was held out in turn. The model had all labels, and "
+                "is rather better."
             )
         )
     elif context.evaluation.part == "training":
@@ -124,13 +132,31 @@ def labels(context: Context) -> Section:
     elif data is not None:
         lead += " The other images were used without labels."
     shown = dict(sorted(counts.items(), key=lambda item: -item[1])[:_MOST_BARS]) if few != many else {}
-    blocks: list[Charts | Gallery] = []
+    blocks: list[Charts | Gallery | Table] = []
     if shown:
         values = {name: f"{n:,}" for name, n in shown.items()}
         more = "" if len(shown) == len(counts) else f"; the {_MOST_BARS} largest of {len(counts)} classes"
         chart = bars({k: float(v) for k, v in shown.items()}, values, "Labels of each class")
         blocks.append(Charts((Chart(chart, f"labels of each class{more}"),)))
+    blocks += _shares(context.source, counts)
     return Section("labels", title, lead, (*blocks, *_labelled_images(context)))
+
+
+def _shares(source: Run, counts: Counter[str]) -> list[Table]:
+    """How frequent each class is among the labels, and by estimate among the other images."""
+    kept = source.results.get("class_shares")
+    if not isinstance(kept, dict):
+        return []
+    rows = []
+    for name, figures in kept.items():
+        share, low, high = (number(figures, key) for key in ("estimate", "low", "high"))
+        if share is not None and low is not None and high is not None:
+            labels = counts[one_line(name)] / max(counts.total(), 1)
+            spread = f"{100 * low:.0f} to {100 * high:.0f} %"
+            rows.append((one_line(name), percent(labels, 0), percent(share, 0), spread))
+    head = ("class", "of the labels", "of the others, estimated", "95 % interval")
+    most = sorted(rows, key=lambda row: -counts[row[0]])[:_MOST_BARS]
+    return [Table(head, tuple(most), "How frequent the classes are", heading=True)] if rows else []
 
 
 def provenance(context: Context) -> Section:
@@ -174,24 +200,24 @@ def _errors(context: Context) -> list[Fact]:
     elif accuracy is not None:
         remark = "each cluster counted as the majority class of its training images"
         facts.append(Fact(f"{accuracy:.2f} %", "cluster accuracy", remark))
-    elif evaluation is not None and evaluation.known.any() and not source.clusters:
-        wrong = float((evaluation.predicted != evaluation.truth)[evaluation.known].mean())
+    elif (
+        evaluation is not None
+        and evaluation.known.any()
+        and not (source.clusters or evaluation.held_out.any())  # whose error is the cross-fitted one
+    ):
+        wrong = float(evaluation.wrong[evaluation.known].mean())
         facts.append(
             Fact(percent(wrong, 2), f"{evaluation.part} error", f"of {int(evaluation.known.sum()):,} images")
         )
     cross_fitted = None if source.assessment is None else source.assessment.error()
     if cross_fitted is not None:
         low, high = cross_fitted["interval"]
-        remark = f"of {cross_fitted['labels']:,} labels held out in turn; 95 % interval {low:.1f} to {high:.1f} %"
-        facts.append(Fact(f"{cross_fitted['error']:.1f} %", "cross-fitted error", remark))
-    if evaluation is not None:
-        remark = "inference provably the joint maximum"
-        facts.append(Fact(percent(float(evaluation.certified.mean()), 0), "certified exact", remark))
-        explained = f"of a picture, median over {len(evaluation.index):,} images"
-        facts.append(Fact(percent(float(np.median(evaluation.explained)), 0), "reconstructed energy", explained))
-        if evaluation.known.any() and not source.clusters:
-            remark = "expected distance of confidence and accuracy"
-            facts.append(Fact(percent(calibration(evaluation).error), "calibration error (ECE)", remark))
+        of = f"of {cross_fitted['labels']:,} labels held out in turn (cross-fitting)"
+        remark = f"{of}; 95 % interval {low:.1f} to {high:.1f} %"
+        facts.append(Fact(f"{cross_fitted['error']:.1f} %", "expected error", remark))
+    if evaluation is not None and evaluation.known.any() and not source.clusters:
+        remark = "expected distance of confidence and accuracy"
+        facts.append(Fact(percent(calibration(evaluation).error), "calibration error (ECE)", remark))
     return facts
 
 
@@ -205,15 +231,25 @@ def _interval(context: Context, error: float) -> str:
     return f"of {n:,} images; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
 
 
-def _size(context: Context) -> list[Fact]:
+def _labels(context: Context) -> list[Fact]:
     source = context.source
-    results = source.rows.get(source.name, {})
-    facts = []
     n_labels = len(source.labels) if source.labels is not None else number(source.results, "labels")
     n_images = len(context.data.x_train) if context.data is not None else number(source.results, "images")
     if n_labels is not None:
         remark = "" if n_images is None else f"among {n_images:,.0f} training images"
-        facts.append(Fact(f"{n_labels:,.0f}", "labels", remark))
+        return [Fact(f"{n_labels:,.0f}", "labels", remark)]
+    return []
+
+
+def model(context: Context) -> Section:
+    """How large the net is, and how well it explains what it sees."""
+    source, evaluation = context.source, context.evaluation
+    results, facts = source.rows.get(source.name, {}), []
+    if evaluation is not None:
+        remark = "inference provably the joint maximum"
+        facts.append(Fact(percent(float(evaluation.certified.mean()), 0), "certified exact", remark))
+        explained = f"of a picture, median over {len(evaluation.index):,} images"
+        facts.append(Fact(percent(float(np.median(evaluation.explained)), 0), "reconstructed energy", explained))
     n_parameters = free_parameters(source.model)
     shape = " × ".join(map(str, source.recipe.image_shape))
     remark = f"{one_line(source.recipe.preset)}, {source.recipe.constraint}, pictures {shape}"
@@ -221,26 +257,28 @@ def _size(context: Context) -> list[Fact]:
     seconds = number(results or source.results, "seconds")
     if seconds is not None:
         facts.append(Fact(decimal(seconds), "seconds of training"))
-    return facts
+    lead = "A Deep Rendering Mixture Model: it classifies a picture by how well each class could have rendered it."
+    return Section("model", "The model", lead, (Facts(tuple(facts)),))
 
 
 def _in_words(context: Context) -> str:
     """The summary in a sentence or two."""
     source, evaluation = context.source, context.evaluation
-    classes = f"{source.model.n_classes} {'clusters' if source.clusters else 'classes'}"
-    text = f"A Deep Rendering Mixture Model of {classes}"
+    text = "" if context.sorting is None else context.sorting.in_words()
+    text += f"A model of {source.model.n_classes} {'clusters' if source.clusters else 'classes'}"
     asked = "" if source.experiment is None else source.experiment.data.source
     name = source.results.get("dataset") or asked
     text += f", trained on {one_line(str(name))}." if name else "."
     if evaluation is None:
         return text
     if evaluation.known.any() and not source.clusters:
-        wrong = int((evaluation.predicted != evaluation.truth)[evaluation.known].sum())
-        text += f" {wrong:,} of {int(evaluation.known.sum()):,} {evaluation.part} images are misclassified."
+        of = f"{int(evaluation.known.sum()):,} {evaluation.judged}"
+        text += f" {int(evaluation.wrong.sum()):,} of {of} are misclassified."
     if len(evaluation.index) < evaluation.total:
+        first = "the labelled ones, and others " if evaluation.held_out.any() else ""
         text += (
-            f" This report looks at {len(evaluation.index):,} of {evaluation.total:,} {evaluation.part} images, "
-            "drawn at random."
+            f" This report looks at {len(evaluation.index):,} of {evaluation.total:,} {evaluation.part} "
+            f"images, {first}drawn at random."
         )
     return text
 

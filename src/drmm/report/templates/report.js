@@ -87,9 +87,9 @@
   const show = () => {
     const image = images[list[at]], { sprite } = image;
     get("details-title").textContent = described(image);
-    const panes = [pane("image", list[at], `${data.part} image ${image.index}`)];
+    const panes = [pane("image", list[at], image.name)];
     if (sprite !== null) {
-      const best = data.predicted[image.predicted];
+      const best = data.predicted[image.own];
       panes.push(pane("reconstruction", sprite, "reconstruction"));
       panes.push(pane("evidence", sprite, `evidence for ${best}`));
       if (data.sheets.contrast) {
@@ -149,9 +149,10 @@
       opened.type = "button";
       opened.dataset.image = i;
       opened.setAttribute("aria-haspopup", "dialog");
-      opened.setAttribute("aria-label", `${described(images[i])}: ${data.part} image ${images[i].index}`);
+      opened.setAttribute("aria-label", `${described(images[i])}: ${images[i].name}`);
       opened.append(tile("image", i));
       item.append(opened, element("small", share(images[i].best[0][1])));
+      if (data.files) item.append(element("small", images[i].name, "file"));
       return item;
     }));
     panel.hidden = false;
