@@ -329,7 +329,7 @@ def table(results: Results) -> str:
             rows = [draw["methods"][method] for draw in draws]
             shares = [[row[what] for row in rows] for what in ("error", "sorted", "sorted_error")]
             shares.append([as_many(row, draw) for row, draw in zip(rows, draws, strict=True)])
-            costs = [f"{mean(row[what] for row in rows):,.0f}" for what in ("seconds", "peak_mb")]
+            costs = [f"{mean(row[what] for row in rows):,.0f}" for what in ("processor_seconds", "peak_mb")]
             failures = [f"{mean(row[f] for row in rows):.0f}" for f in ("lost", "broken_sorted", "blank_sorted")]
             lines.append(f"| {method} | {' | '.join([*map(shown, shares), *costs, ', '.join(failures)])} |")
     hands = [draw["by_hand"] for draws in results["sets"].values() for draw in draws]

@@ -123,7 +123,7 @@ def test_the_command_answers_for_the_pictures_without_a_label(tmp_path):
 
 def test_the_table_and_the_picture_have_every_method():
     sorts = [f"{SORT}, {100 * promise:g} %" for promise in PROMISES]
-    figures = {**judged(RIGHT, TRUTH, {"5.png"}), "seconds": 3.0, "peak_mb": 400}
+    figures = {**judged(RIGHT, TRUTH, {"5.png"}), "processor_seconds": 3.0, "peak_mb": 400}
     nothing = figures | {"sorted": 0.0, "sorted_error": None}
     draw = {"by_hand": {"first": 2, "fails": 9}, "methods": dict.fromkeys((*METHODS, *sorts), figures)}
     results = {"files": 6, "idle_mb": 300, "sets": {"squares": [draw, draw]}}
