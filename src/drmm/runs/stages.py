@@ -63,6 +63,7 @@ def stages(
         found.append((MODEL, steps_in(y, training, machine)))
     if is_cross_fitted(experiment, parts):
         shortened = experiment.trust.shortened(training)
+        # Cross-fitting holds copies together, which may make it fewer folds: to look for them takes too long here.
         for fold in label_folds(y.numpy(), experiment.trust.folds, seed=training.seed):
             fewer = y.clone()
             fewer[fold] = -1
