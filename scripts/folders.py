@@ -170,6 +170,6 @@ if __name__ == "__main__":
             "--index": {**NUMBERS, "default": [100_000]},
             "--fit": {**NUMBERS, "default": [1000, 10_000, 100_000]},
             "--predict": {**NUMBERS, "default": [1000, 10_000]},
-            "--sort": {**NUMBERS, "default": [1000, 21_000]},
+            "--sort": {**NUMBERS, "default": [1000, 11_000]},
         },
     )

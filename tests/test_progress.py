@@ -140,6 +140,11 @@ def test_what_was_done_before_a_stop_does_not_count(clock, stopped, says):
     assert told == [f"training takes about {says} steps to judge"]
 
 
+def test_a_stage_that_was_not_foreseen_is_like_the_last():
+    outlook = Outlook([("to learn", 100, 1), ("to judge", 20, 1), ("to judge", 20, 1)], print)
+    assert [outlook.at("to judge", number).stage for number in range(4)] == [1, 2, 2, 2]
+
+
 def test_a_terminal_sees_what_is_left_of_all_stages(clock, monkeypatch, capsys):
     watch(monkeypatch)
     clock(10.0)

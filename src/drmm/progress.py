@@ -43,8 +43,8 @@ class Outlook:
     is_told: bool = False
 
     def at(self, purpose: str, number: int = 0) -> Outlook:
-        """The same, now at the stage of that number, from 0, among those of a purpose."""
-        self.stage = [i for i, (what, *_) in enumerate(self.stages) if what == purpose][number]
+        """The same, now at the stage of that number, from 0, among those of a purpose, or at their last."""
+        self.stage = [i for i, (what, *_) in enumerate(self.stages) if what == purpose][: number + 1][-1]
         return self
 
     @property

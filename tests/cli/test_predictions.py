@@ -41,3 +41,16 @@ def test_strangers_are_said_first_and_nothing_is_promised_of_them() -> None:
     assert first == "at least 20 %"
     assert "nothing can be promised" in second
     assert "labels do not show" not in second, "more labels of the same classes would not help"
+
+
+def test_a_lower_promise_is_named_where_it_sorts_more() -> None:
+    shares = {0.98: 0.1, 0.95: 0.12, 0.9: 0.4, 0.8: 0.41}
+
+    def surest(promise: float) -> Surest:
+        return Surest(shares[promise], promised=False, labels=149)
+
+    assessment = SimpleNamespace(surest=surest, held_out=SimpleNamespace(label=np.zeros(50, int)), strangers=0.0)
+    [said] = notes_of(assessment, 0.98)
+    assert said.endswith("149 at the least might; 40 % with --promise 0.9")
+    [said] = notes_of(assessment, 0.9)
+    assert "--promise" not in said, "0.8 sorts hardly more"

@@ -60,7 +60,7 @@ Size = Annotated[
     int | None,
     typer.Option(
         min=4,
-        help="Resize pictures to SIZE x SIZE pixels.",
+        help="Learn from pictures at SIZE x SIZE pixels; the files stay as they are.",
         show_default="as they are, if alike and at most 64; else the median shorter side, at most 64",
     ),
 ]

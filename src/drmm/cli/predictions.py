@@ -20,6 +20,7 @@ __all__ = ["Predictor", "notes_of"]
 
 _COLUMNS = ("label", "confidence", "second", "second_confidence", "familiarity", "strange_in", "decision")
 _OF_INFERENCE = ("log_joint", "gap", "certified")
+_LOWER, _MORE = (0.95, 0.9, 0.8), 0.05  # promises that are named where they sort so much more of the pictures
 
 
 class Predictor:
@@ -117,4 +118,15 @@ def _kept_promise(assessment: Assessment, promise: float) -> str:
     if surest.labels is None:
         return f"{guess}; no number of labels can show so much"
     needed = max(surest.labels, labels + 1)
-    return f"{guess}; {labels} labels do not show it, {needed} at the least might"
+    return f"{guess}; {labels} labels do not show it, {needed} at the least might{_with_less(assessment, promise)}"
+
+
+def _with_less(assessment: Assessment, promise: float) -> str:
+    """How much may be sorted at lower promises, where it is more."""
+    before, said = assessment.surest(promise).share, []
+    for lower in _LOWER:
+        share = assessment.surest(lower).share
+        if lower < promise and share >= before + _MORE:
+            said.append(f"{100 * share:.0f} % with --promise {lower:g}")
+            before = share
+    return f"; {', '.join(said)}" if said else ""

@@ -160,7 +160,9 @@ def _tell_next(plan: Plan, into: Path) -> None:
     if any(step.decision == "unsure" for step in plan.steps):
         unsure = into / NOT_SORTED["unsure"]
         say(f"  look into {unsure}: with labels for some of these, a sort into another folder leaves fewer there")
-    say(f"  drmm sort --undo {into}: take everything back")
+    say(
+        f"  drmm sort --undo {into}: take everything back; the model stays, to sort anew by another --promise, say"
+    )
 
 
 def show_undo(into: Path) -> None:

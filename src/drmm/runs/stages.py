@@ -66,6 +66,7 @@ def stages(
     if is_cross_fitted(experiment, parts):
         shortened = experiment.trust.shortened(training)
         draws = experiment.objective.without_drawing() == experiment.objective
+        # Cross-fitting holds copies together, which may make it fewer folds: to look for them takes too long here.
         for fold in label_folds(y.numpy(), experiment.trust.folds, seed=training.seed):
             fewer = y.clone()
             fewer[fold] = -1
