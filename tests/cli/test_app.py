@@ -508,7 +508,7 @@ def test_every_file_of_a_folder_is_labelled_or_said(run: Path, pictures: Path, t
     assert len(read_csv(out)) == 5
     assert "5 predictions written" in said
     assert "2 skipped: " in said
-    assert "1 not a picture (.txt)" in said
+    assert "1 x not a picture (.txt)" in said
     assert err.startswith("warning: cannot read picture ")
     assert "broken.png" in err
     assert err.count("\n") == 1
@@ -685,7 +685,7 @@ def test_a_folder_of_colour_images_with_few_labels(tmp_path: Path, run_drmm) -> 
     code, said, err = run_drmm("fit", tmp_path / "photos", "--epochs", 1, "--width", 4, *QUICK, "--out", out)
     assert code == 0, err
     counted = "12 labelled images of 2 classes (blue: 6, red: 6), 6 unlabelled, no test part"
-    assert said.startswith(f"{counted}; 1 skipped: 1 not a picture (.txt)\n")
+    assert said.startswith(f"{counted}; 1 skipped: 1 x not a picture (.txt)\n")
     assert read_csv(out / "skipped.csv") == [{"file": "notes.txt", "reason": "not a picture (.txt)"}]
     assert json.loads((out / "results.json").read_text())["labels"] == 12
     assert load_model(out)[1].classes == ("blue", "red")

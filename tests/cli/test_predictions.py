@@ -16,10 +16,10 @@ from drmm.trust.assessment import Surest
         (
             Surest(0.6, promised=False, labels=149),
             100,
-            ["surest 60 %", "calibrated", "100 labels", "149 at the least"],
+            ["surest 60 %", "calibrated", "100 labels", "149 or more might"],
         ),
-        (Surest(0.6, promised=False, labels=149), 400, ["400 labels do not show it, 401 at the least"]),
-        (Surest(0.0, promised=False, labels=149), 100, ["no picture may be sorted", "149 at the least"]),
+        (Surest(0.6, promised=False, labels=149), 400, ["400 labels cannot prove it, 401 or more"]),
+        (Surest(0.0, promised=False, labels=149), 100, ["no picture may be sorted", "149 or more might"]),
         (Surest(0.6, promised=False, labels=None), 100, ["no number of labels"]),
         (Surest(0.6, promised=False, labels=149), 0, ["not calibrated"]),
     ],
@@ -40,7 +40,7 @@ def test_strangers_are_said_first_and_nothing_is_promised_of_them() -> None:
     first, second = notes_of(strange, 0.98)
     assert first == "at least 20 %"
     assert "nothing can be promised" in second
-    assert "labels do not show" not in second, "more labels of the same classes would not help"
+    assert "labels cannot prove" not in second, "more labels of the same classes would not help"
 
 
 def test_a_lower_promise_is_named_where_it_sorts_more() -> None:
@@ -51,6 +51,7 @@ def test_a_lower_promise_is_named_where_it_sorts_more() -> None:
 
     assessment = SimpleNamespace(surest=surest, held_out=SimpleNamespace(label=np.zeros(50, int)), strangers=0.0)
     [said] = notes_of(assessment, 0.98)
-    assert said.endswith("149 at the least might; 40 % with --promise 0.9")
+    assert "right answers" not in said
+    assert "calibrated confidence (40 % with --promise 0.9); 50 labels" in said
     [said] = notes_of(assessment, 0.9)
     assert "--promise" not in said, "0.8 sorts hardly more"

@@ -58,7 +58,7 @@ def test_there_and_back(
     before, into = everything(digits), tmp_path / "sorted"
     code, out, err = run_drmm("sort", digits, "--into", into, "--run", run, "--promise", 0.5, *way)
     assert code == 0, err
-    assert "2 skipped: 1 not a picture (.txt), 1 no complete picture is in it" in out
+    assert "2 skipped: 1 x not a picture (.txt), 1 x no complete picture is in it" in out
     rows = read_csv(into / "sort.csv")
     assert len(rows) == 30
     for row in rows:

@@ -377,8 +377,8 @@ def test_every_file_is_a_picture_or_skipped_with_a_reason(tmp_path):
     assert line.startswith(
         "4 labelled images of 2 classes (cat: 2, dog: 2), 1 unlabelled, no test part; 8 skipped: "
     )
-    assert "4 hidden" in line
-    assert "3 not a picture (" in line
+    assert "4 x hidden" in line
+    assert "3 x not a picture (" in line
 
 
 def test_more_than_half_unreadable_is_an_error(tmp_path):
@@ -403,7 +403,7 @@ def test_several_frames_are_said(tmp_path):
 
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(InputError, match=r"holds no pictures \(1 skipped: 1 not a picture \(.txt\)\): add some"):
+    with pytest.raises(InputError, match=r"holds no pictures \(1 skipped: 1 x not a picture \(.txt\)\): add some"):
         load(tmp_path)
 
 

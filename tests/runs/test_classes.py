@@ -23,14 +23,30 @@ RARE_DOGS = Shares(np.array([0.9, 0.1]), np.array([0.8, 0.05]), np.array([0.95, 
 
 
 def test_labels_that_are_refuted_are_told_of():
-    (line,) = told(RARE_DOGS, parts(5, 5), NAMES, "labels")
+    (line,) = told(RARE_DOGS, parts(25, 25), NAMES, "labels")
     assert "dog: 10% (5% to 20%; labels 50%)" in line
     assert "--prior estimate" in line
     assert not list(told(RARE_DOGS, parts(9, 1), NAMES, "labels")), "control: labels that agree"
-    assert not list(told(None, parts(5, 5), NAMES, "labels")), "nothing is known"
-    assert not list(told(RARE_DOGS, parts(5, 5, unlabelled=9), NAMES, "labels")), "so few refute nothing"
+    assert not list(told(RARE_DOGS, parts(5, 5), NAMES, "labels")), "as many by chance"
+    assert not list(told(None, parts(25, 25), NAMES, "labels")), "nothing is known"
+    assert not list(told(RARE_DOGS, parts(25, 25, unlabelled=9), NAMES, "labels")), "so few refute nothing"
     (line,) = told(RARE_DOGS, parts(9, 1), NAMES, "estimate")
     assert line.startswith("estimated shares")
+
+
+@pytest.mark.parametrize(("rare", "alarms"), [(0.1, range(6)), (0.02, range(95, 101))])
+def test_labels_that_were_drawn_at_random_are_seldom_refuted(rare, alarms):
+    generator, names = np.random.default_rng(0), tuple("abcdefghij")
+    of_labels = np.full(10, 0.1)
+    truth = np.array([1 - 9 * rare] + [rare] * 9)
+    shares = Shares(truth, 0.8 * truth, np.minimum(1.2 * truth, 1), truth)
+    heard = 0
+    for _ in range(100):
+        drawn = torch.from_numpy(np.repeat(np.arange(10), generator.multinomial(60, of_labels)))
+        labels = torch.cat([drawn, torch.full((100,), -1)])
+        known = Parts(torch.zeros(len(labels), 1, 4, 4), labels, np.arange(60), None)
+        heard += len(list(told(shares, known, names, "labels")))
+    assert heard in alarms
 
 
 def test_the_figures_are_kept_by_class():

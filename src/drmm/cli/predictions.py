@@ -110,15 +110,15 @@ def _kept_promise(assessment: Assessment, promise: float) -> str:
     if surest.promised:
         return f"{share}: {right} or more of them are right, at 95 % confidence"
     confidence = "the calibrated confidence" if labels else "the net's own confidence, which is not calibrated"
-    guess = f"{share}, {right} of them right by {confidence}"
+    guess = f"{share}: {right} of them should be right, by {confidence}"
     if not surest.share:
-        guess = f"no picture may be sorted: of none are {right} right by {confidence}"
+        guess = f"no picture may be sorted: {confidence} is nowhere high enough for {right} right answers"
     if assessment.strangers:
         return f"{guess}; of pictures that are not like the labelled ones nothing can be promised"
     if surest.labels is None:
         return f"{guess}; no number of labels can show so much"
-    needed = max(surest.labels, labels + 1)
-    return f"{guess}; {labels} labels do not show it, {needed} at the least might{_with_less(assessment, promise)}"
+    needed = f"{labels} labels cannot prove it, {max(surest.labels, labels + 1)} or more might"
+    return f"{guess}{_with_less(assessment, promise)}; {needed}"
 
 
 def _with_less(assessment: Assessment, promise: float) -> str:
@@ -129,4 +129,4 @@ def _with_less(assessment: Assessment, promise: float) -> str:
         if lower < promise and share >= before + _MORE:
             said.append(f"{100 * share:.0f} % with --promise {lower:g}")
             before = share
-    return f"; {', '.join(said)}" if said else ""
+    return f" ({', '.join(said)})" if said else ""

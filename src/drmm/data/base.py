@@ -90,7 +90,7 @@ class Dataset:
 
 
 def summary(skipped: Sequence[Skipped]) -> str:
-    """How many were skipped, and why: "12 skipped: 9 not a picture (.csv), 3 HEIC: pip install pillow-heif"."""
+    """How many were skipped, and why: "12 skipped: 9 x not a picture (.csv), 3 x needs HEIC"."""
     details: dict[str, Counter[str]] = {}
     for one in skipped:
         reason, _, detail = one.reason.partition(" (")
@@ -98,7 +98,7 @@ def summary(skipped: Sequence[Skipped]) -> str:
     said = []
     for reason, found in sorted(details.items(), key=lambda item: -item[1].total()):
         some = ", ".join(detail for detail, _ in found.most_common(3) if detail)
-        said.append(f"{found.total():,} {reason}" + (f" ({some})" if some else ""))
+        said.append(f"{found.total():,} x {reason}" + (f" ({some})" if some else ""))
     return f"{len(skipped):,} skipped: {', '.join(said)}"
 
 

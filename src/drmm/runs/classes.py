@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta
 
 from drmm.display.text import one_line
 from drmm.learning.class_prior import Prior, Shares
@@ -12,6 +14,10 @@ from drmm.runs.parts import Parts
 
 __all__ = ["kept_shares", "told"]
 
+Counts = npt.NDArray[np.int64]
+Figures = npt.NDArray[np.float64]
+
+_LEVEL = 0.95
 _TIMES = 1.5  # more, or fewer, than the labels say, before anything is said
 _SHOWN = 5  # classes
 _FEWEST = 10  # images without a label that refute anything
@@ -39,9 +45,11 @@ def told(shares: Shares | None, parts: Parts, classes: Sequence[str], prior: Pri
     """
     if shares is None:
         return
-    of_labels = np.bincount(parts.labels[parts.labels >= 0].numpy(), minlength=len(classes)) / len(parts.known)
+    counts = np.bincount(parts.labels[parts.labels >= 0].numpy(), minlength=len(classes))
+    of_labels = counts / counts.sum()
     ratio = np.log((shares.em + 1e-3) / (of_labels + 1e-3))
-    refuted = ((of_labels < shares.low) | (of_labels > shares.high)) & (np.abs(ratio) > np.log(_TIMES))
+    low, high = _of_random_labels(counts)
+    refuted = ((high < shares.low) | (low > shares.high)) & (np.abs(ratio) > np.log(_TIMES))
     shown = np.argsort(-np.abs(ratio), kind="stable")[:_SHOWN]
     figures = ", ".join(
         f"{one_line(classes[c])}: {shares.em[c]:.0%} ({shares.low[c]:.0%} to {shares.high[c]:.0%}; "
@@ -56,3 +64,11 @@ def told(shares: Shares | None, parts: Parts, classes: Sequence[str], prior: Pri
             f"classes are not as frequent without a label as with one: {figures}{more}. Unless the labels were "
             "drawn at random, use --prior estimate"
         )
+
+
+def _of_random_labels(counts: Counts) -> tuple[Figures, Figures]:
+    """Between what the shares of all classes lie at 95 % confidence, if these labels were drawn at random."""
+    n, tail = counts.sum(), (1 - _LEVEL) / 2 / len(counts)
+    low = np.where(counts > 0, beta.ppf(tail, counts, n - counts + 1), 0.0)
+    high = np.where(counts < n, beta.ppf(1 - tail, counts + 1, n - counts), 1.0)
+    return low, high
