@@ -26,6 +26,8 @@ from drmm.learning.objective import Objective
 from drmm.model.storage import load_model
 from drmm.runs.experiment import Experiment
 from drmm.studies.reproduce import BENCHMARKS
+from drmm.trust.decisions import UNFAMILIAR
+from drmm.trust.familiarity import PARTS
 
 COMMANDS = [
     "sort",
@@ -464,6 +466,10 @@ def test_a_column_for_each_class(run: Path, pictures: Path, tmp_path: Path, run_
         assert sum(of_classes.values()) == pytest.approx(1)
         assert of_classes[row["label"]] == float(row["confidence"]) == max(of_classes.values())
         assert of_classes[row["second"]] == float(row["second_confidence"])
+        of_parts = {part: float(row[f"familiarity({part})"]) for part in PARTS}
+        assert all(0 < p <= 1 for p in of_parts.values())
+        strangest = min(of_parts, key=lambda part: of_parts[part])
+        assert row["strange_in"] == (strangest if float(row["familiarity"]) < UNFAMILIAR else "")
 
 
 def test_noise_and_blanks_are_unfamiliar(run: Path, tmp_path: Path, run_drmm) -> None:
@@ -476,7 +482,9 @@ def test_noise_and_blanks_are_unfamiliar(run: Path, tmp_path: Path, run_drmm) ->
         out = tmp_path / f"{name}.csv"
         code, _, err = run_drmm("predict", run, tmp_path / f"{name}.npy", "--out", out)
         assert code == 0, err
-        shares[name] = np.mean([row["decision"] == "unfamiliar" for row in read_csv(out)])
+        rows = read_csv(out)
+        shares[name] = np.mean([row["decision"] == "unfamiliar" for row in rows])
+        assert all((row["strange_in"] in PARTS) == (row["decision"] == "unfamiliar") for row in rows)
     assert shares["strange"] == 1
     assert shares["known"] < 0.1, "control"
 

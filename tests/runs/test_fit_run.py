@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from photos import small, write_photos
+from PIL import Image
 from safetensors.torch import load_file
 
 from drmm.cli.apply import predict
@@ -543,6 +544,26 @@ def test_a_run_without_test_images_says_how_good_it_is(tmp_path: Path, monkeypat
     (tmp_path / "run" / "trust.safetensors").write_bytes(b"broken")
     with pytest.raises(RunError, match="damaged"):
         _ = Run.open(tmp_path / "run").assessment
+
+
+def test_nearly_the_same_pictures_are_held_out_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = write_photos(tmp_path / "photos", size=32)
+    for path in sorted((photos / "blue").iterdir()):
+        brighter = np.asarray(Image.open(path)) + np.uint8(3)
+        Image.fromarray(brighter).save(photos / "blue" / f"near-{path.name}")
+    labels, learn = [], fit.learn
+    monkeypatch.setattr(
+        fit,
+        "learn",
+        lambda lesson, recipe, parts, **o: (labels.append(parts.labels), learn(lesson, recipe, parts, **o))[1],
+    )
+    quiet(small(photos).changed("trust", folds=4), tmp_path / "run")
+    whole, *fewer = labels
+    assert len(fewer) == 4
+    for known in fewer:
+        blue = known[:12].reshape(2, 6) >= 0  # each picture, and what is nearly the same
+        assert bool((blue[0] == blue[1]).all())
+        assert (known >= 0).sum() < (whole >= 0).sum(), "control"
 
 
 def test_a_run_stopped_while_it_cross_fits_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

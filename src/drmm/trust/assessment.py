@@ -18,7 +18,7 @@ from drmm.data.images import pixels
 from drmm.learning.metrics import CERTIFIED_AT_ONCE, predict_logits
 from drmm.model.deep import DRMM, Latents
 from drmm.trust.calibration import Calibration, fit_calibration
-from drmm.trust.crossfit import Fold, pool_of
+from drmm.trust.crossfit import Fold, evenly_spread, pool_of
 from drmm.trust.decisions import decisions, labels_needed, promised_share
 from drmm.trust.familiarity import Familiarity, fit_familiarity, looks_of_pictures
 from drmm.trust.promise import check_promise
@@ -222,17 +222,19 @@ def assess(model: DRMM, x: Tensor, y: Tensor, folds: Sequence[Fold]) -> Assessme
     ranks = [_rank(log_probability(fold.logits), _pool(log_probability(fold.pool))) for fold in folds]
     held_out = HeldOut(index, label, log_probability(logits), np.concatenate([np.zeros(0), *ranks]))
     pool = _pool(log_probability(predict_logits(model, pool_of(x, y)).double().numpy()))
-    strangers = _strangers(held_out, [np.exp(log_probability(fold.pool)) for fold in folds])
-    return Assessment(calibration, held_out, pool, fit_familiarity(model, x), strangers)
+    return Assessment(calibration, held_out, pool, fit_familiarity(model, x), _strangers(x, y, folds))
 
 
-def _strangers(held_out: HeldOut, pools: Sequence[Figures]) -> float:
-    """`strangers_share`; 0 where nothing is held out. Where most images have a label, they are the pool's too."""
-    if not pools:
+def _strangers(x: Tensor, y: Tensor, folds: Sequence[Fold]) -> float:
+    """`strangers_share`; 0 where no image is held out, or has no label."""
+    labels = y.numpy()
+    pool = evenly_spread(np.flatnonzero(labels < 0))
+    if not folds or not len(pool):
         return 0.0
-    mean = np.mean([pool.mean(0) for pool in pools], 0)
-    probability = np.exp(held_out.log_probability)
-    return strangers_share(held_out.rank, probability, held_out.label, mean, len(pools[0]))
+    held_out = np.concatenate([fold.index for fold in folds])
+    known = np.union1d(held_out, evenly_spread(np.flatnonzero(labels >= 0)))
+    pictures, others = (x[torch.from_numpy(rows)].flatten(1).numpy() for rows in (known, pool))
+    return strangers_share(pictures, labels[known], others, [np.searchsorted(known, fold.index) for fold in folds])
 
 
 def _odds(log_probability: Figures) -> Figures:

@@ -15,7 +15,7 @@ from drmm.data.duplicates import copies
 from drmm.data.splits import label_folds
 from drmm.learning.metrics import predict_logits
 
-__all__ = ["Fold", "cross_fit", "pool_of"]
+__all__ = ["Fold", "cross_fit", "evenly_spread", "pool_of"]
 
 Figures = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -85,9 +85,14 @@ def cross_fit(
 
 def pool_of(x: Tensor, y: Tensor) -> Tensor:
     """Images by which nets are compared: some without a label, evenly spread, or of all where there are few."""
-    unlabelled = torch.nonzero(y < 0).flatten()
-    among = unlabelled if len(unlabelled) >= _POOL else torch.arange(len(y))
-    return x[among[torch.linspace(0, len(among) - 1, min(len(among), _POOL)).long()]]
+    unlabelled = np.flatnonzero(y.numpy() < 0)
+    among = unlabelled if len(unlabelled) >= _POOL else np.arange(len(y))
+    return x[torch.from_numpy(evenly_spread(among))]
+
+
+def evenly_spread(indices: Indices) -> Indices:
+    """All of them, or a thousand of more."""
+    return indices[np.linspace(0, len(indices) - 1, min(len(indices), _POOL)).astype(np.int64)]
 
 
 def _lead(logits: Tensor) -> float:
