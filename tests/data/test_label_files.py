@@ -115,7 +115,7 @@ def test_what_cannot_be_used_is_listed_and_stops_nothing(tmp_path):
         "1": "labelled, but there are several (labels.csv)",
         "2.png": "labelled as several classes: taken as unlabelled (cat, dog)",
     }
-    assert "2 labelled, but not there (labels.csv)" in data.account()
+    assert "2 x labelled, but not there (labels.csv)" in data.account()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.familiarity import areas, literature
+from scripts.familiarity import Seen, areas, literature
 
 RNG = np.random.default_rng(0)
 KNOWN = np.concatenate([RNG.normal(3 * np.eye(4, 8)[c], 0.3, (60, 8)) for c in range(2)])
@@ -14,11 +14,14 @@ KNOWN = np.concatenate([RNG.normal(3 * np.eye(4, 8)[c], 0.3, (60, 8)) for c in r
 
 @pytest.fixture
 def net() -> SimpleNamespace:
-    """Features are the images, and the logits two of them."""
+    """Its logits are the first two features."""
     templates = SimpleNamespace(weight=torch.eye(2, 8), bias=torch.zeros(2))
-    return SimpleNamespace(
-        transform=lambda x: x, decision_function=lambda x: x[:, :2], model_=SimpleNamespace(templates=templates)
-    )
+    return SimpleNamespace(model_=SimpleNamespace(templates=templates))
+
+
+def seen(features: np.ndarray) -> Seen:
+    """Images that are their features."""
+    return Seen(features, features[:, :2], SimpleNamespace())
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ def net() -> SimpleNamespace:
 )
 def test_each_detector_sees_what_it_looks_at(net: SimpleNamespace, strange: np.ndarray, blind: set[str]) -> None:
     test = np.concatenate([RNG.normal(3 * np.eye(4, 8)[c], 0.3, (30, 8)) for c in range(2)])
-    found = areas(literature(net, KNOWN), test, {"strange": strange})["strange"]
+    found = areas(literature(net, seen(KNOWN)), seen(test), {"strange": seen(strange)})["strange"]
     assert set(found) == {"MSP", "energy", "Mahalanobis", "neighbours", "ViM"}
     for name, area in found.items():
         assert area > 0.95 if name not in blind else area < 0.8, name
