@@ -33,6 +33,7 @@ class Predictor:
         run: opened.
         promise: share of the sorted pictures that is to be right.
         all_classes: a column for the probability of each class, and for the familiarity of each part of a picture.
+        inference: columns for log-joint, gap and certificate, which take as long again.
 
     Attributes:
         promise: as given.
@@ -42,10 +43,13 @@ class Predictor:
         RunError: if there is no model, or a file is damaged.
     """
 
-    def __init__(self, run: Run, *, promise: float = PROMISE, all_classes: bool = False) -> None:
+    def __init__(
+        self, run: Run, *, promise: float = PROMISE, all_classes: bool = False, inference: bool = True
+    ) -> None:
         check_promise(promise)
         self._model, self._classes = run.model, run.recipe.classes
-        self._assessment, self.promise, self._all = run.assessment, promise, all_classes
+        self._assessment, self.promise = run.assessment, promise
+        self._all, self._inference = all_classes, inference
 
     @property
     def header(self) -> list[str]:
@@ -53,7 +57,7 @@ class Predictor:
         parts, classes = (PARTS, map(one_line, self._classes)) if self._all else ((), ())
         return [
             *_COLUMNS,
-            *_OF_INFERENCE,
+            *(_OF_INFERENCE if self._inference else ()),
             *(f"familiarity({part})" for part in parts),
             *(f"p({name})" for name in classes),
         ]
@@ -71,7 +75,9 @@ class Predictor:
             facts = (answers.familiarity.tolist(), _strange_in(answers), decided)
             probability, known, each = answers.probability, list(zip(*facts, strict=True)), answers.parts
         best = np.argsort(-probability, 1, kind="stable")[:, :2].tolist()
-        inference = (self._model.log_joint(x, latents), latents.gap, latents.certified())
+        inference = (
+            (self._model.log_joint(x, latents), latents.gap, latents.certified()) if self._inference else ()
+        )
         more = np.concatenate([each, probability], 1)[:, : None if self._all else 0].tolist()
         columns = zip(best, probability.tolist(), known, more, *(part.tolist() for part in inference), strict=True)
         return [

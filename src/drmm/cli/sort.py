@@ -104,7 +104,7 @@ def sort(
         folder = Path(nowhere) / RUN if dry_run else into / RUN
         train = partial(_trained, found, folder, labels, asked, assignments, command)
         model = (train() if run is None else Run.open(run)) if digests else None
-        predictor = Predictor(model, promise=promise) if model else None
+        predictor = Predictor(model, promise=promise, inference=False) if model else None
         choices = list(_choices(model, predictor, found, digests)) if model and predictor else []
         with warnings.catch_warnings(action="ignore"):  # what was skipped is said in the end
             check_losses(found.skipped, len(choices) + len(known), pictures)
