@@ -15,6 +15,7 @@ from torch import nn
 from drmm.errors import InputError
 from drmm.model.constraints import make_nonnegative, start_sparse, weight_normalise
 from drmm.model.deep import DRMM
+from drmm.model.efficientnet import EFFICIENTNETS, efficientnet_lite
 from drmm.rendering import (
     AdaptiveAvgPool2d,
     BatchNorm1d,
@@ -174,8 +175,12 @@ def build(
     Raises:
         InputError: if there is no such preset, constraint or depth, or images or channels do not fit it.
     """
+    if name in EFFICIENTNETS:
+        if constraint != "soft" or any((width, depth, channels)):
+            raise InputError(f"preset {name} is of one form: leave out constraint, width, depth and channels")
+        return efficientnet_lite(name, n_classes, image_shape)
     if name not in PRESETS:
-        raise InputError(f"no preset {name!r}: choose from {', '.join(PRESETS)}")
+        raise InputError(f"no preset {name!r}: choose from {', '.join([*PRESETS, *EFFICIENTNETS])}")
     if constraint not in get_args(Constraint):
         raise InputError(f"no constraint {constraint!r}: choose from {', '.join(get_args(Constraint))}")
     options = {"width": width, "depth": depth, "channels": channels}

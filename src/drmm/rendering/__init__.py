@@ -1,6 +1,15 @@
 """The rendering algebra: every level of the picture owns `infer` and `render`, transposes of each other."""
 
-from drmm.rendering.affine import AdaptiveAvgPool2d, AvgPool2d, Choice, Conv2d, Flatten, Identity, Linear
+from drmm.rendering.affine import (
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    Choice,
+    Conv2d,
+    Flatten,
+    Identity,
+    Linear,
+    SamePad2d,
+)
 from drmm.rendering.base import Channels, Rendering, Switches, Window
 from drmm.rendering.compose import Sequential
 from drmm.rendering.gates import Abs, Clip, Dropout, Dropout2d, LeakyReLU, PReLU, ReLU
@@ -9,7 +18,7 @@ from drmm.rendering.joins import Concat, Join, Maximum, Sum
 from drmm.rendering.kinds import AffineRendering, Gate, Norm, Pool
 from drmm.rendering.level import Level
 from drmm.rendering.local import Affine, AffineJoin, LocalJoin, LocalLinear
-from drmm.rendering.norm import BatchNorm1d, BatchNorm2d
+from drmm.rendering.norm import BatchNorm1d, BatchNorm2d, FrozenBatchNorm2d
 from drmm.rendering.pooling import AdaptiveMaxPool2d, Largest, MaxPool2d
 
 __all__ = [
@@ -31,6 +40,7 @@ __all__ = [
     "Dropout",
     "Dropout2d",
     "Flatten",
+    "FrozenBatchNorm2d",
     "Gate",
     "Graph",
     "Identity",
@@ -48,6 +58,7 @@ __all__ = [
     "Pool",
     "ReLU",
     "Rendering",
+    "SamePad2d",
     "Sequential",
     "Step",
     "Sum",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, final
 
@@ -15,7 +16,7 @@ from drmm.rendering.convolution import draw, padding_of
 from drmm.rendering.kinds import AffineRendering, Dictionary
 from drmm.rendering.pooling import parts, window_of, windows
 
-__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "Choice", "Conv2d", "Flatten", "Identity", "Linear"]
+__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "Choice", "Conv2d", "Flatten", "Identity", "Linear", "SamePad2d"]
 
 Kind = TypeVar("Kind", bound=Dictionary)
 
@@ -112,6 +113,40 @@ class Identity(nn.Identity, AffineRendering):
         """Z as it is."""
         del switches
         return z
+
+
+@final
+class SamePad2d(AffineRendering):
+    """Zeros around the features, so that the convolution above gives ⌈size / stride⌉ places, as in TensorFlow.
+
+    Where an odd number of rows is missing, the last one is below: `nn.Conv2d` cannot pad so.
+
+    Args:
+        kernel: of the convolution, in pixels.
+        stride: of the convolution.
+    """
+
+    increasing = True
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """(N, C, H, W) to (N, C, H + rows, W + columns)."""
+        top, bottom = self._around(x.shape[2])
+        left, right = self._around(x.shape[3])
+        return F.pad(x, (left, right, top, bottom)), Switches(tuple(x.shape[1:]))
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Without what lies outside of the canvas."""
+        _, height, width = switches.shape
+        top, left = self._around(height)[0], self._around(width)[0]
+        return z[..., top : top + height, left : left + width]
+
+    def _around(self, size: int) -> tuple[int, int]:
+        missing = max(0, (math.ceil(size / self.stride) - 1) * self.stride + self.kernel - size)
+        return missing // 2, missing - missing // 2
 
 
 @final

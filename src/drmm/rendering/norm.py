@@ -6,11 +6,12 @@ from typing import cast, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from drmm.rendering.base import Channels, Switches
+from drmm.rendering.base import Channels, Switches, chosen
 from drmm.rendering.kinds import Norm
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "running_scale", "uses_batch"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "FrozenBatchNorm2d", "running_scale", "uses_batch"]
 
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
@@ -118,3 +119,54 @@ class BatchNorm1d(nn.BatchNorm1d, _BatchNorm):
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Scale by γ/σ: a diagonal map is its own transpose."""
         return _render(self, z, switches)
+
+
+@final
+class FrozenBatchNorm2d(Norm):
+    """A `BatchNorm2d` whose statistics never change again: those of a pretrained net, or of the pixels it knows.
+
+    Args:
+        num_features: how many channels.
+        eps: added to the variance.
+        affine: whether the channels have a factor and an offset, which are learned.
+    """
+
+    fresh = True
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5, *, affine: bool = True) -> None:
+        super().__init__()
+        self.num_features, self.eps = num_features, eps
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    @property
+    def uses_batch(self) -> bool:
+        """Never."""
+        return False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features alone."""
+        statistics = self.running_mean, self.running_var, self.weight, self.bias
+        return F.batch_norm(x, *statistics, training=False, eps=self.eps)
+
+    def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
+        """(N, C, H, W), normalised."""
+        gain = torch.rsqrt(self.running_var + self.eps).reshape(-1, 1, 1)
+        return self.forward(x), Switches(tuple(x.shape[1:]), gain=gain)
+
+    def render(self, z: Tensor, switches: Switches) -> Tensor:
+        """Scale by γ/σ."""
+        gain = chosen(switches.gain, "gain")
+        return z * (gain if self.weight is None else self.weight.reshape(gain.shape) * gain)
+
+    @torch.no_grad()
+    def narrowed(self, kept: Channels) -> FrozenBatchNorm2d:
+        """With the statistics of some channels."""
+        index = kept.among(self.num_features)
+        smaller = FrozenBatchNorm2d(len(index), self.eps, affine=self.weight is not None)
+        smaller.load_state_dict({name: values[index] for name, values in self.state_dict().items()})
+        return smaller
