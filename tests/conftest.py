@@ -16,7 +16,7 @@ torch.set_num_threads(1)  # small nets: more threads only wait for each other
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is remembered of folders is no user's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("drmm.data.index.cache_dir", lambda: tmp_path_factory.getbasetemp() / "cache")
+        patch.setattr("drmm.data.caches.cache_dir", lambda: tmp_path_factory.getbasetemp() / "cache")
         yield
 
 

@@ -159,7 +159,7 @@ def test_nothing_is_written_into_the_folder(folder):
 
 def test_an_index_that_is_damaged_or_cannot_be_kept_stops_nothing(folder, tmp_path, monkeypatch, opened):
     cache = tmp_path / "cache"
-    monkeypatch.setattr(index, "cache_dir", lambda: cache)
+    monkeypatch.setattr("drmm.data.caches.cache_dir", lambda: cache)
     first, _ = look(folder)
     [file] = cache.rglob("*.sqlite")
     file.write_bytes(b"no database at all, though as long as one has to be" * 100)
@@ -167,13 +167,13 @@ def test_an_index_that_is_damaged_or_cannot_be_kept_stops_nothing(folder, tmp_pa
     assert len(opened) == 8
     assert look(folder)[0] == first
     assert len(opened) == 8, "it was made anew"
-    monkeypatch.setattr(index, "cache_dir", lambda: folder / "cat" / "1.png")
+    monkeypatch.setattr("drmm.data.caches.cache_dir", lambda: folder / "cat" / "1.png")
     assert look(folder)[0] == first
     assert len(opened) == 12
 
 
 def test_another_process_at_work_stops_nothing(folder, tmp_path, monkeypatch, opened):
-    monkeypatch.setattr(index, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr("drmm.data.caches.cache_dir", lambda: tmp_path / "cache")
     look(folder)
     [file] = (tmp_path / "cache").rglob("*.sqlite")
     connect = sqlite3.connect

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from scipy.fft import dctn
 
 from drmm.data.base import digest
+from drmm.data.caches import database
 from drmm.data.decoding import UnreadableError, decode_picture, quiet
-from drmm.data.download import cache_dir
 from drmm.data.listing import Listing
 from drmm.data.parallel import ahead
 from drmm.errors import InputError
@@ -121,28 +121,10 @@ def _perceptual_hash(levels: npt.NDArray[np.uint8]) -> str:
 
 
 def _remembered(root: Path) -> tuple[sqlite3.Connection, dict[bytes, Entry]]:
-    """The database of a folder of pictures, and what it holds; one in memory where it cannot be kept."""
-    file = cache_dir() / "folders" / f"{digest(os.fsencode(root.resolve())).hex()}-{_FORM}.sqlite"
-    with suppress(OSError, sqlite3.OperationalError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _opened(file)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            file.unlink()  # it is damaged
-            return _opened(file)
-    return _opened(":memory:")
-
-
-def _opened(file: Path | str) -> tuple[sqlite3.Connection, dict[bytes, Entry]]:
-    table = sqlite3.connect(file)
-    try:
-        table.execute(f"CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, {', '.join(Entry._fields)})")
-        return table, {name: Entry(*entry) for name, *entry in table.execute("SELECT * FROM files")}
-    except sqlite3.Error:
-        table.close()
-        raise
+    """The database of a folder of pictures, and what it holds."""
+    name = f"folders/{digest(os.fsencode(root.resolve())).hex()}-{_FORM}.sqlite"
+    table = database(name, f"files (path BLOB PRIMARY KEY, {', '.join(Entry._fields)})")
+    return table, {name: Entry(*entry) for name, *entry in table.execute("SELECT * FROM files")}
 
 
 def _forget(table: sqlite3.Connection, names: Iterable[bytes]) -> None:

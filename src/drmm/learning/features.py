@@ -1,0 +1,68 @@
+"""What a net that stays as it is makes of pictures: computed once, and kept."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing, suppress
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drmm.data.base import digest, digest_of
+from drmm.data.caches import database
+from drmm.data.images import pixels
+from drmm.model.modes import evaluation
+from drmm.progress import track
+
+__all__ = ["features_of"]
+
+_AT_ONCE = 64  # pictures in a forward pass; after each what was computed is kept
+_TABLE = "features (picture BLOB PRIMARY KEY, numbers BLOB)"
+
+
+@torch.no_grad()
+def features_of(levels: nn.Module, x: Tensor, *, progress: bool = True) -> Tensor:
+    """The features of each picture, float32 (N, D) on the CPU.
+
+    They lie in the user's cache folder, by the net's weights and the picture's levels: what was seen before is not
+    computed again, after a stop neither.
+
+    Args:
+        levels: a net whose output is (N, D); it is asked in evaluation mode.
+        x: pictures (N, C, H, W), float in [0, 1] or uint8, on the CPU.
+        progress: show a progress bar.
+    """
+    names = [digest(np.ascontiguousarray(picture).data) for picture in x.numpy()]
+    with closing(database(f"features/{_digest_of(levels, x)}.sqlite", _TABLE)) as table, evaluation(levels):
+        features = torch.empty(len(x), levels(pixels(x[:1])).shape[1])
+        missing = _read(table, names, features)
+        batches = [missing[i : i + _AT_ONCE] for i in range(0, len(missing), _AT_ONCE)]
+        for batch in track(batches, "computing features") if progress else batches:
+            features[batch] = levels(pixels(x[batch])).float()
+            _keep(table, [(names[i], features[i].numpy().tobytes()) for i in batch])
+    return features
+
+
+def _digest_of(levels: nn.Module, x: Tensor) -> str:
+    """Of all that decides the features of a picture."""
+    form = f"{levels} {tuple(x.shape[1:])} {x.dtype}"
+    return digest_of([form.encode(), *(tensor.numpy().tobytes() for tensor in levels.state_dict().values())])
+
+
+def _read(table: sqlite3.Connection, names: Sequence[bytes], features: Tensor) -> list[int]:
+    """Fill in what is known; returns the places of what is not."""
+    missing = []
+    for i, name in enumerate(names):
+        row = table.execute("SELECT numbers FROM features WHERE picture = ?", (name,)).fetchone()
+        if row is None:
+            missing.append(i)
+        else:
+            features[i] = torch.frombuffer(bytearray(row[0]), dtype=features.dtype)
+    return missing
+
+
+def _keep(table: sqlite3.Connection, rows: Sequence[tuple[bytes, bytes]]) -> None:
+    with suppress(sqlite3.OperationalError), table:  # a full disk, or another process at work
+        table.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", rows)
