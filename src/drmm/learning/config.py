@@ -11,7 +11,7 @@ from drmm.records import Record
 
 __all__ = ["Initialisation", "Learning", "Machine", "Training"]
 
-Learning = Literal["sgd", "eg", "em"]
+Learning = Literal["sgd", "eg", "em", "head"]
 Initialisation = Literal["default", "data", "orthonormal", "glorot"]
 
 
@@ -21,7 +21,8 @@ class Training(Record):
 
     Attributes:
         learning: "sgd" descends the discriminative relaxation by backprop; "eg" takes gradient steps on the
-            complete-data log-joint (E-step and G-step); "em" regresses every dictionary, without derivatives.
+            complete-data log-joint (E-step and G-step); "em" regresses every dictionary, without derivatives;
+            "head" learns the class templates alone, on features that stay as they are.
         initialisation: what templates start from; none is "data" for "em" and "default" otherwise.
         epochs: passes over the images; iterations of EM.
         min_steps: steps of the optimiser at the least: where images are few, more epochs are made. EM has none.

@@ -10,9 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drmm.data.splits import label_folds
+from drmm.errors import InputError
+from drmm.learning.class_prior import class_prior
+from drmm.learning.config import Training
+from drmm.learning.features import features_of
 from drmm.learning.objective import Objective, balance, kl_divergence
+from drmm.model.deep import DRMM
+from drmm.rendering import Linear
 
-__all__ = ["learn_head"]
+__all__ = ["learn_head", "train_head"]
 
 _DECAYS = (1e-3, 1e-2)  # weight of the squared templates, on standardised features
 _FOLDS = 5
@@ -34,10 +40,36 @@ class _Way:
     is_shared: bool
 
 
+def train_head(
+    model: DRMM, x: Tensor, y: Tensor, objective: Objective, config: Training, *, progress: bool
+) -> None:
+    """Learn a model's class templates on its own features, and take its class prior from the labels.
+
+    Args:
+        model: its levels stay as they are.
+        x: images (N, C, H, W), float in [0, 1] or uint8.
+        y: class indices (N,), -1 where there is no label.
+        objective: as of `learn_head`.
+        config: whose seed is taken.
+        progress: show a progress bar while features are computed.
+
+    Raises:
+        InputError: if no image has a label, or the model's logits are features already.
+    """
+    if not isinstance(model.templates, Linear):
+        raise InputError("this net has no class templates of its own: learn all of it, by sgd")
+    if not bool((y >= 0).any()):
+        raise InputError("no image has a label: label some, or choose another learning than head")
+    model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
+    features = features_of(model.levels, x, progress=progress)
+    head, _ = learn_head(features, y, model.class_prior, objective, seed=config.seed)
+    model.templates.load_state_dict(head.state_dict())
+
+
 def learn_head(
     features: Tensor, y: Tensor, prior: Tensor, objective: Objective, *, seed: int
 ) -> tuple[nn.Linear, dict[str, float]]:
-    """Class templates by logistic regression, or by the KL and the balance as well, whichever cross-validates better.
+    """Class templates by logistic regression, or by KL and balance too: what has the lower cross-validated error.
 
     Both have the slides' cross-entropy; the features are standardised, and the templates' squares have a weight.
 
@@ -117,7 +149,7 @@ class _Task:
         def closure() -> Tensor:
             optimiser.zero_grad()
             loss = self._labelled(weight, bias, decay)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
         optimiser.step(closure)
@@ -133,7 +165,7 @@ class _Task:
             loss = self._labelled(weight, bias, decay)
             loss = loss + weights["kl"] * kl_divergence(logits, self.prior, self.objective.kl_sign)
             loss = loss + weights["balance"] * balance(logits, self.prior)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             schedule.step()
 

@@ -19,6 +19,7 @@ from drmm.model.storage import load_model
 
 __all__ = [
     "CERTIFIED_AT_ONCE",
+    "at_once",
     "certified_percent",
     "cluster_accuracy",
     "error_percent",
@@ -32,6 +33,7 @@ __all__ = [
 Labels = npt.NDArray[np.int64]
 
 _CHUNK = 500  # images per forward pass
+_NUMBERS = 2**20  # of pixels and channels in one
 CERTIFIED_AT_ONCE = 100  # images whose certificates are computed at once
 
 
@@ -101,7 +103,12 @@ def taught_labels(teacher: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 @torch.no_grad()
 def predict_logits(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (N, C) of images, chunk by chunk; uint8 images are scaled to [0, 1]."""
-    return torch.cat([model(pixels(part)) for part in x.split(_CHUNK)])
+    return torch.cat([model(pixels(part)) for part in x.split(at_once(x, _CHUNK))])
+
+
+def at_once(x: Tensor, most: int) -> int:
+    """How many of the images (N, C, H, W) to take at a time, so that memory stays flat where they are large."""
+    return min(most, max(1, _NUMBERS // max(1, x[:1].numel())))
 
 
 def error_percent(model: nn.Module, x: Tensor, y: Tensor) -> float:

@@ -18,6 +18,7 @@ from drmm.learning.config import Machine, Training
 from drmm.learning.em import fit_em, relax
 from drmm.learning.em.loop import seconds_of_em
 from drmm.learning.em.relaxation import check_classes
+from drmm.learning.head import train_head
 from drmm.learning.initialisation import initialise
 from drmm.learning.objective import Objective
 from drmm.model.constraints import is_nonnegative
@@ -74,6 +75,10 @@ def train(
         start is not None and start != "default"
     ):  # a resumed run too: it may have been stopped before its first checkpoint
         initialise(model, start, x=x, y=y, seed=config.seed)
+    if config.learning == "head":
+        train_head(model, x, y, (objective or Objective()).resolved(), config, progress=bool(progress))
+        _settle(model.eval(), x, config)
+        return model
     if config.learning == "em":
         _train_by_em(model, x, y, config, folder=folder, resume=resume, progress=progress)
         return model
@@ -110,13 +115,13 @@ def _train_by_gradient(
 
 
 def steps_in(y: Tensor, config: Training, machine: Machine | None = None) -> int:
-    """How many steps `train` makes of images with these labels, at the most; iterations of EM.
+    """How many steps `train` makes of images with these labels, at the most; iterations of EM; of a head none.
 
     Raises:
         InputError: if none has a label, and only these are learned from.
     """
-    if config.learning == "em":
-        return config.epochs
+    if config.learning in {"em", "head"}:
+        return config.epochs if config.learning == "em" else 0
     from drmm.learning.trainer import steps_of_an_epoch  # noqa: PLC0415
 
     if config.labels_only:

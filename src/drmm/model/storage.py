@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -13,10 +14,11 @@ from drmm.errors import InputError, RunError
 from drmm.files import read_json, read_tensors, tensor_bytes, write_bytes, write_json
 from drmm.model.deep import DRMM
 from drmm.model.presets import Constraint, Shape, build, resolve
+from drmm.model.pretrained import load_published
 from drmm.model.randomness import seeded
 from drmm.records import DERIVED, Record, from_table
 
-__all__ = ["MODEL_FILES", "Recipe", "load_model", "misfit", "model_bytes", "save_model"]
+__all__ = ["MODEL_FILES", "Recipe", "load_model", "misfit", "model_bytes", "save_model", "start_model"]
 
 _CONFIG, _WEIGHTS = MODEL_FILES = ("model.json", "model.safetensors")
 
@@ -35,6 +37,8 @@ class Recipe(Record):
         width: templates of the first level; none is the preset's own.
         depth: levels, from the pixels up; none is the preset's own.
         channels: templates of each level, pixels first, where they are not the preset's own: in a pruned model.
+        weights: what the net starts from: "published" takes those that come by pip for "efficientnet_lite0"; ""
+            draws them from the seed.
     """
 
     preset: str = "auto"
@@ -44,6 +48,7 @@ class Recipe(Record):
     width: int | None = None
     depth: int | None = None
     channels: tuple[int, ...] | None = field(default=None, metadata=DERIVED)
+    weights: Literal["", "published"] = ""
 
     def fitted(self, image_shape: Shape, classes: Sequence[str]) -> Recipe:
         """The recipe for images of a shape and for classes; "auto" becomes a preset.
@@ -68,6 +73,17 @@ class Recipe(Record):
             depth=self.depth,
             channels=self.channels,
         )
+
+
+def start_model(recipe: Recipe, seed: int | None = None) -> DRMM:
+    """A model to be trained: its fresh weights from the seed, or those that it is to start from.
+
+    Raises:
+        InputError: if no weights are published for the preset, or they are not installed.
+        RunError: if they are damaged.
+    """
+    model = recipe.build(seed)
+    return load_published(model, recipe.preset) if recipe.weights == "published" else model
 
 
 def save_model(model: DRMM, recipe: Recipe, folder: str | Path) -> None:

@@ -27,7 +27,7 @@ from drmm.learning.recipes import is_recipe, names, read_recipe
 from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
 from drmm.model.deep import DRMM
-from drmm.model.storage import Recipe
+from drmm.model.storage import Recipe, start_model
 from drmm.progress import Outlook
 from drmm.runs.classes import kept_shares, told
 from drmm.runs.experiment import Experiment, Teacher
@@ -35,7 +35,7 @@ from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taugh
 from drmm.runs.run import Run, number, versions
 from drmm.runs.stages import CHOICE, FOLD, MODEL, TEACHER, is_cross_fitted, lesson_of, stages
 from drmm.trust.assessment import Assessment, assess
-from drmm.trust.crossfit import cross_fit
+from drmm.trust.crossfit import cross_fit, cross_fit_head
 
 __all__ = ["fit_run", "learn", "learn_on"]
 
@@ -226,6 +226,10 @@ class _Session:
         if not is_cross_fitted(experiment, self.parts):
             return assess(model, x, y, ())
         folds, seed = experiment.trust.folds, experiment.training.seed
+        if experiment.training.learning == "head":
+            return assess(
+                model, x, y, cross_fit_head(model, x, y, experiment.objective, folds=folds, seed=seed, same=alike)
+            )
         lesson = replace(
             experiment,
             training=experiment.trust.shortened(experiment.training),
@@ -252,7 +256,7 @@ def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) 
         parts: what it learns from.
         options: folder, resume and progress, as of `drmm.learning.train.train`.
     """
-    return _train(recipe.build(experiment.training.seed), experiment, parts, **options)
+    return _train(start_model(recipe, experiment.training.seed), experiment, parts, **options)
 
 
 def learn_on(model: DRMM, experiment: Experiment, parts: Parts, epochs: int, **options: Any) -> DRMM:

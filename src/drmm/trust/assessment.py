@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from drmm.data.images import pixels
-from drmm.learning.metrics import CERTIFIED_AT_ONCE, predict_logits
+from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once, predict_logits
 from drmm.model.deep import DRMM, Latents
 from drmm.trust.calibration import Calibration, fit_calibration
 from drmm.trust.crossfit import Fold, evenly_spread, pool_of
@@ -164,7 +164,9 @@ class Assessment:
     def of_pictures(self, model: DRMM, x: Tensor) -> Answers:
         """The same for images as they are learned from, batch by batch."""
         with torch.no_grad():
-            parts = [self.answers(model, v, model.infer(v)) for v in map(pixels, x.split(CERTIFIED_AT_ONCE))]
+            parts = [
+                self.answers(model, v, model.infer(v)) for v in map(pixels, x.split(at_once(x, CERTIFIED_AT_ONCE)))
+            ]
         return Answers(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Answers)))
 
     def decide(self, answers: Answers, promise: float) -> npt.NDArray[np.str_]:

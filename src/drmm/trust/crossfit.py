@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 from drmm.data.duplicates import copies
 from drmm.data.splits import label_folds
+from drmm.learning.features import features_of
+from drmm.learning.head import learn_head
 from drmm.learning.metrics import predict_logits
+from drmm.learning.objective import Objective
+from drmm.model.deep import DRMM
 
-__all__ = ["Fold", "cross_fit", "evenly_spread", "pool_of"]
+__all__ = ["Fold", "cross_fit", "cross_fit_head", "evenly_spread", "pool_of"]
 
 Figures = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -81,6 +85,36 @@ def cross_fit(
         logits = factor * predict_logits(net, x[held_out]).double()
         answers.append(Fold(held_out, logits.numpy(), (factor * others).numpy()))
     return answers
+
+
+def cross_fit_head(
+    model: DRMM,
+    x: Tensor,
+    y: Tensor,
+    objective: Objective,
+    *,
+    folds: int,
+    seed: int,
+    same: Callable[[npt.NDArray[Any]], Indices] = copies,
+) -> list[Fold]:
+    """The same for class templates that were learned on features which stay as they are: of the features alone.
+
+    Args:
+        model: whose class templates were learned by `drmm.learning.head`.
+        objective: as of `drmm.learning.head.learn_head`.
+        x: as of `cross_fit`, as the others are.
+        y: likewise.
+        folds: likewise.
+        seed: likewise.
+        same: likewise.
+    """
+    features = features_of(model.levels, x, progress=False)
+    groups = same(x[y >= 0].numpy())
+
+    def without(_: str, fewer: Tensor) -> nn.Module:
+        return learn_head(features, fewer, model.class_prior, objective, seed=seed)[0]
+
+    return cross_fit(without, model.templates, features, y, folds=folds, seed=seed, same=lambda _: groups)
 
 
 def pool_of(x: Tensor, y: Tensor) -> Tensor:

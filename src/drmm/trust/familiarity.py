@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from torch import Tensor
 
 from drmm.data.images import pixels
-from drmm.learning.metrics import CERTIFIED_AT_ONCE
+from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once
 from drmm.model.deep import DRMM, Latents
 
 __all__ = ["PARTS", "Familiarity", "fit_familiarity", "looks_of_pictures"]
@@ -106,7 +106,7 @@ def fit_familiarity(model: DRMM, x: Tensor) -> Familiarity:
         x: images (N, C, H, W); uint8 images are scaled to [0, 1]. Of many some are looked at, evenly spread.
     """
     some = x[torch.linspace(0, len(x) - 1, min(len(x), _MOST)).long()]
-    found = [_looks(model, pixels(part)) for part in some.split(CERTIFIED_AT_ONCE)]
+    found = [_looks(model, pixels(part)) for part in some.split(at_once(some, CERTIFIED_AT_ONCE))]
     looks, label = (np.concatenate(column) for column in zip(*found, strict=True))
     turn = np.arange(len(looks)) % (_TURNS if len(looks) >= 2 * _TURNS else 1)
     width = model.templates.weight.shape[1]

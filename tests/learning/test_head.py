@@ -1,0 +1,109 @@
+"""Class templates on features that stay as they are."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from drmm.errors import InputError
+from drmm.learning import head
+from drmm.learning.config import Training
+from drmm.learning.head import learn_head, train_head
+from drmm.learning.objective import Objective
+from drmm.learning.train import train
+from drmm.model.presets import conv_small
+
+UNIFORM = torch.full((3,), 1 / 3)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("drmm.data.caches.cache_dir", lambda: tmp_path)
+
+
+def clusters(n=300, labels=2, seed=0, spread=1.0):
+    """Features of three classes, on scales of their own, and a few of their labels."""
+    generator = np.random.default_rng(seed)
+    truth = np.arange(n) % 3
+    x = 2.5 * np.eye(8)[truth] + spread * generator.normal(size=(n, 8))
+    y = np.where(np.arange(n) < 3 * labels, truth, -1)
+    return torch.from_numpy(x * np.logspace(-2, 2, 8) + 7).float(), torch.from_numpy(y), truth
+
+
+def error(found, x, truth):
+    return 100 * float((found(x).argmax(1).numpy() != truth).mean())
+
+
+def test_without_unlabelled_images_it_is_logistic_regression():
+    x, y, _ = clusters(labels=20)
+    known = y >= 0
+    found, errors = learn_head(x[known], y[known], UNIFORM, Objective(), seed=0)
+    assert set(errors) == {"labels 0.001", "labels 0.01"}
+    decay = min((errors[name], float(name.split()[1])) for name in errors)[1]
+    standard = (x[known] - x[known].mean(0)) / x[known].std(0)
+    by_sklearn = LogisticRegression(C=1 / (2 * decay * int(known.sum())), tol=1e-8, max_iter=1000)
+    want = by_sklearn.fit(standard, y[known]).predict_log_proba(standard)
+    got = found(x[known]).log_softmax(1).detach().numpy()
+    np.testing.assert_allclose(got, want, atol=5e-3)
+
+
+def test_unlabelled_images_help_where_classes_are_clusters():
+    errors = {"labels": [], "kl": []}
+    for seed in range(4):
+        x, y, truth = clusters(150, seed=seed)
+        for name, objective in (("labels", Objective(kl=0.0, balance=0.0)), ("kl", Objective())):
+            errors[name].append(error(learn_head(x, y, UNIFORM, objective, seed=seed)[0], x, truth))
+    assert np.mean(errors["kl"]) < np.mean(errors["labels"]) - 1, errors
+
+
+def test_what_cross_validates_worse_is_not_taken(monkeypatch):
+    x, y, truth = clusters(labels=20)
+    monkeypatch.setattr(head._Task, "error", lambda _, way, __: (100.0 * way.is_shared, way.decay))
+    found, errors = learn_head(x, y, UNIFORM, Objective(), seed=0)
+    alone, _ = learn_head(x, y, UNIFORM, Objective(kl=0.0), seed=0)
+    assert errors["kl 0.01"] == 100
+    assert torch.equal(found.weight, alone.weight)
+    monkeypatch.setattr(head._Task, "error", lambda _, way, __: (100.0 * (not way.is_shared), way.decay))
+    other, _ = learn_head(x, y, UNIFORM, Objective(), seed=0)
+    assert not torch.equal(other.weight, alone.weight), "control"
+    assert error(other, x, truth) < 20
+
+
+def test_the_seed_decides_all(monkeypatch):
+    monkeypatch.setattr(head, "_MOST", 20)
+    x, y, _ = clusters(150)
+    one, other, again = (learn_head(x, y, UNIFORM, Objective(), seed=seed)[0].weight for seed in (0, 1, 0))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other), "other images without a label"
+
+
+def model():
+    torch.manual_seed(0)
+    return conv_small(3, (1, 12, 12), width=2)
+
+
+def pictures(n=60):
+    generator = np.random.default_rng(0)
+    truth = np.arange(n) % 3
+    x = generator.integers(0, 60, (n, 1, 12, 12)) + 180 * (np.arange(12) // 4 == truth[:, None])[:, None, None, :]
+    return torch.from_numpy(x.astype(np.uint8)), torch.from_numpy(np.where(np.arange(n) < 30, truth, -1)), truth
+
+
+def test_a_model_learns_its_class_templates_and_nothing_else():
+    x, y, truth = pictures()
+    before, net = model().state_dict(), train(model(), x, y, config=Training(learning="head"), progress=False)
+    levels = {name for name in before if name.startswith("levels")}
+    assert all(torch.equal(before[name], net.state_dict()[name]) for name in levels)
+    assert error(net, x.float() / 255, truth) < 10 < error(model().eval(), x.float() / 255, truth)
+    assert float(net.noise) != 1, "it is settled: it can draw"
+
+
+def test_what_it_cannot_learn_is_refused():
+    x, y, _ = pictures(9)
+    with pytest.raises(InputError, match="no image has a label"):
+        train_head(model(), x, torch.full_like(y, -1), Objective(), Training(), progress=False)
+    lifted = model()
+    lifted.templates = nn.Identity()
+    with pytest.raises(InputError, match="no class templates of its own"):
+        train_head(lifted, x, y, Objective(), Training(), progress=False)
