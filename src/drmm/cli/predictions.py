@@ -10,6 +10,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from drmm.display.text import one_line
+from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once
 from drmm.runs.run import Run
 from drmm.trust.assessment import Answers, Assessment
 from drmm.trust.decisions import UNFAMILIAR
@@ -62,9 +63,12 @@ class Predictor:
             *(f"p({name})" for name in classes),
         ]
 
-    @torch.no_grad()
     def rows(self, x: Tensor) -> list[tuple[object, ...]]:
         """Of images (N, C, H, W), float; None where a run does not say."""
+        return [row for part in x.split(at_once(x, CERTIFIED_AT_ONCE)) for row in self._rows(part)]
+
+    @torch.no_grad()
+    def _rows(self, x: Tensor) -> list[tuple[object, ...]]:
         latents = self._model.infer(x)
         if self._assessment is None:
             probability, each = softmax(latents.logits.double().numpy(), 1), np.full((len(x), len(PARTS)), None)
