@@ -33,13 +33,13 @@ from drmm.learning.train import train
 from drmm.model.constraints import is_nonnegative, set_weight
 from drmm.model.deep import DRMM
 from drmm.model.randomness import categorical
-from drmm.model.storage import Recipe, misfit
+from drmm.model.storage import Recipe, misfit, start_model
 from drmm.runs.experiment import Trust
 from drmm.runs.parts import warn_of_few
 from drmm.runs.run import Run
 from drmm.trust.assessment import Answers, Assessment, assess
 from drmm.trust.calibration import Calibration
-from drmm.trust.crossfit import cross_fit
+from drmm.trust.crossfit import cross_fit, cross_fit_head
 from drmm.trust.promise import PROMISE
 
 __all__ = ["DRMMClassifier"]
@@ -213,7 +213,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         epochs = settings.training.epochs if self.epochs is None else self.epochs
         training = settings.training.set_params(seed=seed, epochs=epochs)
         self.recipe_ = settings.model.fitted(self.image_shape_, names)
-        model, labels = self.recipe_.build(seed), torch.from_numpy(codes)
+        model, labels = start_model(self.recipe_, seed), torch.from_numpy(codes)
         if before is not None:
             training = replace(training, initialisation="default")
             _go_on(model, before[0], x, None if before[1].classes == names else labels)
@@ -238,10 +238,15 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         config = trust.shortened(training)
 
         def without(_: str, fewer: Tensor) -> DRMM:
-            return train(self.recipe_.build(training.seed), x, fewer, config=config, **options)
+            return train(start_model(self.recipe_, training.seed), x, fewer, config=config, **options)
 
-        folds = trust.folds if bool((labels >= 0).any()) else 0
-        answers = cross_fit(without, self.model_, x, labels, folds=folds, seed=training.seed) if folds else ()
+        if not bool((labels >= 0).any()):
+            return assess(self.model_, x, labels, ())
+        held_out: dict[str, Any] = {"folds": trust.folds, "seed": training.seed}
+        if training.learning == "head":
+            answers = cross_fit_head(self.model_, x, labels, options["objective"], **held_out)
+        else:
+            answers = cross_fit(without, self.model_, x, labels, **held_out)
         return assess(self.model_, x, labels, answers)
 
     def _held_out(

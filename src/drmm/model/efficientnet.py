@@ -30,9 +30,9 @@ from drmm.rendering import (
     Sum,
 )
 
-__all__ = ["BLACK", "EFFICIENTNETS", "WHITE_RANGE", "efficientnet_lite"]
+__all__ = ["EFFICIENTNETS", "efficientnet_lite"]
 
-BLACK, WHITE_RANGE = 127 / 255, 128 / 255  # it was trained on (level - 127) / 128, levels being 0 to 255
+_BLACK, _RANGE = 127 / 255, 128 / 255  # it was trained on (level - 127) / 128, levels being 0 to 255
 _EPS = 1e-3
 _STEM, _TOP = 32, 1280
 # Stages of EfficientNet-B0: blocks, kernel, stride, expansion, channels.
@@ -99,8 +99,8 @@ def _in_colour(x: torch.Tensor) -> torch.Tensor:
 def _whitened() -> FrozenBatchNorm2d:
     """The preprocessing: a norm by the statistics that it was trained with."""
     norm = FrozenBatchNorm2d(3, eps=0, affine=False)
-    norm.running_mean.fill_(BLACK)
-    norm.running_var.fill_(WHITE_RANGE**2)
+    norm.running_mean.fill_(_BLACK)
+    norm.running_var.fill_(_RANGE**2)
     return norm
 
 

@@ -263,10 +263,11 @@ def learn_on(model: DRMM, experiment: Experiment, parts: Parts, epochs: int, **o
     """A trained model, trained for some more epochs by a schedule of their own; arguments as of `learn`.
 
     Raises:
-        InputError: if it learned by EM, which does not start from templates that are there.
+        InputError: if it learned by EM or learned a head, which do not start from templates that are there.
     """
-    if experiment.training.learning == "em":
-        raise InputError("a model that was learned by em does not go on learning: train a new one")
+    if experiment.training.learning in {"em", "head"}:
+        learning = experiment.training.learning
+        raise InputError(f"a model that was learned by {learning} does not go on learning: train a new one")
     changed = {"epochs": epochs, "min_steps": 0, "initialisation": "default", "patience": None}
     return _train(model, experiment.changed("training", **changed), parts, **options)
 
