@@ -1,0 +1,30 @@
+"""A run that learns class templates alone has all that other runs have."""
+
+from pathlib import Path
+
+import pytest
+from photos import small, write_photos
+
+from drmm.cli.apply import predict
+from drmm.errors import InputError
+from drmm.report import write_report
+from drmm.runs.fit import fit_run
+from drmm.runs.run import Run
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drmm.data.caches.cache_dir", lambda: tmp_path / "cache")
+
+
+def test_it_is_judged_and_used_like_others(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", each=6)
+    experiment = small(photos).changed("training", learning="head").changed("trust", folds=2)
+    results = fit_run(experiment, tmp_path / "run", progress=False)
+    run = Run.open(tmp_path / "run")
+    assert run.assessment is not None
+    assert results["cross_fitted"]["labels"] == len(run.assessment.held_out.label) > 0
+    assert predict(tmp_path / "run", [photos], tmp_path / "out.csv") > 0
+    write_report(tmp_path / "run", tmp_path / "report.html")
+    with pytest.raises(InputError, match="learned by head does not go on learning"):
+        fit_run(run.experiment.changed("training", epochs=99), tmp_path / "run", resume=True, progress=False)
