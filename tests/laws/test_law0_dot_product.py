@@ -38,6 +38,7 @@ from drmm.rendering import (
     Dropout,
     Dropout2d,
     Flatten,
+    FrozenBatchNorm2d,
     Graph,
     Identity,
     Join,
@@ -52,6 +53,7 @@ from drmm.rendering import (
     PReLU,
     ReLU,
     Rendering,
+    SamePad2d,
     Sequential,
     Step,
     Sum,
@@ -217,9 +219,13 @@ FAMILIES = {
     Choice: lambda data: (Choice(4), torch.randn(data.draw(small), 4)),
     Clip: of_images(lambda data: Clip(data.draw(st.sampled_from([-1.0, 0.0])), data.draw(st.floats(0.1, 2)))),
     Dropout2d: of_images(lambda data: Dropout2d(data.draw(st.sampled_from([0.0, 0.3, 1.0])))),  # in training mode
+    FrozenBatchNorm2d: of_channels(
+        lambda data, channels: norm(FrozenBatchNorm2d, channels, affine=data.draw(st.booleans()))
+    ),
     Graph: graph,
     Largest: of_images(largest),
     LocalLinear: of_images(lambda data: LocalLinear(data.draw(st.sampled_from([F.gelu, torch.tanh, F.silu])))),
+    SamePad2d: of_images(lambda data: SamePad2d(data.draw(st.integers(1, 5)), data.draw(small))),
     PReLU: of_channels(lambda data, channels: PReLU(channels, data.draw(st.floats(-0.5, 0.9)))),
 }
 JOINS = {

@@ -35,7 +35,8 @@ def test_a_recipe_says_what_its_file_says(name: str) -> None:
     experiment = Experiment.read(name)
     for table, values in read_recipe(name).tables.items():
         for key, value in values.items():
-            assert getattr(getattr(experiment, table), key) == value
+            said = tuple(value) if isinstance(value, list) else value
+            assert getattr(getattr(experiment, table), key) == said
 
 
 def test_a_recipe_of_ones_own_extends_one_beside_it(tmp_path) -> None:
