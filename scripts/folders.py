@@ -104,6 +104,7 @@ def sort_all(run: Path, folder: Path, into: Path) -> Results:
         into,
         run=run,
         labels=None,
+        recipe=None,
         asked={},
         assignments=(),
         promise=PROMISE,

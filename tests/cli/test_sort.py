@@ -225,6 +225,8 @@ def test_what_is_refused(run: Path, digits: Path, tmp_path: Path, run_drmm) -> N
         ([digits, "--into", into, "--run", run, "--promise", 98], "a promise is the share"),
         ([digits, "--into", into, "--run", run, "--promise", "nan"], "a promise is the share"),
         ([digits, "--into", into, "--run", run, "--size", 8], "leave --size out"),
+        ([digits, "--into", into, "--run", run, "--recipe", "kl"], "leave --recipe out"),
+        ([digits, "--into", into, "--recipe", "none"], "no recipe"),
         ([digits, "--into", into, "--run", run, "--prior", "estimate"], "leave --prior out"),
         ([digits, "--into", into, "--run", run, *QUICK], "leave --set out"),
         ([digits, "--into", into, "--set", "training.epoch=1"], "no setting training.epoch"),
@@ -305,9 +307,11 @@ def test_a_flat_folder_with_a_table_of_labels(tmp_path: Path, run: Path, run_drm
     assert "3 labels in" in out, "0 has none now, 3 another one, 6 one"
     assert "to train anew, sort into another folder" in out
     Image.new("L", (12, 14), 254).save(folder / "newest.png")
+    assert run_drmm(*words, "--dry-run", "--recipe", "few-labels")[0] == 0, "as it was"
     for option, name in ((["--size", 8], "data.size"), (["--shape", "pad"], "data.shape")):
         refused(run_drmm(*words, *option), f"was trained with another {name}: leave that out, or train anew")
     refused(run_drmm(*words, "--prior", "uniform"), "another objective.prior")
+    refused(run_drmm(*words, "--recipe", "kl"), "another objective.reconstruction")
     refused(run_drmm(*words, "--set", "model.width=3"), "another model.width")
     assert len(read_csv(into / "sort.csv")) == 14
 

@@ -52,6 +52,13 @@ DataDir = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or gpu.", show_default="auto")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        help="Settings to start from: a name (drmm settings lists them), such as photos-quick for photographs, "
+        "or a .toml file."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="TABLE.NAME=VALUE", help="Any other setting; drmm settings lists all."),
@@ -161,6 +168,7 @@ def sort(
             "folders are classes, but for unlabelled/.",
         ),
     ] = None,
+    recipe: Recipe = None,
     size: Size = None,
     shape: Fill = None,
     prior: Prior = None,
@@ -180,7 +188,7 @@ def sort(
     """Sort pictures into a folder for each class, by their labels and a model; what it is unsure of goes apart.
 
     Nothing is replaced or lost. After a stop the same command goes on; given again later it adds new pictures.
-    --size, --shape, --prior and --set are for the training, as in drmm fit.
+    --recipe, --size, --shape, --prior and --set are for the training, as in drmm fit.
     """
     from drmm.cli.fit import of_pictures
     from drmm.cli.sort import asked_way, show_undo
@@ -188,7 +196,14 @@ def sort(
     from drmm.errors import InputError, RunError
 
     way = asked_way(copy=copy, link=link, move=move)
-    training = {"labels": labels, "size": size, "shape": shape, "prior": prior, "set": assignments}
+    training = {
+        "labels": labels,
+        "recipe": recipe,
+        "size": size,
+        "shape": shape,
+        "prior": prior,
+        "set": assignments,
+    }
     given = [f"--{name}" for name, value in training.items() if value is not None]
     if undo:
         folder = into or pictures
@@ -205,6 +220,7 @@ def sort(
         into,
         run=run,
         labels=labels,
+        recipe=recipe,
         asked=of_pictures(str(pictures), labels, size, shape, prior),
         assignments=assignments or (),
         promise=promise,
@@ -286,10 +302,7 @@ def fit(
     ] = None,
     *,
     out: Annotated[Path, typer.Option(parser=path, help="Folder of the run; a new one.")],
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Settings to start from: a name (drmm settings lists them) or a .toml file."),
-    ] = None,
+    recipe: Recipe = None,
     assignments: Set = None,
     labels_per_class: Annotated[
         int | None, typer.Option(min=0, help="Labels to keep; all by default, 0 finds clusters.")
@@ -308,7 +321,9 @@ def fit(
     validation: Annotated[
         int | None, typer.Option(min=0, help="Labelled images held out to watch the error.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="auto, conv_small, conv_large or dense.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="auto, conv_small, conv_large, dense or efficientnet_lite0.")
+    ] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Templates of the first level.")] = None,
     prior: Prior = None,
     teacher: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -70,6 +71,7 @@ def sort(
     *,
     run: Path | None,
     labels: Path | None,
+    recipe: str | None,
     asked: Mapping[str, Any],
     assignments: Sequence[str],
     promise: float,
@@ -84,6 +86,7 @@ def sort(
         into: folder of the sorted pictures.
         run: folder of the model; None trains one, or takes the one that was trained before.
         labels: table of labels to train with; None takes class folders.
+        recipe: what to train by; None is the default.
         asked: settings of the training that have an option of their own, by "table.name", the folder among them.
         assignments: other ones, "table.name=value".
         promise: share of the sorted pictures that is to be right.
@@ -102,7 +105,7 @@ def sort(
         known = known_digests(into)
         digests = _new(found, known, is_move=how == "move")
         folder = Path(nowhere) / RUN if dry_run else into / RUN
-        train = partial(_trained, found, folder, labels, asked, assignments, command)
+        train = partial(_trained, found, folder, labels, recipe, asked, assignments, command)
         model = (train() if run is None else Run.open(run)) if digests else None
         predictor = Predictor(model, promise=promise, inference=False) if model else None
         choices = list(_choices(model, predictor, found, digests)) if model and predictor else []
@@ -206,6 +209,7 @@ def _trained(
     found: Listing,
     folder: Path,
     labels: Path | None,
+    recipe: str | None,
     asked: Mapping[str, Any],
     assignments: Sequence[str],
     command: str,
@@ -214,7 +218,7 @@ def _trained(
     for part in folder.glob(f"{TEMPORARY}*"):  # of a kill before it began
         part.unlink()
     begun = not _is_free(folder)
-    experiment = asked_for(None, folder if begun else None, asked, assignments)
+    experiment = asked_for(recipe, folder if begun else None, asked, assignments)
     if begun and (opened := Run.open(folder)).finished:
         say(f"sorting by the model in {folder}, which was trained before")
         _check_same(opened, experiment)
@@ -239,7 +243,11 @@ def _check_same(run: Run, experiment: Experiment) -> None:
         InputError: if there are any.
     """
     before = experiment if run.experiment is None else run.experiment
-    changed = [name for name in before.differences(experiment) if name not in _SAID_OTHERWISE]
+    asked = experiment.resolved()  # and what the run has filled in from its data
+    asked = replace(asked, model=asked.model.fitted(before.model.image_shape, before.model.classes))
+    if asked.data.size is None:
+        asked = asked.changed("data", size=before.data.size)
+    changed = [name for name in before.differences(asked) if name not in _SAID_OTHERWISE]
     if changed:
         raise InputError(
             f"{run.folder} was trained with another {changed[0]}: leave that out, or train anew by sorting into "
