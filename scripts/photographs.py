@@ -1,10 +1,11 @@
 """Photographs from few labels, by what a net knows of ImageNet: `make photographs DATA=folder with CIFAR-10`.
 
-Four classes of CIFAR-10 (as JPEG, so no figure compares with published ones) with 25 labels each, and all ten with
-40 to 4,000 labels in all, beside thousands of pictures without one, enlarged to 112 x 112 pixels. On the same features
-of EfficientNet-Lite0: logistic regression, label spreading (scikit-learn, both cross-validated on the labels), and
-the recipe `photos-quick`, whose confidence is calibrated by cross-fitting. Measured on pictures that nothing was
-learned from: the error, the expected calibration error, and the processor's seconds, features not counted. Resumable.
+Four classes of CIFAR-10 (as JPEG, so no figure compares with published ones) with 25 labels each, and all ten
+with 40 to 4,000 labels in all, beside thousands of pictures without one, enlarged to 112 x 112 pixels. On the
+same features of EfficientNet-Lite0: logistic regression, label spreading (scikit-learn, both cross-validated on
+the labels), and the recipe `photos-quick`, whose confidence is calibrated by cross-fitting. Measured on
+pictures that nothing was learned from: the error, the expected calibration error, and the processor's seconds,
+features not counted. Resumable.
 """
 
 from __future__ import annotations
