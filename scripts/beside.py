@@ -45,7 +45,7 @@ from drmm.progress import track
 from drmm.runs.experiment import Experiment
 from scripts.folders import in_a_process
 from scripts.messy_folder import write
-from scripts.study import Results, kept, mean_and_sd, study
+from scripts.study import Results, kept, spread, study
 from scripts.trust import PHOTOS
 
 Array = np.ndarray[Any, Any]
@@ -345,7 +345,7 @@ def table(results: Results) -> str:
 def shown(values: list[float | None]) -> str:
     """Mean and deviation of those that are there."""
     there = [value for value in values if value is not None]
-    return "{mean:.1f} ± {sd:.1f}".format(**mean_and_sd(there)) if there else "–"
+    return spread(there) if there else "–"
 
 
 def figure(results: Results) -> Figure:

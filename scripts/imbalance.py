@@ -19,7 +19,7 @@ from drmm import DRMMClassifier
 from drmm.data import load
 from drmm.learning.class_prior import estimate_shares
 from drmm.runs.experiment import Experiment
-from scripts.study import Results, kept, mean_and_sd, study
+from scripts.study import Results, kept, spread, study
 
 PRIORS = ("labels", "estimate", "uniform")
 RARE = {"90/10": 0.1, "1:50": 1 / 51}
@@ -84,14 +84,11 @@ def table(results: Results) -> str:
     for mix, prior in product(RARE, PRIORS):
         rows = [row for row in results["rows"] if (row["mix"], row["prior"]) == (mix, prior)]
         columns = (
-            mean_and_sd(values)
-            for values in (
-                [row["error"] for row in rows],
-                [row["balanced_error"] for row in rows],
-                [row["recall"][1] for row in rows],
-            )
+            [row["error"] for row in rows],
+            [row["balanced_error"] for row in rows],
+            [row["recall"][1] for row in rows],
         )
-        figures = " | ".join(f"{column['mean']:.1f} ± {column['sd']:.1f}" for column in columns)
+        figures = " | ".join(map(spread, columns))
         lines.append(f"| {mix} | {prior} | {figures} |")
     return "\n".join(lines)
 

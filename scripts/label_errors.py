@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from drmm.data import load
 from drmm.progress import track
 from drmm.trust.health import look_features, suspicion
-from scripts.study import Results, mean_and_sd, study
+from scripts.study import Results, spread, study
 
 try:
     from cleanlab.rank import get_label_quality_scores
@@ -74,8 +74,7 @@ def table(results: Results) -> str:
     lines = ["| data | by | precision at k |", "|---|---|---|"]
     for name, by in dict.fromkeys((row["data"], row["by"]) for row in results["rows"]):
         figures = [100 * row["at_k"] for row in results["rows"] if (row["data"], row["by"]) == (name, by)]
-        summary = mean_and_sd(figures)
-        lines.append(f"| {name} | {by} | {summary['mean']:.1f} ± {summary['sd']:.1f} |")
+        lines.append(f"| {name} | {by} | {spread(figures)} |")
     return "\n".join(lines)
 
 

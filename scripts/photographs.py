@@ -19,24 +19,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.linear_model import LogisticRegressionCV
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.semi_supervised import LabelSpreading
 
 from drmm import DRMMClassifier
 from drmm.data import Dataset, load
 from drmm.learning.features import features_of
 from drmm.model.storage import Recipe, start_model
 from drmm.progress import track
-from drmm.trust.calibration import reliability
-from scripts.study import Results, kept, mean_and_sd, study
+from scripts.beside import Learn, regression, spreading
+from scripts.study import Results, kept, spread, study
+from scripts.trust import error_of
 
 Array = np.ndarray[Any, Any]
 PRESET, SIDE = "efficientnet_lite0", 112
 FOUR = ("airplane", "cat", "horse", "ship")
-TEST, FOLDS = 2000, 5
+TEST = 2000
 
 
 class Task(NamedTuple):
@@ -102,26 +98,16 @@ def features(x: Array) -> Array:
     return features_of(net.levels, torch.from_numpy(np.ascontiguousarray(x))).numpy()
 
 
-def regression(drawn: Draw, seed: int) -> Array:
-    """Logistic regression on the features of the labelled pictures: probabilities of the test pictures."""
-    known = drawn.y >= 0
-    folds = StratifiedKFold(min(FOLDS, np.bincount(drawn.y[known]).min()), shuffle=True, random_state=seed)
-    options: dict[str, Any] = {"scoring": "neg_log_loss", "l1_ratios": (0,), "use_legacy_attributes": False}
-    learner = LogisticRegressionCV(Cs=np.logspace(-4, 1, 6), cv=folds, max_iter=500, **options)
-    pipeline = make_pipeline(StandardScaler(), learner).fit(drawn.features[known], drawn.y[known])
-    return np.asarray(pipeline.predict_proba(drawn.features_test))
+def on_features(learn: Learn) -> Callable[[Draw, int], Array]:
+    """A method of `scripts.beside`, on features: the test pictures are among those without a label."""
 
+    def method(drawn: Draw, seed: int) -> Array:
+        x = np.concatenate([drawn.features, drawn.features_test])
+        y = np.concatenate([drawn.y, np.full(len(drawn.y_test), -1)])
+        classes = tuple(map(str, np.unique(drawn.y_test)))
+        return learn(Dataset("features", x, y, x[:0], y[:0], classes), seed)[len(drawn.y) :]
 
-def spreading(drawn: Draw, seed: int) -> Array:
-    """Labels that spread over a graph of nearest features, and to the test pictures."""
-    known = drawn.y >= 0
-    scale = StandardScaler().fit(drawn.features)
-    x, x_test = scale.transform(drawn.features), scale.transform(drawn.features_test)
-    folds = StratifiedKFold(min(FOLDS, np.bincount(drawn.y[known]).min()), shuffle=True, random_state=seed)
-    grid = {"n_neighbors": [5, 10, 20], "alpha": [0.2, 0.5, 0.8]}
-    search = GridSearchCV(LabelSpreading("knn"), grid, cv=folds).fit(x[known], drawn.y[known])
-    spread = LabelSpreading("knn", **search.best_params_, max_iter=100).fit(x, drawn.y)
-    return np.asarray(spread.predict_proba(x_test))
+    return method
 
 
 def quick(drawn: Draw, seed: int) -> Array:
@@ -131,8 +117,8 @@ def quick(drawn: Draw, seed: int) -> Array:
 
 
 METHODS: dict[str, Callable[[Draw, int], Array]] = {
-    "logistic regression": regression,
-    "label spreading": spreading,
+    "logistic regression": on_features(regression),
+    "label spreading": on_features(spreading),
     "photos-quick": quick,
 }
 
@@ -145,7 +131,7 @@ def cell(drawn: Draw, method: str, seed: int) -> Results:
     right = probability.argmax(1) == drawn.y_test
     return {
         "error": round(100 * float(1 - right.mean()), 2),
-        "ece": round(100 * reliability(probability.max(1), right).error, 2),
+        "ece": round(100 * error_of(probability, drawn.y_test), 2),
         "seconds": round(seconds, 1),
     }
 
@@ -168,8 +154,7 @@ def table(results: Results) -> str:
     lines = ["| task | method | test error | calibration error | seconds |", "|---|---|--:|--:|--:|"]
     for name, methods in results["tasks"].items():
         for method, rows in methods.items():
-            columns = (mean_and_sd([row[what] for row in rows]) for what in ("error", "ece"))
-            figures = " | ".join(f"{column['mean']:.1f} ± {column['sd']:.1f}" for column in columns)
+            figures = " | ".join(spread([row[what] for row in rows]) for what in ("error", "ece"))
             lines.append(f"| {name} | {method} | {figures} | {np.mean([r['seconds'] for r in rows]):.0f} |")
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ from drmm.learning.allocator import tune_allocator
 from drmm.runs.run import versions
 from drmm.studies.reproduce import Comparison
 
-__all__ = ["Options", "Results", "difference", "kept", "mean_and_sd", "study"]
+__all__ = ["Options", "Results", "difference", "kept", "mean_and_sd", "spread", "study"]
 
 Results = dict[str, Any]
 Options = Mapping[str, Mapping[str, Any]]  # what argparse wants, by option
@@ -105,6 +105,11 @@ def kept(file: Path, make: Callable[[], Mapping[str, Any]]) -> Results:
 def mean_and_sd(values: Sequence[float]) -> dict[str, float]:
     """Mean and standard deviation, which is 0 for one value."""
     return {"mean": round(mean(values), 2), "sd": round(stdev(values), 2) if len(values) > 1 else 0.0}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation, as tables show them."""
+    return "{mean:.1f} ± {sd:.1f}".format(**mean_and_sd(values))
 
 
 def difference(errors: Mapping[int, float], others: Mapping[int, float]) -> str:

@@ -22,7 +22,7 @@ from drmm.cli.demo import DEMO_EPOCHS
 from drmm.data import Dataset, load, mask_labels, stratified_labels
 from drmm.progress import track
 from drmm.trust.calibration import reliability
-from scripts.study import Results, kept, mean_and_sd, study
+from scripts.study import Results, kept, mean_and_sd, spread, study
 
 PHOTOS = ("airplane", "cat", "dog", "ship")
 EACH = (500, 250)  # photographs of a class, to learn from and to test on
@@ -115,7 +115,7 @@ def table(results: Results) -> str:
             [c["sorted_at_0.9"]["share"] for c in cells],
             [c["sorted_at_0.9"]["wrong"] or 0 for c in cells],
         ]
-        shown = [f"{s['mean']:.1f} ± {s['sd']:.1f} %" for s in map(mean_and_sd, columns)]
+        shown = [f"{spread(column)} %" for column in columns]
         cost = mean_and_sd([c["seconds"][1] / c["seconds"][0] for c in cells])["mean"]
         lines.append(f"| {name} ({len(cells)} draws) | {' | '.join(shown)} | {cost:.1f} × |")
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from drmm.display.text import one_line, printable
 from drmm.errors import RunError
 from drmm.files import check_absent, write_bytes, write_csv
 from drmm.learning.allocator import tune_allocator
+from drmm.learning.metrics import at_once
 from drmm.progress import track
 from drmm.report.health import health_page
 from drmm.runs.run import Run
@@ -26,7 +27,6 @@ from drmm.trust.health import Finding, Pictures, examine, look_features
 
 __all__ = ["check"]
 
-_CHUNK = 500
 _NAMED = 3  # classes of the fewest labels
 
 
@@ -94,7 +94,7 @@ def _features(opened: Run, found: Survey) -> npt.NDArray[np.float64]:
         order = [row[f"{root / file}"] for file in found.files]
     except KeyError as error:
         raise RunError(f"{found.root} changed while it was read: start again") from error
-    parts = track(images[order].split(_CHUNK), "features")
+    parts = track(images[order].split(at_once(images)), "features")
     return np.concatenate([opened.model.levels(part).flatten(1).detach().double().numpy() for part in parts])
 
 

@@ -25,7 +25,7 @@ from drmm.estimators.base import ImageEstimator, seed_of
 from drmm.estimators.few_labels import FewLabelsMixin
 from drmm.estimators.settings import RECORDS, Settings, changed, settings_of_recipe
 from drmm.learning.config import Machine, Training
-from drmm.learning.metrics import labels_from_folder
+from drmm.learning.metrics import at_once, labels_from_folder
 from drmm.learning.objective import Objective
 from drmm.learning.recipes import DEFAULT
 from drmm.learning.recipes import names as names_of_recipes
@@ -46,7 +46,6 @@ __all__ = ["DRMMClassifier"]
 
 Array = npt.NDArray[Any]
 
-_CHUNK = 500  # images per forward pass when predicting
 _DRAWS = 16  # switches per picture in inverse_transform
 _LEAST = 1e-3  # of the largest entry of templates that must not be negative: at 0 their entries have no slope
 
@@ -234,8 +233,8 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
     def _assessed(self, x: Tensor, labels: Tensor, training: Training, options: Mapping[str, Any]) -> Assessment:
         """How far the fitted model can be trusted; by no label where there are none."""
         x, trust = x.to(self.model_.templates.weight.dtype), Trust()
-        options = {**options, "objective": options["objective"].without_drawing()}
-        config = trust.shortened(training)
+        config, objective = trust.lesson(training, options["objective"])
+        options = {**options, "objective": objective}
 
         def without(_: str, fewer: Tensor) -> DRMM:
             return train(start_model(self.recipe_, training.seed), x, fewer, config=config, **options)
@@ -244,7 +243,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             return assess(self.model_, x, labels, ())
         held_out: dict[str, Any] = {"folds": trust.folds, "seed": training.seed}
         if training.learning == "head":
-            answers = cross_fit_head(self.model_, x, labels, options["objective"], **held_out)
+            answers = cross_fit_head(self.model_, x, labels, objective, **held_out)
         else:
             answers = cross_fit(without, self.model_, x, labels, **held_out)
         return assess(self.model_, x, labels, answers)
@@ -425,7 +424,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         check_is_fitted(self)
         images, model = self._images_and_model(X)
         parts = []
-        for x in images.split(_CHUNK):
+        for x in images.split(at_once(images)):
             features = model.levels(x)
             parts.append(features if what == "features" else model.templates(features))
         return np.asarray(torch.cat(parts).float().numpy())

@@ -90,7 +90,8 @@ def learn_head(
     ways = [_Way(decay, shared) for shared, decay in product((False, True), _DECAYS)]
     if not len(others) or not objective.weights()["kl"]:
         ways = ways[: len(_DECAYS)]
-    errors = {way: task.fewer(_FEW).error(way, seed) for way in ways} if len(ways) > 1 else {ways[0]: (0.0, 0.0)}
+    few = task.fewer(_FEW)
+    errors = {way: few.error(way, seed) for way in ways} if len(ways) > 1 else {ways[0]: (0.0, 0.0)}
     best = min(errors, key=lambda way: errors[way])
     weight, bias = task.learned(best)
     head = nn.Linear(features.shape[1], len(prior))

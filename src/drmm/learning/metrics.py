@@ -103,11 +103,11 @@ def taught_labels(teacher: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 @torch.no_grad()
 def predict_logits(model: nn.Module, x: Tensor) -> Tensor:
     """Logits (N, C) of images, chunk by chunk; uint8 images are scaled to [0, 1]."""
-    return torch.cat([model(pixels(part)) for part in x.split(at_once(x, _CHUNK))])
+    return torch.cat([model(pixels(part)) for part in x.split(at_once(x))])
 
 
-def at_once(x: Tensor, most: int) -> int:
-    """How many of the images (N, C, H, W) to take at a time, so that memory stays flat where they are large."""
+def at_once(x: Tensor, most: int = _CHUNK) -> int:
+    """How many of the images (N, ...) to take at a time, so that memory stays flat where they are large."""
     return min(most, max(1, _NUMBERS // max(1, x[:1].numel())))
 
 
@@ -133,5 +133,5 @@ def recall_percent(model: nn.Module, x: Tensor, y: Tensor, n_classes: int) -> li
 @torch.no_grad()
 def certified_percent(model: DRMM, x: Tensor) -> float:
     """Share of images for which inference was provably the joint MAP, in percent."""
-    certified = [model.infer(pixels(part)).certified() for part in x.split(CERTIFIED_AT_ONCE)]
+    certified = [model.infer(pixels(part)).certified() for part in x.split(at_once(x, CERTIFIED_AT_ONCE))]
     return round(100 * float(torch.cat(certified).double().mean()), 2)

@@ -93,10 +93,10 @@ class Trust(Record):
         if not 0 < self.epochs_share <= 1:
             raise InputError(f"epochs_share must be more than 0, and at most 1, not {self.epochs_share}")
 
-    def shortened(self, training: Training) -> Training:
-        """How the nets without some labels learn, of how the model does."""
+    def lesson(self, training: Training, objective: Objective) -> tuple[Training, Objective]:
+        """How the nets without some labels learn, and by what, of how the model does."""
         epochs, steps = (math.ceil(self.epochs_share * n) for n in (training.epochs, training.min_steps))
-        return replace(training, epochs=epochs, min_steps=steps)
+        return replace(training, epochs=epochs, min_steps=steps), objective.without_drawing()
 
 
 @dataclass(frozen=True)

@@ -230,11 +230,8 @@ class _Session:
             return assess(
                 model, x, y, cross_fit_head(model, x, y, experiment.objective, folds=folds, seed=seed, same=alike)
             )
-        lesson = replace(
-            experiment,
-            training=experiment.trust.shortened(experiment.training),
-            objective=experiment.objective.without_drawing(),
-        )
+        training, objective = experiment.trust.lesson(experiment.training, experiment.objective)
+        lesson = replace(experiment, training=training, objective=objective)
         console = Console(stderr=True, quiet=not (self.progress and is_leader()))
 
         def without(fold: str, labels: Tensor) -> DRMM:

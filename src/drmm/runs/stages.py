@@ -64,8 +64,8 @@ def stages(
             found += [(CHOICE, chosen_by, 1)] * len(candidates)
         found.append((MODEL, steps_in(y, training, machine), 1))
     if is_cross_fitted(experiment, parts):
-        shortened = experiment.trust.shortened(training)
-        draws = experiment.objective.without_drawing() == experiment.objective
+        shortened, objective = experiment.trust.lesson(training, experiment.objective)
+        draws = objective == experiment.objective
         # Cross-fitting holds copies together, which may make it fewer folds: to look for them takes too long here.
         for fold in label_folds(y.numpy(), experiment.trust.folds, seed=training.seed):
             fewer = y.clone()

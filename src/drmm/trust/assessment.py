@@ -228,14 +228,12 @@ def assess(model: DRMM, x: Tensor, y: Tensor, folds: Sequence[Fold]) -> Assessme
 
 
 def _strangers(x: Tensor, y: Tensor, folds: Sequence[Fold]) -> float:
-    """`strangers_share`; 0 where no image is held out, or has no label."""
+    """`strangers_share`; 0 where it cannot be told."""
     labels = y.numpy()
     pool = evenly_spread(np.flatnonzero(labels < 0))
-    if not folds or not len(pool):
+    if len(folds) < 2 or not len(pool):  # a single fold has nothing to be compared with
         return 0.0
     held_out = np.concatenate([fold.index for fold in folds])
-    if len(held_out) == len(folds[0].index):  # none is left to compare it with
-        return 0.0
     known = np.union1d(held_out, evenly_spread(np.flatnonzero(labels >= 0)))
     pictures, others = (x[torch.from_numpy(rows)].flatten(1).numpy() for rows in (known, pool))
     return strangers_share(pictures, labels[known], others, [np.searchsorted(known, fold.index) for fold in folds])
