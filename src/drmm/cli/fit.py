@@ -20,7 +20,9 @@ from drmm.learning.allocator import tune_allocator
 from drmm.learning.class_prior import Prior
 from drmm.learning.recipes import DEFAULT, names, read_recipe
 from drmm.learning.selection import Criterion
+from drmm.model.efficientnet import LEAST_SIDE
 from drmm.records import nearest
+from drmm.runs.choice import recipe_for
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
@@ -40,6 +42,8 @@ _SHOWN = (
     "cluster_accuracy",
     "seconds",
 )
+_OF_ANY_RECIPE = {"data.source", "data.labels", "data.size", "data.shape", "objective.prior"}
+_OF_ANY_RECIPE |= {"data.labels_per_class", "data.validation", "training.seed", "machine.accelerator"}
 _FEWEST = 5  # classes of the lowest recall, which are shown
 
 
@@ -62,7 +66,8 @@ def asked_for(
     """The experiment that a command line asks for.
 
     Args:
-        recipe: a name or a file; None is the default, or what the run to go on with has.
+        recipe: a name or a file; None is what the run to go on with has, or what suits the pictures where nothing
+            else says how to learn, which is told; else the default.
         run: to go on with, or None.
         everyday: settings that have an option of their own, by "table.name"; None leaves one as it is.
         assignments: "table.name=value".
@@ -71,6 +76,8 @@ def asked_for(
         InputError: if there is no such recipe or setting, or no data.
         RunError: if there is no such run.
     """
+    if recipe is None and run is None:
+        recipe = _suitable(everyday, assignments)
     experiment = Experiment.read(DEFAULT if recipe is None else recipe)
     if run is not None and recipe is None:
         experiment = Run.to_resume(run).experiment or experiment
@@ -86,6 +93,19 @@ def asked_for(
     if not experiment.data.source:
         raise InputError("no DATA: name a folder of pictures or a data set, as in drmm fit digits --out runs/a")
     return experiment
+
+
+def _suitable(everyday: Mapping[str, Any], assignments: Sequence[str]) -> str:
+    """The recipe for the pictures, and for what is said of how to learn."""
+    source, size = everyday["data.source"], everyday["data.size"]
+    is_said = any(value is not None and path not in _OF_ANY_RECIPE for path, value in everyday.items())
+    is_said |= everyday.get("data.labels_per_class") == 0  # clusters
+    if assignments or is_said or not source or (size is not None and min(size) < LEAST_SIDE):
+        return DEFAULT
+    recipe, why = recipe_for(source, has_table=everyday["data.labels"] is not None)
+    if why:
+        say(why)
+    return recipe
 
 
 def fit_and_report(
