@@ -62,7 +62,7 @@ def test_what_cross_validates_worse_is_not_taken(monkeypatch):
     monkeypatch.setattr(head._Task, "error", lambda _, way, __: (100.0 * way.is_shared, way.decay))
     found, errors = learn_head([x], y, UNIFORM, Objective(), seed=0)
     alone, _ = learn_head([x], y, UNIFORM, Objective(kl=0.0), seed=0)
-    assert errors["kl 0.01"] == 100
+    assert errors["kl 0.001"] == 100
     assert torch.equal(found.weight, alone.weight)
     monkeypatch.setattr(head._Task, "error", lambda _, way, __: (100.0 * (not way.is_shared), way.decay))
     other, _ = learn_head([x], y, UNIFORM, Objective(), seed=0)

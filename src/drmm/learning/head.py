@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -98,18 +97,24 @@ def learn_head(
         torch.stack([(view[rows] - mean) / scale for view in features]) for rows in (known, others)
     )
     task = _Task(labelled, y[known], unlabelled, prior, objective)
-    ways = [_Way(decay, shared) for shared, decay in product((False, True), _DECAYS)]
-    if not len(others) or not objective.weights()["kl"]:
-        ways = ways[: len(_DECAYS)]
     few = _Task(task.x[:1], task.y, task.others[:1, :_FEW], prior, objective)
-    errors = {way: few.error(way, seed) for way in ways} if len(ways) > 1 else {ways[0]: (0.0, 0.0)}
-    best = min(errors, key=lambda way: errors[way])
+    errors = {way: few.error(way, seed) for way in (_Way(decay, is_shared=False) for decay in _DECAYS)}
+    best = _best(errors)
+    if len(others) and objective.weights()["kl"]:
+        shared = replace(best, is_shared=True)
+        errors[shared] = few.error(shared, seed)
+        best = _best(errors)
     weight, bias = task.learned(best)
     head = nn.Linear(plain.shape[1], len(prior))
     with torch.no_grad():
         head.weight.copy_(weight / scale)
         head.bias.copy_(bias - head.weight @ mean)
     return head, {f"{'kl' if way.is_shared else 'labels'} {way.decay:g}": errors[way][0] for way in errors}
+
+
+def _best(errors: Mapping[_Way, tuple[float, float]]) -> _Way:
+    """The way of the lowest error, and of equal ones the lowest loss."""
+    return min(errors, key=lambda way: errors[way])
 
 
 @dataclass(frozen=True, eq=False)
