@@ -56,7 +56,7 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         help="Settings to start from: a name (drmm settings lists them), or a .toml file.",
-        show_default="few-labels; photos-quick for pictures in colour, with drmm[photos]",
+        show_default="few-labels; photos for pictures in colour, with drmm[photos]",
     ),
 ]
 Set = Annotated[

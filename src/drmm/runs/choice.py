@@ -13,7 +13,7 @@ from drmm.model.pretrained import PUBLISHED
 
 __all__ = ["PHOTOGRAPHS", "recipe_for"]
 
-PHOTOGRAPHS = "photos-quick"
+PHOTOGRAPHS = "photos"
 """The recipe for photographs."""
 
 _COLOUR = 8  # levels between the channels of a picture's pixels, on average: JPEG makes 2 of grey
