@@ -23,8 +23,8 @@ from PIL import Image
 from drmm import DRMMClassifier
 from drmm.data import Dataset, load
 from drmm.learning.features import features_of
-from drmm.model.storage import Recipe, start_model
 from drmm.progress import track
+from drmm.storage.models import Recipe, start_model
 from scripts.beside import Learn, regression, spreading
 from scripts.study import Results, kept, spread, study
 from scripts.trust import error_of
