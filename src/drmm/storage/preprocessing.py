@@ -40,8 +40,8 @@ class Preprocessing:
             raise InputError(f"mean and std are of {len(self.mean)} and {len(self.std)} channels: give as many")
         if not all(0 <= mean <= 1 for mean in self.mean) or not all(0 < std <= 1 for std in self.std):
             raise InputError(
-                f"mean and std are of pictures in [0, 1], not {_said(self.mean)} and {_said(self.std)}: divide "
-                "them by 255 if they are of levels"
+                f"mean lies in [0, 1], and std above 0, as pictures do, not {_said(self.mean)} and "
+                f"{_said(self.std)}: divide them by 255 if they are of levels"
             )
         if self.size is not None and min(self.size) < 4:
             raise InputError(f"pictures of {_said(self.size, 'x')} pixels are too small: use a size of 4 or more")

@@ -34,7 +34,7 @@ class Loaded:
     Attributes:
         source: the file.
         prefix: where in it the net's tensors are, such as "state_dict.module."; "" is everywhere.
-        found: what the net calls the tensors that it got.
+        found: what the file calls the tensors that the net got, by what the net calls them.
         missing: those that it did not find.
         reshaped: those of which the file has others, of another shape, with both shapes.
         unexpected: what the file calls the tensors beside them that the net does not have.
@@ -42,7 +42,7 @@ class Loaded:
 
     source: Path
     prefix: str
-    found: tuple[str, ...]
+    found: Names
     missing: tuple[str, ...]
     reshaped: Mapping[str, str]
     unexpected: tuple[str, ...]
@@ -69,15 +69,18 @@ class Loaded:
         Raises:
             InputError: if one of their tensors was not found.
         """
-        tensors = [*_tensors(net).items()]
         ids = {id(tensor) for tensor in _tensors(used).values()}
-        got = {id(tensor) for name, tensor in tensors if name in self.found}
-        lacking = [n for n, tensor in tensors if id(tensor) in ids - got and n in {*self.missing, *self.reshaped}]
+        own = _tensors(net)
+        below = [name for name, tensor in own.items() if id(tensor) in ids]
+        got = {id(own[name]) for name in self.found if name in own}
+        lacking = [name for name in (*self.missing, *self.reshaped) if name in below and id(own[name]) not in got]
+        remedy = "give the weights of this very net"
         if lacking:
-            raise InputError(
-                f"{self.source} lacks {len(lacking)} of the {len(ids)} tensors below the class templates "
-                f"({_some(lacking)}): give the weights of this very net ({self.account()})"
-            )
+            shown = _some([f"{n} ({self.reshaped[n]})" if n in self.reshaped else n for n in lacking])
+            what = f"{len(lacking)} of the {len(below)} tensors below the class templates"
+            raise InputError(f"{self.source} lacks {what}, {shown}: {remedy}")
+        if more := _of_a_deeper_net([self.found[name] for name in self.found if name in below], self.unexpected):
+            raise InputError(f"{self.source} is of a deeper net, which has {_some(more)} too: {remedy}")
 
 
 def load_weights(net: nn.Module, source: Path, digest: str = "") -> Loaded:
@@ -109,7 +112,7 @@ def load_weights(net: nn.Module, source: Path, digest: str = "") -> Loaded:
     return Loaded(
         source,
         prefix,
-        tuple(names),
+        names,
         tuple(own for own in mine if own not in names and own not in reshaped),
         {own: f"{_shape(theirs[name])} for {_shape(mine[own])}" for own, name in reshaped.items()},
         tuple(name for name in theirs if name.startswith(prefix) and name not in used),
@@ -134,10 +137,9 @@ def _read(content: bytes, source: Path) -> dict[str, Tensor]:
             held = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except SafetensorError as error:
         raise RunError(f"{source} is damaged ({error}): get it again") from error
-    except Exception as error:  # torch raises a dozen kinds
+    except Exception as error:  # torch raises a dozen kinds, and says how to unpickle what should not be
         raise RunError(
-            f"{source} is damaged, or holds more than tensors ({_first_line(error)}): let it hold the net's "
-            "state_dict alone"
+            f"{source} is damaged, or holds more than tensors: let it hold the net's state_dict alone"
         ) from error
     tensors = {name: tensor for name, tensor in _flat(held) if not name.endswith(_COUNTER)}
     if not tensors:
@@ -180,6 +182,24 @@ def _matched(theirs: Mapping[str, Tensor], mine: Mapping[str, Tensor], source: P
     return *ways[best[0]], dict(best[0])
 
 
+def _of_a_deeper_net(used: Sequence[str], beside: Sequence[str]) -> list[str]:
+    """Weights of layers that a list of layers has besides, as layer1.2 after layer1.0 and layer1.1.
+
+    Not those of the last list: a net may be cut off there.
+    """
+    known = {layer for name in used for layer in _layers(name)}
+    last = {layer[:-1] for name in used[-1:] for layer in _layers(name)}
+    lists = {layer[:-1] for layer in known} - last
+    more = {n: [layer for layer in _layers(n) if layer[:-1] in lists and layer not in known] for n in beside}
+    return [name for name, layers in more.items() if layers and name.endswith("weight")]
+
+
+def _layers(name: str) -> list[tuple[str, ...]]:
+    """The layers within lists of layers on the way to a tensor."""
+    parts = tuple(name.split("."))
+    return [parts[: i + 1] for i, part in enumerate(parts) if part.isdigit()]
+
+
 def _prefixes(names: Mapping[str, Tensor]) -> Counter[str]:
     """How many names begin with each of what may stand before others."""
     return Counter("".join(parts[:i]) for name in names for parts in [re.findall(r"[^.]*\.|[^.]+$", name)]
@@ -199,7 +219,3 @@ def _shape(tensor: Tensor) -> str:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
