@@ -174,5 +174,6 @@ def lively(net: nn.Module, seed: int = 1) -> nn.Module:
     with torch.no_grad():
         for tensor in net.state_dict().values():
             if tensor.is_floating_point():
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.4 + 0.05)
+                centre = 0.5 if tensor.ndim > 1 else 0
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1 - centre)
     return net.eval()

@@ -87,6 +87,8 @@ def asked_for(
         experiment = Run.to_resume(run).experiment or experiment
         # What the run filled in from its data is filled in again.
         experiment = replace(experiment, data=replace(experiment.data, digest=""))
+    if everyday.get("model.weights") is not None:  # whose digest the run knows, but not the file's as it is now
+        experiment = replace(experiment, model=replace(experiment.model, weights_digest=""))
     experiment = experiment.set(*assignments)
     for path, value in everyday.items():
         if value == "":

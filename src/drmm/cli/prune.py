@@ -67,6 +67,8 @@ def prune(
     check_new(out)
     opened = Run.open(run)
     model, recipe, data = opened.model, opened.recipe, opened.data(data_dir)
+    if recipe.net:
+        raise InputError(f"{recipe.net} makes the whole net, so a smaller one could not be opened: prune a preset")
     if opened.experiment is None:
         raise RunError(f"{run} does not say how its model learned: take a folder of drmm fit")
     lesson = _lesson(opened, opened.experiment, data, epochs)

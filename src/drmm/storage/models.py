@@ -83,10 +83,7 @@ class Recipe(Record):
                 what = "preprocess" if self.preprocess else f"a file of weights ({self.weights})"
                 raise InputError(f"{what} is for a net of your own: name net too, or leave it out")
             return
-        if self.preset != "auto" or self.constraint != "soft" or self.width or self.depth or self.channels:
-            raise InputError(
-                "a net of your own is as it is made: leave out preset, constraint, width, depth and channels"
-            )
+        self._check_form()
         if not self.preprocess:
             raise InputError(
                 f"what the net of {self.net} was trained on is not guessed: say preprocess, as in {EXAMPLE}; "
@@ -95,8 +92,14 @@ class Recipe(Record):
         Preprocessing.read(self.preprocess)
         if not self.net.startswith("<"):
             found(self.net)
-        if self.weights and not expanded(self.weights).is_file():
+        if self.weights and not self.weights_digest and not expanded(self.weights).is_file():
             raise InputError(f"no file {self.weights} to take weights from: name one, or leave weights out")
+
+    def _check_form(self) -> None:
+        if self.preset != "auto" or self.constraint != "soft" or self.width or self.depth or self.channels:
+            raise InputError(
+                "a net of your own is as it is made: leave out preset, constraint, width, depth and channels"
+            )
 
     def fitted(self, image_shape: Shape, classes: Sequence[str]) -> Recipe:
         """The recipe for images of a shape and for classes; "auto" becomes a preset, a file gets a digest.
@@ -109,7 +112,7 @@ class Recipe(Record):
         fitted = replace(self, image_shape=image_shape, classes=tuple(classes))
         if not self.net:
             return replace(fitted, preset=resolve(self.preset, image_shape))
-        if self.weights:
+        if self.weights and not self.weights_digest:
             file = expanded(self.weights).resolve()
             fitted = replace(fitted, weights=str(file), weights_digest=sha256_of(file))
         return replace(fitted, preprocess=str(Preprocessing.read(self.preprocess)))
@@ -142,6 +145,7 @@ class Recipe(Record):
 
     def own(self, net: object = None) -> OwnNet:
         """The net of one's own; arguments and errors as of `build`."""
+        self._check_form()
         if net is None and self.net.startswith("<"):
             raise InputError(f"the net {self.net} has no name to be found by: give it again, as net")
         return OwnNet(self.net, net, Preprocessing.read(self.preprocess))

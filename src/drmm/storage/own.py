@@ -47,7 +47,7 @@ class OwnNet:
 
     def __init__(self, name: str, net: object, preprocessing: Preprocessing) -> None:
         self.name, self.preprocessing = name, preprocessing
-        self._net = _made(name, found(name) if net is None else net)
+        self._net = _made(name, found(name) if net is None or isinstance(net, str) else net)
 
     def model(
         self,
