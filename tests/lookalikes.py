@@ -78,7 +78,9 @@ class HuggingFace(nn.Module):
         self.resnet.encoder = nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, 2, 1), nn.BatchNorm2d(WIDTH))
         self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(WIDTH, num_labels))
 
-    def forward(self, pixel_values: torch.Tensor) -> Output:
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> Output:
+        if pixel_values.shape[1] != 3:
+            raise ValueError("the channel dimension of the pixel values does not match the configuration")
         x = F.relu(self.resnet.encoder(F.relu(self.resnet.embedder(pixel_values))))
         return Output(self.classifier(F.adaptive_avg_pool2d(x, 1)))
 

@@ -84,7 +84,9 @@ def test_fit_says_what_it_loaded_and_the_run_is_used_like_others(
     ):
         code, _, err = run_drmm(*words)
         assert code == 0, err
-    right = [row["label"] in {"unlabelled", Path(row["image"]).parent.name} for row in read_csv(tmp_path / "a.csv")]
+    right = [
+        row["label"] in {"unlabelled", Path(row["image"]).parent.name} for row in read_csv(tmp_path / "a.csv")
+    ]
     assert np.mean(right[:24]) > 0.6
     refused(run_drmm("prune", run, "--out", tmp_path / "smaller"), "my_net:resnet18 makes the whole net")
 

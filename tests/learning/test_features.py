@@ -102,3 +102,21 @@ def test_a_full_disk_is_no_loss(monkeypatch):
     monkeypatch.setattr(features, "database", lambda *given: Full(database(*given)))
     net, x = Net(), pictures(6)
     torch.testing.assert_close(features_of(net, x, progress=False), net.eval()(x.float() / 255))
+
+
+def test_another_way_through_the_same_weights_has_features_of_its_own(own_cache):
+    class Backwards(Net):
+        def forward(self, x):
+            return super().forward(x.flip(3))
+
+        def __repr__(self):
+            return repr(net)
+
+    net, x = Net(), pictures(6)
+    own = features_of(net, x, progress=False)
+    again = Net()
+    assert torch.equal(features_of(again, x, progress=False), own)
+    assert again.seen == [1], "control: nothing was computed but the picture by which it is known again"
+    others = features_of(Backwards(), x, progress=False)
+    assert not torch.allclose(others, own)
+    torch.testing.assert_close(others, net.layers.eval()(x.flip(3).float() / 255), rtol=1e-5, atol=1e-6)
