@@ -104,6 +104,19 @@ def test_a_full_disk_is_no_loss(monkeypatch):
     torch.testing.assert_close(features_of(net, x, progress=False), net.eval()(x.float() / 255))
 
 
+def test_every_view_of_a_picture_has_features_of_its_own_and_is_kept():
+    net, x = Net(), pictures(6)
+    plain, other = features_of(net, x, progress=False), features_of(net, x, view=1, progress=False)
+    assert not torch.allclose(plain, other)
+    assert not torch.allclose(other, features_of(net, x, view=2, progress=False))
+    seen = sum(net.seen)
+    assert torch.equal(features_of(net, x, view=1, progress=False), other)
+    assert torch.equal(features_of(net, x.flip(0), view=1, progress=False), other.flip(0)), "whatever their order"
+    assert sum(net.seen) == seen + 2, "each time one picture, to see how many features there are"
+    unmirrored = features_of(net, x, view=1, may_mirror=False, progress=False)
+    assert not torch.allclose(unmirrored, other)
+
+
 def test_another_way_through_the_same_weights_has_features_of_its_own(own_cache):
     class Backwards(Net):
         def forward(self, x):

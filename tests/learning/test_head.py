@@ -38,7 +38,7 @@ def error(found, x, truth):
 def test_without_unlabelled_images_it_is_logistic_regression():
     x, y, _ = clusters(labels=20)
     known = y >= 0
-    found, errors = learn_head(x[known], y[known], UNIFORM, Objective(), seed=0)
+    found, errors = learn_head([x[known]], y[known], UNIFORM, Objective(), seed=0)
     assert set(errors) == {"labels 0.001", "labels 0.01"}
     decay = min((errors[name], float(name.split()[1])) for name in errors)[1]
     standard = (x[known] - x[known].mean(0)) / x[known].std(0)
@@ -53,19 +53,19 @@ def test_unlabelled_images_help_where_classes_are_clusters():
     for seed in range(4):
         x, y, truth = clusters(150, seed=seed)
         for name, objective in (("labels", Objective(kl=0.0, balance=0.0)), ("kl", Objective())):
-            errors[name].append(error(learn_head(x, y, UNIFORM, objective, seed=seed)[0], x, truth))
+            errors[name].append(error(learn_head([x], y, UNIFORM, objective, seed=seed)[0], x, truth))
     assert np.mean(errors["kl"]) < np.mean(errors["labels"]) - 1, errors
 
 
 def test_what_cross_validates_worse_is_not_taken(monkeypatch):
     x, y, truth = clusters(labels=20)
     monkeypatch.setattr(head._Task, "error", lambda _, way, __: (100.0 * way.is_shared, way.decay))
-    found, errors = learn_head(x, y, UNIFORM, Objective(), seed=0)
-    alone, _ = learn_head(x, y, UNIFORM, Objective(kl=0.0), seed=0)
-    assert errors["kl 0.01"] == 100
+    found, errors = learn_head([x], y, UNIFORM, Objective(), seed=0)
+    alone, _ = learn_head([x], y, UNIFORM, Objective(kl=0.0), seed=0)
+    assert errors["kl 0.001"] == 100
     assert torch.equal(found.weight, alone.weight)
     monkeypatch.setattr(head._Task, "error", lambda _, way, __: (100.0 * (not way.is_shared), way.decay))
-    other, _ = learn_head(x, y, UNIFORM, Objective(), seed=0)
+    other, _ = learn_head([x], y, UNIFORM, Objective(), seed=0)
     assert not torch.equal(other.weight, alone.weight), "control"
     assert error(other, x, truth) < 20
 
@@ -73,7 +73,7 @@ def test_what_cross_validates_worse_is_not_taken(monkeypatch):
 def test_the_seed_decides_all(monkeypatch):
     monkeypatch.setattr(head, "_MOST", 20)
     x, y, _ = clusters(150)
-    one, other, again = (learn_head(x, y, UNIFORM, Objective(), seed=seed)[0].weight for seed in (0, 1, 0))
+    one, other, again = (learn_head([x], y, UNIFORM, Objective(), seed=seed)[0].weight for seed in (0, 1, 0))
     assert torch.equal(one, again)
     assert not torch.equal(one, other), "other images without a label"
 
@@ -107,3 +107,30 @@ def test_what_it_cannot_learn_is_refused():
     lifted.templates = nn.Identity()
     with pytest.raises(InputError, match="no class templates of its own"):
         train_head(lifted, x, y, Objective(), Training(), progress=False)
+
+
+def test_other_views_have_the_labels_of_their_pictures():
+    truth = np.arange(300) % 3
+    y = torch.from_numpy(np.where(np.arange(300) < 30, truth, -1))
+    plain, other = (
+        torch.from_numpy(np.eye(6)[truth + shift]).float() for shift in (0, 3)
+    )  # seen in other features
+    plain, other = (view + 0.1 * torch.randn(300, 6) for view in (plain, other))
+    for objective in (Objective(kl=0.0, balance=0.0), Objective()):
+        alone, both = (learn_head(views, y, UNIFORM, objective, seed=0)[0] for views in ([plain], [plain, other]))
+        assert error(both, plain, truth) == error(both, other, truth) == 0
+        assert error(alone, other, truth) > 30, "control"
+
+
+def test_a_model_learns_from_as_many_views_as_it_is_told(monkeypatch):
+    asked = []
+
+    def features(levels, x, *, view, may_mirror, **_):
+        asked.append((view, may_mirror))
+        return levels(x.float() / 255).detach()
+
+    monkeypatch.setattr(head, "features_of", features)
+    x, y, _ = pictures()
+    for config in (Training(learning="head"), Training(learning="head", views=3, mirror=False)):
+        train_head(model().eval(), x, y, Objective(), config, progress=False)
+    assert asked == [(0, True), (0, False), (1, False), (2, False)]

@@ -55,8 +55,8 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is 
 Recipe = Annotated[
     str | None,
     typer.Option(
-        help="Settings to start from: a name (drmm settings lists them), such as photos-quick for photographs, "
-        "or a .toml file."
+        help="Settings to start from: a name (drmm settings lists them), or a .toml file.",
+        show_default="few-labels; photos-quick for pictures in colour, with drmm[photos]",
     ),
 ]
 Set = Annotated[

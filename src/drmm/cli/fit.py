@@ -20,7 +20,9 @@ from drmm.learning.allocator import tune_allocator
 from drmm.learning.class_prior import Prior
 from drmm.learning.recipes import DEFAULT, ON_NETS, names, read_recipe
 from drmm.learning.selection import Criterion
+from drmm.model.efficientnet import LEAST_SIDE
 from drmm.records import nearest
+from drmm.runs.choice import recipe_for
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
@@ -41,6 +43,8 @@ _SHOWN = (
     "cluster_accuracy",
     "seconds",
 )
+_OF_ANY_RECIPE = {"data.source", "data.labels", "data.size", "data.shape", "objective.prior"}
+_OF_ANY_RECIPE |= {"data.labels_per_class", "data.validation", "training.seed", "machine.accelerator"}
 _FEWEST = 5  # classes of the lowest recall, which are shown
 
 
@@ -69,8 +73,9 @@ def asked_for(
     """The experiment that a command line asks for.
 
     Args:
-        recipe: a name or a file; None is the default, or what the run to go on with has. A net of one's own takes
-            the place of its model, at the size of its own preprocessing.
+        recipe: a name or a file; None is what the run to go on with has, or what suits the pictures where nothing
+            else says how to learn, which is told; else the default. A net of one's own takes the place of its
+            model, at the size of its own preprocessing.
         run: to go on with, or None.
         everyday: settings that have an option of their own, by "table.name"; None leaves one as it is.
         assignments: "table.name=value".
@@ -80,9 +85,12 @@ def asked_for(
         RunError: if there is no such run.
     """
     own = everyday.get("model.net") is not None
-    experiment = Experiment.read(recipe or (ON_NETS if own else DEFAULT))
     if own:
+        experiment = Experiment.read(ON_NETS if recipe is None else recipe)
         experiment = replace(experiment.changed("data", size=None), model=Recipe())
+    else:
+        suitable = _suitable(everyday, assignments) if recipe is None and run is None else recipe
+        experiment = Experiment.read(suitable or DEFAULT)
     if run is not None and recipe is None:
         experiment = Run.to_resume(run).experiment or experiment
         # What the run filled in from its data is filled in again.
@@ -100,6 +108,19 @@ def asked_for(
         raise InputError("no DATA: name a folder of pictures or a data set, as in drmm fit digits --out runs/a")
     experiment.model.check()
     return experiment
+
+
+def _suitable(everyday: Mapping[str, Any], assignments: Sequence[str]) -> str:
+    """The recipe for the pictures, and for what is said of how to learn."""
+    source, size = everyday["data.source"], everyday["data.size"]
+    is_said = any(value is not None and path not in _OF_ANY_RECIPE for path, value in everyday.items())
+    is_said |= everyday.get("data.labels_per_class") == 0  # clusters
+    if assignments or is_said or not source or (size is not None and min(size) < LEAST_SIDE):
+        return DEFAULT
+    recipe, why = recipe_for(source, has_table=everyday["data.labels"] is not None)
+    if why:
+        say(why)
+    return recipe
 
 
 def fit_and_report(

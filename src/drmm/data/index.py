@@ -27,7 +27,7 @@ from drmm.data.parallel import ahead
 from drmm.errors import InputError
 from drmm.progress import track
 
-_FORM = 1  # of the table: another one is another file
+_FORM = 2  # of the table: another one is another file
 _LOOK = (32, 32)  # pixels that a picture is looked at with
 _UNSURE = 2_000_000_000  # ns: what has changed since may change again without a later time to tell
 _KEPT_AT_ONCE = 500
@@ -45,6 +45,7 @@ class Entry(NamedTuple):
         width: likewise.
         channels: 1 for grey, else 3.
         has_more: whether it has further frames, which do not count.
+        chroma: levels between the highest and the lowest channel, in the mean of its pixels.
         phash: perceptual hash, 16 hexadecimal digits: pictures that look alike differ in few of the 64 bits.
         reason: why it cannot be read; empty where it can.
     """
@@ -57,6 +58,7 @@ class Entry(NamedTuple):
     width: int = 0
     channels: int = 0
     has_more: bool = False
+    chroma: float = 0.0
     phash: str = ""
     reason: str = ""
 
@@ -107,8 +109,8 @@ def _examined(found: Listing, member: PurePosixPath) -> Entry:
         return entry._replace(reason=error.reason)
     except InputError as error:  # levels of which no format says how they look
         return entry._replace(reason=str(error).removeprefix(f"{member} "))
-    phash = _perceptual_hash(levels)
-    return Entry(*entry[:2], digest(content).hex(), kind, height, width, len(levels), has_more, phash)
+    chroma, phash = float(np.ptp(levels, axis=0).mean()), _perceptual_hash(levels)
+    return Entry(*entry[:2], digest(content).hex(), kind, height, width, len(levels), has_more, chroma, phash)
 
 
 def _perceptual_hash(levels: npt.NDArray[np.uint8]) -> str:

@@ -273,11 +273,10 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
         if not bool((labels >= 0).any()):
             return assess(self.model_, x, labels, ())
-        held_out: dict[str, Any] = {"folds": trust.folds, "seed": training.seed}
         if training.learning == "head":
-            answers = cross_fit_head(self.model_, x, labels, objective, **held_out)
+            answers = cross_fit_head(self.model_, x, labels, objective, training, folds=trust.folds)
         else:
-            answers = cross_fit(without, self.model_, x, labels, **held_out)
+            answers = cross_fit(without, self.model_, x, labels, folds=trust.folds, seed=training.seed)
         return assess(self.model_, x, labels, answers)
 
     def _held_out(

@@ -35,6 +35,8 @@ class Training(Record):
         tolerance: EM stops when its objective gains less than this share of itself.
         patience: stop after so many epochs without a lower validation error, or without validation images a lower
             loss, by the weights that its terms have in the end; none never stops early.
+        views: of each picture that "head" learns from: the picture as it is, and others, cut, brighter or darker.
+        mirror: whether these may be mirrored, which shows no other class; not so of letters.
         seed: of the label draw, the weights, the order of images and all that draws.
     """
 
@@ -50,6 +52,8 @@ class Training(Record):
     gradient_clip: float = 1.0
     tolerance: float = 1e-3
     patience: int | None = None
+    views: int = 1
+    mirror: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -58,7 +62,7 @@ class Training(Record):
         if self.initialisation not in {None, *get_args(Initialisation)}:
             known = ", ".join(get_args(Initialisation))
             raise InputError(f"no initialisation {self.initialisation!r}: choose from {known}")
-        at_least = {"epochs": 1, "batch_size": 2, "min_steps": 0, "labelled_per_batch": 0, "seed": 0}
+        at_least = {"epochs": 1, "batch_size": 2, "min_steps": 0, "labelled_per_batch": 0, "views": 1, "seed": 0}
         at_least |= {"gradient_clip": 0, "tolerance": 0}
         for name, least in at_least.items():
             if not least <= getattr(self, name) < math.inf:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from drmm.data.base import digest, digest_of
 from drmm.data.caches import database
 from drmm.data.images import pixels
+from drmm.learning.views import viewed
 from drmm.model.modes import evaluation
 from drmm.progress import track
 
@@ -25,7 +26,9 @@ _TABLE = "features (picture BLOB PRIMARY KEY, numbers BLOB)"
 
 
 @torch.no_grad()
-def features_of(levels: nn.Module, x: Tensor, *, progress: bool = True) -> Tensor:
+def features_of(
+    levels: nn.Module, x: Tensor, *, view: int = 0, may_mirror: bool = True, progress: bool = True
+) -> Tensor:
     """The features of each picture, float32 (N, D) on the CPU.
 
     They lie in the user's cache folder, by the net's weights and the picture's levels: what was seen before is not
@@ -34,15 +37,21 @@ def features_of(levels: nn.Module, x: Tensor, *, progress: bool = True) -> Tenso
     Args:
         levels: a net whose output is (N, D); it is asked in evaluation mode.
         x: pictures (N, C, H, W), float in [0, 1] or uint8, on the CPU.
+        view: 0 for the pictures as they are; other numbers draw other views of them (`drmm.learning.views`).
+        may_mirror: whether such views may be mirrored.
         progress: show a progress bar.
     """
-    names = [digest(np.ascontiguousarray(picture).data) for picture in x.numpy()]
+    drawn = f"{view}{'' if may_mirror else ' unmirrored'}".encode() if view else b""
+    names = [digest(np.ascontiguousarray(picture).data) + drawn for picture in x.numpy()]
     with closing(database(f"features/{_digest_of(levels, x)}.sqlite", _TABLE)) as table, evaluation(levels):
         features = torch.empty(len(x), _known_again(table, levels, x))
         missing = _read(table, names, features)
         batches = [missing[i : i + _AT_ONCE] for i in range(0, len(missing), _AT_ONCE)]
         for batch in track(batches, "computing features") if progress else batches:
-            features[batch] = levels(pixels(x[batch])).float()
+            pictures = pixels(x[batch])
+            if view:
+                pictures = viewed(pictures, [names[i] for i in batch], may_mirror=may_mirror)
+            features[batch] = levels(pictures).float()
             _keep(table, [(names[i], features[i].numpy().tobytes()) for i in batch])
     return features
 

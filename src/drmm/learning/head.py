@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,11 @@ from drmm.learning.objective import Objective, balance, kl_divergence
 from drmm.model.deep import DRMM
 from drmm.rendering import Linear
 
-__all__ = ["learn_head", "train_head"]
+__all__ = ["learn_head", "train_head", "views_of"]
 
 _DECAYS = (1e-3, 1e-2)  # weight of the squared templates, on standardised features
 _FOLDS = 5
-_MOST, _FEW = 20_000, 2_000  # images without a label that are learned from, and while choosing
+_MOST, _FEW = 10_000, 2_000  # images without a label that are learned from, and while choosing
 _STEPS, _RATE = 150, 0.01
 _ITERATIONS = 100
 
@@ -50,7 +50,7 @@ def train_head(
         x: images (N, C, H, W), float in [0, 1] or uint8.
         y: class indices (N,), -1 where there is no label.
         objective: as of `learn_head`.
-        config: whose seed is taken.
+        config: whose seed and views are taken.
         progress: show a progress bar while features are computed.
 
     Raises:
@@ -61,20 +61,27 @@ def train_head(
     if not bool((y >= 0).any()):
         raise InputError("no image has a label: label some, or choose another learning than head")
     model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
-    features = features_of(model.levels, x, progress=progress)
+    features = views_of(model.levels, x, config, progress=progress)
     head, _ = learn_head(features, y, model.class_prior, objective, seed=config.seed)
     model.templates.load_state_dict(head.state_dict())
 
 
+def views_of(levels: nn.Module, x: Tensor, config: Training, *, progress: bool = False) -> list[Tensor]:
+    """The features of each view that is learned from, (N, D) each, those of the pictures as they are first."""
+    seen = range(config.views)
+    return [features_of(levels, x, view=view, may_mirror=config.mirror, progress=progress) for view in seen]
+
+
 def learn_head(
-    features: Tensor, y: Tensor, prior: Tensor, objective: Objective, *, seed: int
+    features: Sequence[Tensor], y: Tensor, prior: Tensor, objective: Objective, *, seed: int
 ) -> tuple[nn.Linear, dict[str, float]]:
     """Class templates by logistic regression, or by KL and balance too: what has the lower cross-validated error.
 
     Both have the slides' cross-entropy; the features are standardised, and the templates' squares have a weight.
+    Other views of a picture have its label. What is chosen is chosen by the pictures as they are.
 
     Args:
-        features: (N, D), float.
+        features: of each view, (N, D), float; those of the pictures as they are first.
         y: class indices (N,), -1 where there is no label.
         prior: of the classes, (K,).
         objective: whose weights of cross-entropy, KL and balance are taken.
@@ -83,37 +90,42 @@ def learn_head(
     Returns:
         The templates, for features as they were given, and the cross-validated errors by way, in percent.
     """
-    mean, scale = features.mean(0), features.std(0).clamp(min=1e-6)
-    standard = (features - mean) / scale
+    plain, *_ = features
+    mean, scale = plain.mean(0), plain.std(0).clamp(min=1e-6)
     known, others = y >= 0, _some(torch.nonzero(y < 0).flatten(), _MOST, seed)
-    task = _Task(standard[known], y[known], standard[others], prior, objective)
-    ways = [_Way(decay, shared) for shared, decay in product((False, True), _DECAYS)]
-    if not len(others) or not objective.weights()["kl"]:
-        ways = ways[: len(_DECAYS)]
-    few = task.fewer(_FEW)
-    errors = {way: few.error(way, seed) for way in ways} if len(ways) > 1 else {ways[0]: (0.0, 0.0)}
-    best = min(errors, key=lambda way: errors[way])
+    labelled, unlabelled = (
+        torch.stack([(view[rows] - mean) / scale for view in features]) for rows in (known, others)
+    )
+    task = _Task(labelled, y[known], unlabelled, prior, objective)
+    few = _Task(task.x[:1], task.y, task.others[:1, :_FEW], prior, objective)
+    errors = {way: few.error(way, seed) for way in (_Way(decay, is_shared=False) for decay in _DECAYS)}
+    best = _best(errors)
+    if len(others) and objective.weights()["kl"]:
+        shared = replace(best, is_shared=True)
+        errors[shared] = few.error(shared, seed)
+        best = _best(errors)
     weight, bias = task.learned(best)
-    head = nn.Linear(features.shape[1], len(prior))
+    head = nn.Linear(plain.shape[1], len(prior))
     with torch.no_grad():
         head.weight.copy_(weight / scale)
         head.bias.copy_(bias - head.weight @ mean)
     return head, {f"{'kl' if way.is_shared else 'labels'} {way.decay:g}": errors[way][0] for way in errors}
 
 
+def _best(errors: Mapping[_Way, tuple[float, float]]) -> _Way:
+    """The way of the lowest error, and of equal ones the lowest loss."""
+    return min(errors, key=lambda way: errors[way])
+
+
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """Standardised features with labels, and without."""
+    """Standardised features with labels and without, of each view first: (V, n, D), (n,) and (V, m, D)."""
 
     x: Tensor
     y: Tensor
     others: Tensor
     prior: Tensor
     objective: Objective
-
-    def fewer(self, most: int) -> _Task:
-        """With some of the images without a label."""
-        return _Task(self.x, self.y, self.others[:most], self.prior, self.objective)
 
     def error(self, way: _Way, seed: int) -> tuple[float, float]:
         """Cross-validated: error in percent, and log-loss in nats."""
@@ -122,10 +134,10 @@ class _Task:
         for fold in map(torch.from_numpy, folds):
             kept = torch.ones(len(self.y), dtype=torch.bool)
             kept[fold] = False
-            others = torch.cat([self.others, self.x[fold]])
-            task = _Task(self.x[kept], self.y[kept], others, self.prior, self.objective)
+            others = torch.cat([self.others, self.x[:, fold]], 1)
+            task = _Task(self.x[:, kept], self.y[kept], others, self.prior, self.objective)
             weight, bias = task.learned(way)
-            logits = self.x[fold] @ weight.t() + bias
+            logits = self.x[0, fold] @ weight.t() + bias
             wrong += int((logits.argmax(1) != self.y[fold]).sum())
             loss += float(F.cross_entropy(logits, self.y[fold], reduction="sum"))
         n = max(1, sum(map(len, folds)))
@@ -133,7 +145,7 @@ class _Task:
 
     def learned(self, way: _Way) -> tuple[Tensor, Tensor]:
         """Templates and biases."""
-        weight = torch.zeros(len(self.prior), self.x.shape[1], requires_grad=True)
+        weight = torch.zeros(len(self.prior), self.x.shape[2], requires_grad=True)
         bias = self.prior.log().clone().requires_grad_()
         self._regress(weight, bias, way.decay)
         if way.is_shared:
@@ -141,7 +153,8 @@ class _Task:
         return weight.detach(), bias.detach()
 
     def _labelled(self, weight: Tensor, bias: Tensor, decay: float) -> Tensor:
-        return F.cross_entropy(self.x @ weight.t() + bias, self.y) + decay * weight.square().sum()
+        logits = self.x.flatten(0, 1) @ weight.t() + bias
+        return F.cross_entropy(logits, self.y.repeat(len(self.x))) + decay * weight.square().sum()
 
     def _regress(self, weight: Tensor, bias: Tensor, decay: float) -> None:
         """Logistic regression: convex."""
@@ -156,13 +169,14 @@ class _Task:
         optimiser.step(closure)
 
     def _share(self, weight: Tensor, bias: Tensor, decay: float) -> None:
-        """From there on with the KL and the balance of all images."""
-        weights, everything = self.objective.weights(), torch.cat([self.x, self.others])
+        """From there on with the KL and the balance of all images, one view of them at a time."""
+        weights = self.objective.weights()
         optimiser = torch.optim.Adam([weight, bias], lr=_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS)
-        for _ in range(_STEPS):
+        everything = [torch.cat(views) for views in zip(self.x, self.others, strict=True)]
+        for step in range(_STEPS):
             optimiser.zero_grad()
-            logits = everything @ weight.t() + bias
+            logits = everything[step % len(everything)] @ weight.t() + bias
             loss = self._labelled(weight, bias, decay)
             loss = loss + weights["kl"] * kl_divergence(logits, self.prior, self.objective.kl_sign)
             loss = loss + weights["balance"] * balance(logits, self.prior)

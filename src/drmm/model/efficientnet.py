@@ -30,7 +30,7 @@ from drmm.rendering import (
     Sum,
 )
 
-__all__ = ["EFFICIENTNETS", "efficientnet_lite", "in_colour", "whitened"]
+__all__ = ["EFFICIENTNETS", "LEAST_SIDE", "efficientnet_lite", "in_colour", "whitened"]
 
 _BLACK, _RANGE = 127 / 255, 128 / 255  # it was trained on (level - 127) / 128, levels being 0 to 255
 _EPS = 1e-3
@@ -45,7 +45,8 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_LEAST = 32  # pixels a side: five strides of two leave one place
+LEAST_SIDE = 32
+"""Pixels: five strides of two leave one place."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,11 @@ def efficientnet_lite(name: str, n_classes: int, image_shape: tuple[int, int, in
         InputError: if the images are smaller, or have other channels.
     """
     channels, *sides = image_shape
-    if channels not in {1, 3} or min(sides) < _LEAST:
+    if channels not in {1, 3} or min(sides) < LEAST_SIDE:
         shown = "x".join(map(str, image_shape))
-        raise InputError(f"{name} takes grey or colour images from {_LEAST}x{_LEAST} pixels on, not {shown}")
+        raise InputError(
+            f"{name} takes grey or colour images from {LEAST_SIDE}x{LEAST_SIDE} pixels on, not {shown}"
+        )
     levels: list[Rendering] = [Affine(in_colour, increasing=True)] if channels == 1 else []
     levels += [whitened(3, [_BLACK], [_RANGE]), *_convolved(3, _STEM, 3, stride=2), Clip(0, 6)]
     levels += _blocks(EFFICIENTNETS[name])

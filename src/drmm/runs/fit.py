@@ -229,9 +229,8 @@ class _Session:
             return assess(model, x, y, ())
         folds, seed = experiment.trust.folds, experiment.training.seed
         if experiment.training.learning == "head":
-            return assess(
-                model, x, y, cross_fit_head(model, x, y, experiment.objective, folds=folds, seed=seed, same=alike)
-            )
+            config, objective = experiment.training, experiment.objective
+            return assess(model, x, y, cross_fit_head(model, x, y, objective, config, folds=folds, same=alike))
         training, objective = experiment.trust.lesson(experiment.training, experiment.objective)
         lesson = replace(experiment, training=training, objective=objective)
         console = Console(stderr=True, quiet=not (self.progress and is_leader()))

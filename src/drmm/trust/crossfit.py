@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from drmm.data.duplicates import copies
 from drmm.data.splits import label_folds
-from drmm.learning.features import features_of
-from drmm.learning.head import learn_head
+from drmm.learning.config import Training
+from drmm.learning.head import learn_head, views_of
 from drmm.learning.metrics import predict_logits
 from drmm.learning.objective import Objective
 from drmm.model.deep import DRMM
@@ -92,29 +92,31 @@ def cross_fit_head(
     x: Tensor,
     y: Tensor,
     objective: Objective,
+    config: Training,
     *,
     folds: int,
-    seed: int,
     same: Callable[[npt.NDArray[Any]], Indices] = copies,
 ) -> list[Fold]:
     """The same for class templates that were learned on features which stay as they are: of the features alone.
 
     Args:
         model: whose class templates were learned by `drmm.learning.head`.
-        objective: as of `drmm.learning.head.learn_head`.
         x: as of `cross_fit`, as the others are.
         y: likewise.
-        folds: likewise.
-        seed: likewise.
+        objective: as of `drmm.learning.head.train_head`.
+        config: likewise; its seed is that of the folds.
+        folds: as of `cross_fit`.
         same: likewise.
     """
-    features = features_of(model.levels, x, progress=False)
+    features = views_of(model.levels, x, config)
     groups = same(x[y >= 0].numpy())
 
     def without(_: str, fewer: Tensor) -> nn.Module:
-        return learn_head(features, fewer, model.class_prior, objective, seed=seed)[0]
+        return learn_head(features, fewer, model.class_prior, objective, seed=config.seed)[0]
 
-    return cross_fit(without, model.templates, features, y, folds=folds, seed=seed, same=lambda _: groups)
+    return cross_fit(
+        without, model.templates, features[0], y, folds=folds, seed=config.seed, same=lambda _: groups
+    )
 
 
 def pool_of(x: Tensor, y: Tensor) -> Tensor:
