@@ -8,7 +8,7 @@ from drmm.data import load
 from drmm.data.images import pixels
 from drmm.explain.figures import explanation
 from drmm.explain.plots import save_figure
-from drmm.model.storage import load_model
+from drmm.storage.models import load_model
 
 RUN, DIGIT = Path("demo/soft"), 4
 

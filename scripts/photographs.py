@@ -28,8 +28,8 @@ from drmm.data.images import pixels
 from drmm.learning.features import features_of
 from drmm.learning.metrics import predict_logits
 from drmm.model.deep import DRMM
-from drmm.model.storage import Recipe, start_model
 from drmm.progress import track
+from drmm.storage.models import Recipe, start_model
 from scripts.beside import Learn, regression, spreading
 from scripts.folders import in_a_process
 from scripts.study import Results, kept, spread, study

@@ -29,9 +29,9 @@ from drmm.learning.config import Training
 from drmm.learning.metrics import error_percent
 from drmm.learning.train import train
 from drmm.model.deep import DRMM
-from drmm.model.storage import Recipe, load_model, model_bytes, save_model
 from drmm.progress import track
 from drmm.pruning.prune import Criterion, Pruner, Scope, prune_synapses, synapse_probability
+from drmm.storage.models import Recipe, load_model, model_bytes, save_model
 from drmm.studies.timing import ratio, take_turns
 from scripts.study import Results, mean_and_sd, study
 

@@ -40,8 +40,8 @@ from drmm.learning.train import train
 from drmm.model.deep import Latents
 from drmm.model.patch_prior import PatchPrior, borrow
 from drmm.model.priors import Prior
-from drmm.model.storage import Recipe
 from drmm.progress import track
+from drmm.storage.models import Recipe
 from scripts.study import Results, study
 
 RECIPE = Recipe("conv_small", (1, 28, 28), tuple("0123456789"))

@@ -21,6 +21,7 @@ ORDER = (
     ("data",),
     ("model",),
     ("testing", "lifting"),
+    ("storage",),
     ("learning",),
     ("trees", "pruning"),
     ("explain",),

@@ -14,9 +14,9 @@ from drmm.errors import InputError
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.learning.selection import Grid
-from drmm.model.storage import Recipe
 from drmm.records import DERIVED, Record, from_table, nearest, parse, settings_of
 from drmm.runs.experiment import Data, Experiment, Teacher
+from drmm.storage.models import Recipe
 
 RECORDS = (Data, Recipe, Objective, Training, Machine, Teacher, Grid)
 

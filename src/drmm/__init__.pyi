@@ -11,9 +11,9 @@ from .model import presets as presets
 from .model.deep import DRMM as DRMM
 from .model.deep import Latents as Latents
 from .model.patch_prior import borrow as borrow
-from .model.storage import load_model as load_model
-from .model.storage import save_model as save_model
 from .model.traceback import sign_traceback as sign_traceback
 from .pruning.prune import prune as prune
+from .storage.models import load_model as load_model
+from .storage.models import save_model as save_model
 
 __version__: str

@@ -65,7 +65,13 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None 
     """Named tensors as safetensors, which need no unpickling and do not break between versions."""
     from safetensors.torch import save  # noqa: PLC0415  (torch: what only moves files does without)
 
-    return save({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, metadata)
+    alone, seen = {}, set[int]()
+    for name, tensor in tensors.items():
+        alone[name] = tensor.detach().contiguous().cpu()
+        if (memory := alone[name].untyped_storage().data_ptr()) in seen:  # of a layer that is used twice
+            alone[name] = alone[name].clone()
+        seen.add(memory)
+    return save(alone, metadata)
 
 
 def read_tensors(path: Path, remedy: str = "copy it again or train again") -> dict[str, Tensor]:

@@ -23,8 +23,8 @@ from drmm.data import load
 from drmm.learning.em import loop
 from drmm.learning.metrics import predict_logits
 from drmm.learning.objective import Objective
-from drmm.model.storage import load_model
 from drmm.runs.experiment import Experiment
+from drmm.storage.models import load_model
 from drmm.studies.reproduce import BENCHMARKS
 from drmm.trust.decisions import UNFAMILIAR
 from drmm.trust.familiarity import PARTS

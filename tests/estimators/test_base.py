@@ -17,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 from drmm import DRMMClassifier, EvolutionaryClassifier, RenderingMixture
 from drmm.errors import InputError
 from drmm.estimators.classifier import _go_on
-from drmm.model.storage import Recipe
+from drmm.storage.models import Recipe
 
 
 def quick(steps: int = 30, random_state: int = 0, **options: object) -> DRMMClassifier:

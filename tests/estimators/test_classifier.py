@@ -30,10 +30,10 @@ from drmm.errors import InputError, RunError
 from drmm.learning.config import Machine, Training
 from drmm.learning.metrics import cluster_accuracy, name_clusters
 from drmm.learning.recipes import names
-from drmm.model.storage import Recipe, save_model
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
+from drmm.storage.models import Recipe, save_model
 
 QUICK = {
     "epochs": 2,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from drmm import DRMMClassifier
-from drmm.model import storage
+from drmm.storage import models as storage
 
 
 @pytest.fixture(autouse=True)

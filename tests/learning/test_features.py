@@ -115,3 +115,21 @@ def test_every_view_of_a_picture_has_features_of_its_own_and_is_kept():
     assert sum(net.seen) == seen + 2, "each time one picture, to see how many features there are"
     unmirrored = features_of(net, x, view=1, may_mirror=False, progress=False)
     assert not torch.allclose(unmirrored, other)
+
+
+def test_another_way_through_the_same_weights_has_features_of_its_own(own_cache):
+    class Backwards(Net):
+        def forward(self, x):
+            return super().forward(x.flip(3))
+
+        def __repr__(self):
+            return repr(net)
+
+    net, x = Net(), pictures(6)
+    own = features_of(net, x, progress=False)
+    again = Net()
+    assert torch.equal(features_of(again, x, progress=False), own)
+    assert again.seen == [1], "control: nothing was computed but the picture by which it is known again"
+    others = features_of(Backwards(), x, progress=False)
+    assert not torch.allclose(others, own)
+    torch.testing.assert_close(others, net.layers.eval()(x.flip(3).float() / 255), rtol=1e-5, atol=1e-6)

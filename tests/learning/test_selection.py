@@ -16,9 +16,9 @@ from drmm.errors import InputError, RunError
 from drmm.learning.em import fit_em
 from drmm.learning.initialisation import initialise
 from drmm.learning.selection import Grid, Trial, _winner, select
-from drmm.model.storage import Recipe, load_model
 from drmm.runs import fit as runs
 from drmm.runs.experiment import Experiment
+from drmm.storage.models import Recipe, load_model
 
 PLANTED = 4
 SHAPE = (1, 6, 6)

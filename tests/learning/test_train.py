@@ -26,7 +26,7 @@ from drmm.learning.initialisation import initialise
 from drmm.learning.metrics import error_percent
 from drmm.learning.train import train
 from drmm.learning.trainer import checkpoint_of, device_of, run_loop
-from drmm.model.storage import Recipe, load_model, save_model
+from drmm.storage.models import Recipe, load_model, save_model
 
 CLASSES = ("0", "1", "2")
 
@@ -289,7 +289,7 @@ from pathlib import Path
 from test_train import exactly, images, small_model
 from drmm.learning.metrics import error_percent
 from drmm.learning.train import train
-from drmm.model.storage import Recipe, save_model
+from drmm.storage.models import Recipe, save_model
 import drmm.learning.trainer
 if {slow}:
     step = drmm.learning.trainer._Learner.training_step

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from drmm import errors, lift
-from drmm.errors import LiftError
+from drmm.errors import InputError, LiftError
 from drmm.lifting import tracing
 from drmm.rendering import Conv2d, ReLU
 
@@ -302,3 +302,39 @@ def test_a_patched_forward_is_what_is_lifted(x):
     net.forward = lambda x: forward(x) * 2
     assert torch.equal(lift(net)(x), net(x.clone()))
     assert torch.equal(lift(net)(x), 2 * forward(x.clone()))
+
+
+class AsksForSizes(nn.Module):
+    """Branches on the size of its images, as nets of Hugging Face do; with `values`, on what they show."""
+
+    def __init__(self, values=False):
+        super().__init__()
+        self.small, self.large, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3, stride=2), nn.Linear(4, 5)
+        self.values = values
+
+    def forward(self, x):
+        if x.shape[1] != 3:
+            raise ValueError("three channels")
+        _, _, h, w = x.size()
+        x = self.large(x) if min(x.shape[-2:]) > 8 and h == w else self.small(x)
+        if self.values and x.mean() > 0:
+            x = -x
+        return self.fc(torch.relu(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_control_flow_on_the_size_of_images_is_that_of_the_image_shape(side):
+    net, x = AsksForSizes().eval(), torch.rand(2, 3, side, side)
+    model = lift(net, image_shape=(3, side, side))
+    with torch.no_grad():
+        assert torch.equal(model(x), net(x))
+    with pytest.raises((LiftError, InputError)):
+        model(torch.rand(2, 3, 17 - side, 17 - side))  # it goes another way there
+
+
+def test_control_flow_on_values_is_refused_whatever_the_shape():
+    for options in ({}, {"image_shape": (3, 8, 8)}):
+        with pytest.raises(LiftError, match="must not branch"):
+            lift(AsksForSizes(values=True), **options)
+    with pytest.raises(LiftError, match=r"with image_shape=\(C, H, W\)"):
+        lift(AsksForSizes())

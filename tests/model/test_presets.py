@@ -9,8 +9,8 @@ from torch.nn.utils import parametrize
 
 from drmm.errors import InputError, RunError
 from drmm.model.presets import PRESETS, build, conv_large, conv_small, dense
-from drmm.model.storage import Recipe, load_model, save_model
 from drmm.rendering import Level
+from drmm.storage.models import Recipe, load_model, save_model
 
 
 def table(model, image_shape):

@@ -10,7 +10,7 @@ from drmm.model.patch_prior import borrow
 from drmm.model.presets import conv_small
 from drmm.model.randomness import categorical, normal, seeded, uniform
 from drmm.model.shallow import RMM
-from drmm.model.storage import Recipe
+from drmm.storage.models import Recipe
 
 SHAPE = (1, 12, 12)
 

@@ -13,10 +13,10 @@ from drmm import DRMM, lift, prune
 from drmm.errors import InputError
 from drmm.model.constraints import is_nonnegative, make_nonnegative, weight_normalise
 from drmm.model.presets import PRESETS, build, conv_small
-from drmm.model.storage import Recipe, load_model, save_model
 from drmm.pruning.chain import _nonnegative
 from drmm.pruning.prune import Pruner, prune_synapses, synapse_probability
 from drmm.rendering import BatchNorm2d, Conv2d, Flatten, LeakyReLU, Level, Linear, MaxPool2d, ReLU, Sequential
+from drmm.storage.models import Recipe, load_model, save_model
 
 SHAPE = (1, 12, 12)
 CONSTRAINTS = ("soft", "hard", "weight_norm")

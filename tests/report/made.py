@@ -11,9 +11,9 @@ from PIL import Image
 
 from drmm.data import Dataset
 from drmm.files import write_csv, write_json
-from drmm.model.storage import Recipe, save_model
 from drmm.runs.experiment import Data, Experiment
 from drmm.runs.run import Run
+from drmm.storage.models import Recipe, save_model
 from drmm.trust.assessment import assess
 from drmm.trust.crossfit import Fold
 

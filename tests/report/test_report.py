@@ -24,7 +24,6 @@ from drmm.data import Dataset, load
 from drmm.display.text import one_line
 from drmm.errors import InputError, RunError
 from drmm.files import read_json, write_json
-from drmm.model.storage import load_model, save_model
 from drmm.report import templating, write_report
 from drmm.report.blocks import Table
 from drmm.report.charts import bars, histogram, lines, power
@@ -34,6 +33,7 @@ from drmm.report.sections.reliability import confusions
 from drmm.report.sprites import Sprites, room
 from drmm.runs import experiment as runs
 from drmm.runs.run import Run
+from drmm.storage.models import load_model, save_model
 
 SECTIONS = [
     "summary", "next", "hardest", "confusion", "calibration", "labels", "explanations", "templates", "samples",

@@ -15,9 +15,9 @@ from drmm.data import load
 from drmm.errors import RunError
 from drmm.files import read_json, write_json
 from drmm.learning.metrics import error_percent
-from drmm.model.storage import load_model
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
+from drmm.storage.models import load_model
 
 OLD = Path(__file__).parent / "of_version_0_1"
 

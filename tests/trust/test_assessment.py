@@ -13,7 +13,7 @@ from drmm.data.images import pixels
 from drmm.data.splits import label_folds
 from drmm.errors import InputError
 from drmm.model.deep import DRMM
-from drmm.model.storage import Recipe
+from drmm.storage.models import Recipe
 from drmm.trust.assessment import Answers, Assessment, assess
 from drmm.trust.crossfit import cross_fit, pool_of
 

@@ -12,7 +12,7 @@ from drmm.data.images import pixels
 from drmm.learning.config import Training
 from drmm.learning.train import train
 from drmm.model.deep import DRMM
-from drmm.model.storage import Recipe
+from drmm.storage.models import Recipe
 from drmm.trust.familiarity import PARTS, Familiarity, _typical, fit_familiarity, looks_of_pictures
 
 DATA = load("digits")

@@ -75,6 +75,29 @@ Fill = Annotated[
     Literal["stretch", "pad", "crop"] | None,
     typer.Option(help="How pictures of another aspect ratio fill that.", show_default="stretch"),
 ]
+Net = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="A net of your own to learn classes on: what makes it, called without arguments.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path,
+        help="Its weights: safetensors, or a file of torch's with nothing but tensors.",
+        show_default="those it is made with",
+    ),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE,MEAN,STD",
+        help="What it was trained on: size=224,mean=0.485/0.456/0.406,std=0.229/0.224/0.225, say, of pictures in "
+        "[0, 1]; or the JSON file beside weights of Hugging Face or timm.",
+    ),
+]
 Prior = Annotated[
     Literal["labels", "estimate", "uniform"] | None,
     typer.Option(
@@ -172,6 +195,9 @@ def sort(
     size: Size = None,
     shape: Fill = None,
     prior: Prior = None,
+    net: Net = None,
+    weights: Weights = None,
+    preprocess: Preprocess = None,
     assignments: Set = None,
     promise: Annotated[
         float,
@@ -188,9 +214,10 @@ def sort(
     """Sort pictures into a folder for each class, by their labels and a model; what it is unsure of goes apart.
 
     Nothing is replaced or lost. After a stop the same command goes on; given again later it adds new pictures.
-    --recipe, --size, --shape, --prior and --set are for the training, as in drmm fit.
+    --recipe, --size, --shape, --prior, --net, --weights, --preprocess and --set are for the training, as in
+    drmm fit.
     """
-    from drmm.cli.fit import of_pictures
+    from drmm.cli.fit import of_net, of_pictures
     from drmm.cli.sort import asked_way, show_undo
     from drmm.cli.sort import sort as sort_pictures
     from drmm.errors import InputError, RunError
@@ -202,6 +229,9 @@ def sort(
         "size": size,
         "shape": shape,
         "prior": prior,
+        "net": net,
+        "weights": weights,
+        "preprocess": preprocess,
         "set": assignments,
     }
     given = [f"--{name}" for name, value in training.items() if value is not None]
@@ -221,7 +251,7 @@ def sort(
         run=run,
         labels=labels,
         recipe=recipe,
-        asked=of_pictures(str(pictures), labels, size, shape, prior),
+        asked=of_pictures(str(pictures), labels, size, shape, prior) | of_net(net, weights, preprocess),
         assignments=assignments or (),
         promise=promise,
         how=way or "copy",
@@ -325,6 +355,9 @@ def fit(
         str | None, typer.Option(help="auto, conv_small, conv_large, dense or efficientnet_lite0.")
     ] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Templates of the first level.")] = None,
+    net: Net = None,
+    weights: Weights = None,
+    preprocess: Preprocess = None,
     prior: Prior = None,
     teacher: Annotated[
         str | None, typer.Option(help="Folder of a trained model: images without a label get its labels.")
@@ -339,10 +372,11 @@ def fit(
     ] = False,
 ) -> None:
     """Train a model into a run folder, and report its test error."""
-    from drmm.cli.fit import asked_for, fit_and_report, of_pictures
+    from drmm.cli.fit import asked_for, fit_and_report, of_net, of_pictures
 
     everyday = {
         **of_pictures(data, labels, size, shape, prior),
+        **of_net(net, weights, preprocess),
         "data.labels_per_class": labels_per_class,
         "data.clusters": clusters,
         "data.validation": validation,

@@ -20,10 +20,10 @@ from drmm.files import check_absent
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.metrics import CERTIFIED_AT_ONCE
 from drmm.model.patch_prior import PatchPrior, borrow
-from drmm.model.storage import Recipe
 from drmm.progress import Meter
 from drmm.runs.parts import parts_of
 from drmm.runs.run import Run
+from drmm.storage.models import Recipe
 from drmm.trust.promise import PROMISE
 
 __all__ = ["explain", "predict", "sample"]

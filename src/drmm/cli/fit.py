@@ -18,7 +18,7 @@ from drmm.display.text import one_line, printable
 from drmm.errors import InputError
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.class_prior import Prior
-from drmm.learning.recipes import DEFAULT, names, read_recipe
+from drmm.learning.recipes import DEFAULT, ON_NETS, names, read_recipe
 from drmm.learning.selection import Criterion
 from drmm.model.efficientnet import LEAST_SIDE
 from drmm.records import nearest
@@ -26,9 +26,10 @@ from drmm.runs.choice import recipe_for
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
+from drmm.storage.models import Recipe
 from drmm.trust.promise import PROMISE
 
-__all__ = ["asked_for", "cross_fitted", "fit_and_report", "of_pictures", "show_settings"]
+__all__ = ["asked_for", "cross_fitted", "fit_and_report", "of_net", "of_pictures", "show_settings"]
 
 _SHOWN = (
     "dataset",
@@ -60,6 +61,12 @@ def of_pictures(
     }
 
 
+def of_net(net: str | None, weights: Path | None, preprocess: str | None) -> dict[str, Any]:
+    """The settings of a net of one's own, likewise."""
+    file = None if weights is None else str(weights)
+    return {"model.net": net, "model.weights": file, "model.preprocess": preprocess}
+
+
 def asked_for(
     recipe: str | None, run: Path | None, everyday: Mapping[str, Any], assignments: Sequence[str]
 ) -> Experiment:
@@ -67,7 +74,8 @@ def asked_for(
 
     Args:
         recipe: a name or a file; None is what the run to go on with has, or what suits the pictures where nothing
-            else says how to learn, which is told; else the default.
+            else says how to learn, which is told; else the default. A net of one's own takes the place of its
+            model, at the size of its own preprocessing.
         run: to go on with, or None.
         everyday: settings that have an option of their own, by "table.name"; None leaves one as it is.
         assignments: "table.name=value".
@@ -76,13 +84,19 @@ def asked_for(
         InputError: if there is no such recipe or setting, or no data.
         RunError: if there is no such run.
     """
-    if recipe is None and run is None:
-        recipe = _suitable(everyday, assignments)
-    experiment = Experiment.read(DEFAULT if recipe is None else recipe)
+    own = everyday.get("model.net") is not None
+    if own:
+        experiment = Experiment.read(ON_NETS if recipe is None else recipe)
+        experiment = replace(experiment.changed("data", size=None), model=Recipe())
+    else:
+        suitable = _suitable(everyday, assignments) if recipe is None and run is None else recipe
+        experiment = Experiment.read(suitable or DEFAULT)
     if run is not None and recipe is None:
         experiment = Run.to_resume(run).experiment or experiment
         # What the run filled in from its data is filled in again.
         experiment = replace(experiment, data=replace(experiment.data, digest=""))
+    if everyday.get("model.weights") is not None:  # whose digest the run knows, but not the file's as it is now
+        experiment = replace(experiment, model=replace(experiment.model, weights_digest=""))
     experiment = experiment.set(*assignments)
     for path, value in everyday.items():
         if value == "":
@@ -92,6 +106,7 @@ def asked_for(
             experiment = experiment.changed(table, **{name: value})
     if not experiment.data.source:
         raise InputError("no DATA: name a folder of pictures or a data set, as in drmm fit digits --out runs/a")
+    experiment.model.check()
     return experiment
 
 

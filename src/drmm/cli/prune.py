@@ -19,12 +19,12 @@ from drmm.errors import InputError, RunError
 from drmm.files import check_new, new_folder
 from drmm.learning.metrics import predict_logits
 from drmm.model.deep import DRMM
-from drmm.model.storage import model_bytes
 from drmm.pruning.prune import Criterion, Pruned, Pruner, check_share, prune_synapses
 from drmm.runs.experiment import Experiment
 from drmm.runs.fit import learn_on
 from drmm.runs.parts import Parts, parts_of, taught_by
 from drmm.runs.run import Run, versions
+from drmm.storage.models import model_bytes
 from drmm.studies.timing import ratio, take_turns
 
 __all__ = ["prune"]
@@ -67,6 +67,8 @@ def prune(
     check_new(out)
     opened = Run.open(run)
     model, recipe, data = opened.model, opened.recipe, opened.data(data_dir)
+    if recipe.net:
+        raise InputError(f"{recipe.net} makes the whole net, so a smaller one could not be opened: prune a preset")
     if opened.experiment is None:
         raise RunError(f"{run} does not say how its model learned: take a folder of drmm fit")
     lesson = _lesson(opened, opened.experiment, data, epochs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils import _safe_indexing, check_scalar
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from drmm.data.labels import UNLABELLED, check_labels, known_labels
 from drmm.data.splits import holdout
@@ -27,16 +27,19 @@ from drmm.estimators.settings import RECORDS, Settings, changed, settings_of_rec
 from drmm.learning.config import Machine, Training
 from drmm.learning.metrics import at_once, labels_from_folder
 from drmm.learning.objective import Objective
-from drmm.learning.recipes import DEFAULT
+from drmm.learning.recipes import DEFAULT, ON_NETS
 from drmm.learning.recipes import names as names_of_recipes
 from drmm.learning.train import train
 from drmm.model.constraints import is_nonnegative, set_weight
 from drmm.model.deep import DRMM
 from drmm.model.randomness import categorical
-from drmm.model.storage import Recipe, misfit, start_model
+from drmm.records import from_table
 from drmm.runs.experiment import Trust
 from drmm.runs.parts import warn_of_few
 from drmm.runs.run import Run
+from drmm.storage.models import Recipe, misfit, start_model
+from drmm.storage.own import name_of
+from drmm.storage.preprocessing import Preprocessing
 from drmm.trust.assessment import Answers, Assessment, assess
 from drmm.trust.calibration import Calibration
 from drmm.trust.crossfit import cross_fit, cross_fit_head
@@ -65,8 +68,13 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
     class, as scorers by name and `CalibratedClassifierCV` do, is refused. `fit` takes no `sample_weight`.
 
     Args:
-        recipe: name of a recipe, "few-labels" by default, or the path of a TOML file.
-        model: `drmm.model.storage.Recipe` or a dictionary: preset, constraint, width, depth.
+        recipe: name of a recipe, or the path of a TOML file; None is "few-labels", or "photos-quick" on a net of
+            your own.
+        net: a net of your own, in place of a preset: a module, which stays as it is; what makes one when it is
+            called; or that by its name, "package.module:factory". Its weights are those that it has.
+        preprocess: what it was trained on, as a dictionary of `mean` and `std` of pictures in [0, 1] (and their
+            `size`), as timm or Hugging Face have it, or as text: "mean=0.485/0.456/0.406,std=0.229/0.224/0.225".
+        model: `drmm.storage.models.Recipe` or a dictionary: preset, constraint, width, depth.
         objective: `drmm.Objective` or a dictionary: weights of the terms.
         training: `drmm.learning.config.Training` or a dictionary: learning rule, batches, rates.
         machine: `drmm.learning.config.Machine` or a dictionary: accelerator, devices, precision, compile.
@@ -107,8 +115,10 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
 
     def __init__(
         self,
-        recipe: str = DEFAULT,
+        recipe: str | None = None,
         *,
+        net: nn.Module | Callable[[], nn.Module] | str | None = None,
+        preprocess: Mapping[str, Any] | str | None = None,
         model: Recipe | Mapping[str, Any] | None = None,
         objective: Objective | Mapping[str, Any] | None = None,
         training: Training | Mapping[str, Any] | None = None,
@@ -125,6 +135,8 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         verbose: int = 0,
     ) -> None:
         self.recipe = recipe
+        self.net = net
+        self.preprocess = preprocess
         self.model = model
         self.objective = objective
         self.training = training
@@ -161,7 +173,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             records = {name: getattr(asked, name) for name in RECORDS if name != "model"}
             classifier.set_params(**records, teacher=teacher, validation=asked.data.validation)
         classifier._images(np.full((1, *recipe.image_shape), 255, np.uint8), fitting=True)
-        classifier.model_, classifier.recipe_ = opened.model, recipe
+        classifier.model_, classifier.recipe_, classifier.net_ = opened.model, recipe, None
         classifier.assessment_ = opened.assessment
         classifier.calibrate = classifier.assessment_ is not None
         classifier.classes_ = np.array(recipe.classes)
@@ -199,7 +211,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         before = (self.model_, self.recipe_) if self.warm_start and hasattr(self, "model_") else None
         x = self._images(X, fitting=True)
         self.classes_, codes, names = self._classes(y, len(x))
-        settings = settings_of_recipe(self.recipe, {name: getattr(self, name) for name in RECORDS})
+        settings = self._settings()
         seed = seed_of(self.random_state)
         X, y, x, codes, validation = self._held_out(X, y, x, codes, seed)
         if (codes != UNLABELLED).any():
@@ -211,8 +223,8 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         settings = settings.resolved(taught=taught)
         epochs = settings.training.epochs if self.epochs is None else self.epochs
         training = settings.training.set_params(seed=seed, epochs=epochs)
-        self.recipe_ = settings.model.fitted(self.image_shape_, names)
-        model, labels = start_model(self.recipe_, seed), torch.from_numpy(codes)
+        self.recipe_, self.net_ = settings.model.fitted(self.image_shape_, names), self.net
+        model, labels = start_model(self.recipe_, seed, net=self.net_), torch.from_numpy(codes)
         if before is not None:
             training = replace(training, initialisation="default")
             _go_on(model, before[0], x, None if before[1].classes == names else labels)
@@ -230,6 +242,24 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
                 warnings.warn(self.assessment_.warning, UserWarning, stacklevel=2)
         return self
 
+    def _settings(self) -> Settings:
+        """What to learn with; a net of one's own takes the place of the recipe's model."""
+        records = {name: getattr(self, name) for name in RECORDS}
+        if self.net is None and self.preprocess is None:
+            return settings_of_recipe(DEFAULT if self.recipe is None else self.recipe, records)
+        recipe = ON_NETS if self.recipe is None else self.recipe
+        settings = settings_of_recipe(recipe, {**records, "model": None})
+        model = self.model if isinstance(self.model, Recipe) else from_table(Recipe, self.model or {})
+        said = "" if self.preprocess is None else str(Preprocessing.read(self.preprocess))
+        model = replace(model, net="" if self.net is None else name_of(self.net), preprocess=said)
+        height, width = self.image_shape_[1:]
+        if model.size not in {None, (height, width)}:
+            raise InputError(
+                f"X holds images of {height}x{width} pixels, and preprocess says another size: resize them, or "
+                "leave size out"
+            )
+        return replace(settings, model=model)
+
     def _assessed(self, x: Tensor, labels: Tensor, training: Training, options: Mapping[str, Any]) -> Assessment:
         """How far the fitted model can be trusted; by no label where there are none."""
         x, trust = x.to(self.model_.templates.weight.dtype), Trust()
@@ -237,7 +267,9 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         options = {**options, "objective": objective}
 
         def without(_: str, fewer: Tensor) -> DRMM:
-            return train(start_model(self.recipe_, training.seed), x, fewer, config=config, **options)
+            return train(
+                start_model(self.recipe_, training.seed, net=self.net_), x, fewer, config=config, **options
+            )
 
         if not bool((labels >= 0).any()):
             return assess(self.model_, x, labels, ())
@@ -440,7 +472,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         return tags
 
     def _rebuilt(self, weights: dict[str, Tensor]) -> DRMM:
-        model = self.recipe_.build().eval()
+        model = self.recipe_.build(net=self.net_).eval()
         model.load_state_dict(weights)
         return model
 

@@ -11,8 +11,8 @@ from drmm.errors import InputError
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.learning.recipes import read_recipe
-from drmm.model.storage import Recipe
 from drmm.records import Record, from_table, in_table, parse
+from drmm.storage.models import Recipe
 
 __all__ = ["RECORDS", "Settings", "changed", "settings_of_recipe"]
 

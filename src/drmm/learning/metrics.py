@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from drmm.data.images import pixels
 from drmm.errors import InputError
 from drmm.model.deep import DRMM
-from drmm.model.storage import load_model
+from drmm.storage.models import load_model
 
 __all__ = [
     "CERTIFIED_AT_ONCE",

@@ -48,8 +48,8 @@ from drmm.files import read_json, write_json
 from drmm.model.constraints import free_parameters
 from drmm.model.deep import DRMM, Latents, evaluation, fit_amplitude, per_image
 from drmm.model.presets import resolve
-from drmm.model.storage import Recipe
 from drmm.records import Record
+from drmm.storage.models import Recipe
 
 __all__ = ["Criterion", "Grid", "Learn", "Selection", "Trial", "check_selection", "held_out", "select"]
 

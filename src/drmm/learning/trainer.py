@@ -47,8 +47,8 @@ from drmm.learning.objective import Objective
 from drmm.learning.processes import lead, local_rank
 from drmm.model.deep import DRMM
 from drmm.model.randomness import seeded
-from drmm.model.storage import misfit
 from drmm.progress import Meter, Outlook
+from drmm.storage.models import misfit
 
 __all__ = [
     "Steps",

@@ -44,8 +44,8 @@ def lift(
     Args:
         net: images (N, C, H, W) to logits (N, classes). Layers, functions and methods of torch that are affine or
             piecewise linear, branches and skip connections; control flow must not depend on features.
-        image_shape: (C, H, W), needed for `sample` and `log_joint`, and for a net that ends with neither a linear
-            layer nor a convolution.
+        image_shape: (C, H, W), needed for `sample` and `log_joint`, for a net that ends with neither a linear
+            layer nor a convolution, and for one that asks for the size of its images.
         strict: False draws what has no exact rendering (GELU, attention, layer norm) by its local linear map;
             `DRMM.approximations` then lists those levels.
         example: images (N, C, H, W) to compare logits on at once, in place of noise.
@@ -71,7 +71,7 @@ def assemble(
 ) -> tuple[DRMM, Verification]:
     """The DRMM of a convnet, which checks logits when it gets images, and its check; arguments as for `lift`."""
     net = _unwrapped(net)
-    translation, _, difference = translated(net, strict=strict)
+    translation, _, difference = translated(net, strict=strict, shape=image_shape)
     verification = Verification(net, strict=strict)
     if image_shape is not None:
         verification.require(_example(net).new_zeros(1, *image_shape), "image_shape")

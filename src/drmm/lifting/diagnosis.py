@@ -83,13 +83,13 @@ class Case:
             )
         theirs = self.logits(self._images)
         try:
-            translation, opaque, _ = translated(self._net, strict=self._strict)
+            translation, opaque, _ = translated(self._net, strict=self._strict, shape=self._images.shape[1:])
         except LiftError as error:
             return f"the net has changed since it was lifted: {error}"
         model = _values(translation, self._images)
         if not differ(model[translation.output.name], theirs, tolerance):
             return "the net has changed since it was lifted: lift it again"
-        replay = _Replay(self._net, record(self._net, opaque)[0])
+        replay = _Replay(self._net, record(self._net, opaque, self._images.shape[1:])[0])
         replay.run(self._images.clone())
         for node, value in replay.made.items():
             if node.name in model and differ(model[node.name], value, tolerance):
@@ -105,7 +105,7 @@ class Case:
         """
         if self._changes(tolerance):
             return _CHANGES
-        graph, _ = record(self._net)
+        graph, _ = record(self._net, shape=self._images.shape[1:])
         batch, alone = (_Replay(self._net, graph) for _ in range(2))
         batch.run(self._images.clone())
         alone.run(self._images[image : image + 1].clone())
@@ -140,7 +140,7 @@ class Case:
 
     def _failing(self, images: Tensor) -> str:
         with suppress(LiftError):  # a net that has changed may not be traced any more
-            replay = _Replay(self._net, record(self._net)[0])
+            replay = _Replay(self._net, record(self._net, shape=images.shape[1:])[0])
             try:
                 replay.run(images.clone())
             except Exception:  # noqa: BLE001  (the one that is being told)

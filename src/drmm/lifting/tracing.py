@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from drmm.errors import LiftError
@@ -39,18 +39,22 @@ _DTYPES = {bool: torch.bool, float: torch.float64, int: torch.int64}  # torch ta
 _ADVICE = {
     "cannot be iterated": "name as many parts as there are (n, c, h, w = x.shape; a, b = x.chunk(2, 1)), or index",
     "control flow|an integer|__index__|__round__": (
-        "its forward must not branch or loop on values or sizes of features; lift the part that does not"
+        "its forward must not branch or loop on values or sizes of features; lift the part that does not, or with "
+        "image_shape=(C, H, W) where it asks for the size of images alone"
     ),
     "": "its forward must run with a stand-in for the images; lift the part that does",
 }
 
 
-def trace(net: nn.Module, opaque: frozenset[str] = frozenset()) -> tuple[fx.Graph, str | None]:
+def trace(
+    net: nn.Module, opaque: frozenset[str] = frozenset(), shape: Sequence[int] | None = None
+) -> tuple[fx.Graph, str | None]:
     """The graph of a net in evaluation, free of in-place operations and of what the output does not need.
 
     Args:
         net: left as it was, hooks and training mode included.
         opaque: paths of modules not to look into.
+        shape: of an image, by which control flow on its size is decided.
 
     Returns:
         The graph, and in what the graph in training mode differs from it: the name of an operation, or None.
@@ -58,9 +62,9 @@ def trace(net: nn.Module, opaque: frozenset[str] = frozenset()) -> tuple[fx.Grap
     Raises:
         LiftError: if the net cannot be traced.
     """
-    evaluation, _ = record(net, opaque)
+    evaluation, _ = record(net, opaque, shape)
     try:
-        training, draws = record(net, opaque, training=True)
+        training, draws = record(net, opaque, shape, training=True)
     except LiftError:
         difference: str | None = "its control flow"
     else:
@@ -96,9 +100,9 @@ def kind_of(node: fx.Node, net: nn.Module) -> str:
 class _Tracer(fx.Tracer):
     """Looks into every module that is no layer of torch, no rendering, and not opaque; runs no hooks."""
 
-    def __init__(self, opaque: frozenset[str]) -> None:
+    def __init__(self, opaque: frozenset[str], shape: Sequence[int] | None) -> None:
         super().__init__()
-        self._opaque = opaque
+        self._opaque, self._shape = opaque, shape
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Rendering) or module_qualified_name in self._opaque or is_torch_layer(m)
@@ -114,6 +118,13 @@ class _Tracer(fx.Tracer):
             if (count := pieces(obj.node)) is None:
                 raise
             return iter([obj[i] for i in range(count)])  # type: ignore[index]
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Whether a size of the images is what the net asks for; the values that they have are not known."""
+        if self._shape is not None:
+            with suppress(Exception):
+                return bool(_on_images(obj.node, torch.empty(2, *self._shape, device="meta")))
+        return super().to_bool(obj)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _StandIn(node, self)
@@ -135,6 +146,27 @@ class _StandIn(fx.Proxy):
         raise TypeError("its length is known when it meets images: write x.shape[0]")
 
 
+def _on_images(value: Any, images: Tensor) -> Any:
+    """A value of a graph, or an argument of one, computed of images without numbers by functions alone.
+
+    Raises:
+        TypeError: if a layer is needed for it, or numbers are.
+    """
+    if not isinstance(value, fx.Node):
+        return value
+    if value.op == "placeholder":
+        return images
+    args, kwargs = fx.node.map_arg((value.args, value.kwargs), lambda node: _on_images(node, images))
+    made: Any = None
+    if value.op == "call_method":
+        made = getattr(args[0], str(value.target))(*args[1:], **kwargs)
+    elif not isinstance(value.target, str):
+        made = value.target(*args, **kwargs)
+    if made is None or (isinstance(made, Tensor) and not made.is_meta):
+        raise TypeError(value.name)
+    return made
+
+
 def _logits(output: object) -> fx.Proxy:
     """What a net returns, if that can be logits."""
     if isinstance(output, fx.Proxy):
@@ -154,13 +186,19 @@ def _logits(output: object) -> fx.Proxy:
 
 
 def record(
-    net: nn.Module, opaque: frozenset[str] = frozenset(), *, training: bool = False, thorough: bool = False
+    net: nn.Module,
+    opaque: frozenset[str] = frozenset(),
+    shape: Sequence[int] | None = None,
+    *,
+    training: bool = False,
+    thorough: bool = False,
 ) -> tuple[fx.Graph, bool]:
     """The graph of a net as it is written, in-place operations and all; and whether it draws random numbers.
 
     Args:
         net: left as it was.
         opaque: paths of modules not to look into.
+        shape: as of `trace`.
         training: the mode.
         thorough: whether what is made of buffers is recorded too, and not what they hold now; and numbers made by
             `int` and `float`.
@@ -173,7 +211,7 @@ def record(
     attributes = set(vars(net))
     try:
         with untouched(net, training=training) as draws, recorded(net, numbers=thorough):
-            tracer = _Tracer(opaque)
+            tracer = _Tracer(opaque, shape)
             tracer.proxy_buffer_attributes = thorough
             graph = tracer.trace(net, concrete_args=spare or None)
             _take_constants(graph, net, attributes)
@@ -182,7 +220,7 @@ def record(
     except Exception as error:
         if not thorough:  # int(x.shape[2]); or a buffer's method does not take a stand-in: expand(x.shape[0], -1)
             with suppress(LiftError):
-                return record(net, opaque, training=training, thorough=True)
+                return record(net, opaque, shape, training=training, thorough=True)
         # What users wrote into forward can raise anything when it meets a stand-in for a tensor.
         why = " ".join(str(error).split()).split(". ")[0]
         advice = next(advice for sign, advice in _ADVICE.items() if re.search(sign, why))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -384,12 +384,15 @@ def unused(name: str, taken: Container[str]) -> str:
     return name
 
 
-def translated(net: nn.Module, *, strict: bool) -> tuple[Translation, frozenset[str], str | None]:
+def translated(
+    net: nn.Module, *, strict: bool, shape: Sequence[int] | None = None
+) -> tuple[Translation, frozenset[str], str | None]:
     """A net traced and translated.
 
     Args:
         net: left as it was.
         strict: as for `drmm.lift`.
+        shape: as of `trace`.
 
     Returns:
         The translation; the paths of modules that it takes as a whole; in what training differs, see `trace`.
@@ -399,7 +402,7 @@ def translated(net: nn.Module, *, strict: bool) -> tuple[Translation, frozenset[
     """
     opaque: frozenset[str] = frozenset()
     while True:
-        graph, difference = trace(net, opaque)
+        graph, difference = trace(net, opaque, shape)
         try:
             return Translation(net, graph, strict=strict, with_dropout=difference is None), opaque, difference
         except TakeWhole as request:

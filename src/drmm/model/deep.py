@@ -23,7 +23,7 @@ from drmm.model.priors import Prior, SwitchPrior
 from drmm.model.randomness import categorical, normal, seeded
 from drmm.rendering import Choice, Dropout, Dropout2d, Linear, Norm, Sequential, Switches
 from drmm.rendering.bounds import NoBoundError, bound
-from drmm.rendering.local import is_approximate
+from drmm.rendering.local import is_approximate, is_local
 
 __all__ = ["DRMM", "Latents", "PathSum", "evaluation", "fit_amplitude", "per_image"]
 
@@ -341,8 +341,9 @@ class DRMM(nn.Module):
         """Draw c ~ Cat(π) and g ~ p(g | c) for n images; arguments as for `sample`.
 
         Raises:
-            InputError: if the model does not know its image shape.
+            InputError: as of `sample`.
         """
+        self.check_samples()
         chosen = categorical(self.class_prior, n, generator) if label is None else self.check_label(label, n)
         switches = (self._prior() if prior is None else prior).sample(chosen, self.blank_switches(), generator)
         return Latents.without_score(chosen, self.amplitude.expand(n), switches, self.n_classes)
@@ -365,7 +366,7 @@ class DRMM(nn.Module):
                 one whose samples hang together.
 
         Raises:
-            InputError: if the model does not know its image shape.
+            InputError: if the model does not know its image shape, or draws only what it has seen.
         """
         mean = self.picture(self.sample_latents(n, label, generator, prior))
         return mean + self.noise.sqrt() * normal(mean.shape, mean, generator)
@@ -450,6 +451,18 @@ class DRMM(nn.Module):
 
     def _varies(self) -> bool:
         return any(_varies(module) for module in self.levels.modules())
+
+    def check_samples(self) -> None:
+        """Refuse to draw what was not seen, where some operation draws by its derivative at what it has seen.
+
+        Raises:
+            InputError: if one does.
+        """
+        if local := [name for name, module in self.levels.named_modules() if is_local(module)]:
+            raise InputError(
+                f"{local[0]} draws by its slope at a picture that it saw, so nothing else can be drawn: explain "
+                "and reconstruct pictures"
+            )
 
     def _prior(self) -> SwitchPrior:
         if self.prior is None:

@@ -7,7 +7,7 @@ by pip (`drmm.model.pretrained`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,7 @@ from drmm.rendering import (
     Sum,
 )
 
-__all__ = ["EFFICIENTNETS", "LEAST_SIDE", "efficientnet_lite"]
+__all__ = ["EFFICIENTNETS", "LEAST_SIDE", "efficientnet_lite", "in_colour", "whitened"]
 
 _BLACK, _RANGE = 127 / 255, 128 / 255  # it was trained on (level - 127) / 128, levels being 0 to 255
 _EPS = 1e-3
@@ -86,24 +86,24 @@ def efficientnet_lite(name: str, n_classes: int, image_shape: tuple[int, int, in
         raise InputError(
             f"{name} takes grey or colour images from {LEAST_SIDE}x{LEAST_SIDE} pixels on, not {shown}"
         )
-    levels: list[Rendering] = [Affine(_in_colour, increasing=True)] if channels == 1 else []
-    levels += [_whitened(), *_convolved(3, _STEM, 3, stride=2), Clip(0, 6)]
+    levels: list[Rendering] = [Affine(in_colour, increasing=True)] if channels == 1 else []
+    levels += [whitened(3, [_BLACK], [_RANGE]), *_convolved(3, _STEM, 3, stride=2), Clip(0, 6)]
     levels += _blocks(EFFICIENTNETS[name])
     levels += [*_convolved(_round(_STAGES[-1][-1] * EFFICIENTNETS[name].width), _TOP), Clip(0, 6)]
     body = Sequential(*levels, AdaptiveAvgPool2d(1), Flatten())
     return DRMM(body, Linear(_TOP, n_classes), image_shape=image_shape)
 
 
-def _in_colour(x: torch.Tensor) -> torch.Tensor:
+def in_colour(x: torch.Tensor) -> torch.Tensor:
     """A grey image in three channels."""
     return x.expand(-1, 3, -1, -1)
 
 
-def _whitened() -> FrozenBatchNorm2d:
-    """The preprocessing: a norm by the statistics that it was trained with."""
-    norm = FrozenBatchNorm2d(3, eps=0, affine=False)
-    norm.running_mean.fill_(_BLACK)
-    norm.running_var.fill_(_RANGE**2)
+def whitened(channels: int, mean: Sequence[float], std: Sequence[float]) -> FrozenBatchNorm2d:
+    """A preprocessing: a norm by the statistics that a net was trained with, of each channel or of all."""
+    norm = FrozenBatchNorm2d(channels, eps=0, affine=False)
+    norm.running_mean.copy_(torch.tensor(mean))
+    norm.running_var.copy_(torch.tensor(std).square())
     return norm
 
 

@@ -200,7 +200,11 @@ def borrow(
         label: their classes (N,), -1 where not known: then ĉ, the model's own guess.
         neighbours: as for `PatchPrior`.
         backoff: likewise.
+
+    Raises:
+        InputError: as of `PatchPrior`, or if the model draws only what it has seen.
     """
+    model.check_samples()
     parts: list[Switches] = []
     guesses: list[Tensor] = []
     with torch.no_grad(), evaluation(model):

@@ -17,7 +17,7 @@ from drmm.rendering.base import Rendering, Switches, chosen
 from drmm.rendering.joins import Join, shapes_of
 from drmm.rendering.kinds import AffineRendering, pull_back
 
-__all__ = ["Affine", "AffineJoin", "LocalJoin", "LocalLinear", "is_approximate"]
+__all__ = ["Affine", "AffineJoin", "LocalJoin", "LocalLinear", "is_approximate", "is_local"]
 
 Function = Callable[..., Tensor]
 
@@ -213,6 +213,11 @@ def _name(function: object) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
+def is_local(module: nn.Module) -> bool:
+    """Whether a module draws by its derivative where it was evaluated, and so nothing that was not seen."""
+    return isinstance(module, LocalLinear | LocalJoin)
+
+
 def is_approximate(module: nn.Module) -> bool:
-    """Whether a module draws by a local linear map."""
+    """Whether a module draws by a local linear map which is not all that it does."""
     return isinstance(module, LocalLinear | LocalJoin) and not module.exact

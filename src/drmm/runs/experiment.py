@@ -15,8 +15,8 @@ from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.learning.recipes import DEFAULT, read_recipe
 from drmm.learning.selection import Grid
-from drmm.model.storage import Recipe
 from drmm.records import DERIVED, Record, Setting, from_table, in_table, nearest, settings_of
+from drmm.storage.models import Recipe
 
 __all__ = ["Data", "Experiment", "Teacher", "Trust"]
 
@@ -214,7 +214,7 @@ class Experiment:
             asked.source,
             data_dir=data_dir,
             download=download,
-            size=asked.size,
+            size=asked.size or self.model.size,
             classes=asked.classes,
             shape=asked.shape,
             labels=asked.labels or None,

@@ -27,13 +27,13 @@ from drmm.learning.recipes import is_recipe, names, read_recipe
 from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
 from drmm.model.deep import DRMM
-from drmm.model.storage import Recipe, start_model
 from drmm.progress import Outlook
 from drmm.runs.classes import kept_shares, told
 from drmm.runs.experiment import Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest, warn_of_leaks
 from drmm.runs.run import Run, number, versions
 from drmm.runs.stages import CHOICE, FOLD, MODEL, TEACHER, is_cross_fitted, lesson_of, stages
+from drmm.storage.models import Recipe, start_model
 from drmm.trust.assessment import Assessment, assess
 from drmm.trust.crossfit import cross_fit, cross_fit_head
 
@@ -74,6 +74,7 @@ def fit_run(
             changed.
     """
     folder = Path(folder)
+    experiment.model.check()
     # DDP starts the same command again for every further device; only the first process owns the folder.
     leader = is_leader()
     if not resume:  # a finished run has the winner's sizes beside what was selected from
@@ -89,8 +90,9 @@ def fit_run(
         parts = parts_of(experiment, data)
         whole = _whole(experiment, data)
         candidates = _candidates(whole, parts)
-        if leader:
-            tell(_structure(candidates))
+        told = _structure(candidates)
+        for line in told if leader else ():
+            tell(line)
         run = _checked(run, whole, data) if resume else Run(folder, whole)
     if leader and not resume:
         run = Run.create(folder, whole)
@@ -318,12 +320,11 @@ def _check_free(experiment: Experiment) -> None:
 
 
 def _candidates(experiment: Experiment, parts: Parts) -> tuple[Recipe, ...]:
-    """What to choose from, or the one recipe there is; each can be built."""
+    """What to choose from, or the one recipe there is."""
     grid, recipe = experiment.select, experiment.model
     if not grid:
         if grid.criterion is not None:
             raise InputError("a criterion needs something to choose between: set select.width=8,16, say")
-        recipe.build(seed=0)
         return (recipe,)
     if experiment.machine.devices > 1:
         raise InputError("structures are selected on one device: set machine.devices to 1, or select first")
@@ -332,18 +333,21 @@ def _candidates(experiment: Experiment, parts: Parts) -> tuple[Recipe, ...]:
     return candidates
 
 
-def _structure(candidates: tuple[Recipe, ...]) -> str:
-    """Of what will be trained, in a line."""
+def _structure(candidates: tuple[Recipe, ...]) -> list[str]:
+    """Of what will be trained, in a few lines; it can be built."""
     if len(candidates) > 1:
-        return f"{len(candidates)} structures to choose between"
+        return [f"{len(candidates)} structures to choose between"]
     [recipe] = candidates
-    size = sum(parameter.numel() for parameter in recipe.build(seed=0).parameters())
+    loaded: list[str] = []
+    size = sum(parameter.numel() for parameter in start_model(recipe, 0, tell=loaded.append).parameters())
     channels, height, width = recipe.image_shape
     kind = {1: "grey", 3: "colour"}.get(channels, f"{channels}-channel")
-    return f"the model: {recipe.preset} for {kind} images of {height}x{width} pixels, {size:,} parameters"
+    shown = f"the model: {recipe.architecture} for {kind} images of {height}x{width} pixels, {size:,} parameters"
+    return [shown, *loaded]
 
 
 _MAY_DIFFER = {"training.epochs", "data.source", "data.labels", "data.digest", "teacher.source", "teacher.digest"}
+_MAY_DIFFER |= {"model.weights"}  # whose digest may not
 
 
 def _checked(run: Run, experiment: Experiment, data: Dataset) -> Run:

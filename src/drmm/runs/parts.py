@@ -20,8 +20,8 @@ from drmm.data.store import taken
 from drmm.errors import InputError
 from drmm.files import read_bytes
 from drmm.learning.metrics import labels_from_folder
-from drmm.model.storage import MODEL_FILES, Recipe
 from drmm.runs.experiment import Experiment
+from drmm.storage.models import MODEL_FILES, Recipe
 
 __all__ = [
     "Parts",

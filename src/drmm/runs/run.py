@@ -39,9 +39,9 @@ from drmm.files import (
 from drmm.learning.recipes import is_recipe
 from drmm.learning.train import seconds_in
 from drmm.model.deep import DRMM
-from drmm.model.storage import Recipe, load_model, save_model
 from drmm.runs.earlier import experiment_tables
 from drmm.runs.experiment import Experiment
+from drmm.storage.models import Recipe, load_model, save_model
 from drmm.trust.assessment import Assessment
 
 __all__ = ["Curve", "Run", "number", "versions"]

@@ -11,9 +11,9 @@ from drmm.data.splits import label_folds
 from drmm.learning.recipes import is_recipe
 from drmm.learning.selection import held_out
 from drmm.learning.train import steps_in
-from drmm.model.storage import Recipe
 from drmm.runs.experiment import Experiment
 from drmm.runs.parts import Parts
+from drmm.storage.models import Recipe
 
 __all__ = ["CHOICE", "FOLD", "MODEL", "TEACHER", "is_cross_fitted", "lesson_of", "stages"]
 

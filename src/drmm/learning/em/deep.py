@@ -30,9 +30,9 @@ from drmm.learning.em.posterior_cache import PosteriorCache, PosteriorStore
 from drmm.learning.em.regression import solve
 from drmm.model.constraints import is_nonnegative, set_weight
 from drmm.model.deep import DRMM, Latents, fit_amplitude, per_image
-from drmm.model.storage import misfit
 from drmm.rendering import BatchNorm1d, BatchNorm2d, Switches
 from drmm.rendering.norm import running_scale
+from drmm.storage.models import misfit
 
 __all__ = ["DeepLearner", "MStep", "Rule", "Stream", "e_step", "g_step", "m_step"]
 

@@ -22,7 +22,7 @@ from drmm.errors import InputError, RunError
 from drmm.learning.em.loop import Learner, named, unnamed
 from drmm.model.randomness import categorical
 from drmm.model.shallow import RMM, Quadratic
-from drmm.model.storage import misfit
+from drmm.storage.models import misfit
 
 __all__ = ["Moments", "ShallowLearner", "expect", "grow", "maximise", "seed"]
 

@@ -19,9 +19,11 @@ from drmm.errors import InputError
 from drmm.files import expanded
 from drmm.records import nearest
 
-__all__ = ["DEFAULT", "RecipeFile", "is_recipe", "names", "read_recipe"]
+__all__ = ["DEFAULT", "ON_NETS", "RecipeFile", "is_recipe", "names", "read_recipe"]
 
 DEFAULT = "few-labels"
+ON_NETS = "photos-quick"
+"""The default on a net of one's own."""
 _TABLES = ("data", "model", "objective", "training", "machine", "teacher", "select", "trust")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,7 +155,10 @@ def samples(context: Context) -> Section:
         except InputError as error:
             reason, _, _ = str(error).partition(": ")  # what to do about it is for callers
             blocks.append(Note(f"There is no patch prior: {reason}."))
-    blocks.append(gallery("Independent prior: every switch drawn by itself", None))
+    try:
+        blocks.append(gallery("Independent prior: every switch drawn by itself", None))
+    except InputError as error:
+        blocks = [Note(f"There are none: {error}.")]
     lead = "Drawn from the model: a class, its switches, and the rendering down to the pixels."
     return Section("samples", "Samples", lead, tuple(blocks))
 
@@ -244,4 +248,6 @@ def _template(context: Context, model: DRMM, label: int) -> Tensor:
         if len(mine):
             return model.reconstruct(context.inputs(mine), label).mean(0)
     generator = torch.Generator().manual_seed(context.seed)
-    return model.picture(model.sample_latents(_PER_TEMPLATE, label, generator)).mean(0)
+    with suppress(InputError):
+        return model.picture(model.sample_latents(_PER_TEMPLATE, label, generator)).mean(0)
+    return torch.zeros(context.source.recipe.image_shape)  # nothing of it was seen

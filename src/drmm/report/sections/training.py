@@ -252,7 +252,7 @@ def model(context: Context) -> Section:
         facts.append(Fact(percent(float(np.median(evaluation.explained)), 0), "reconstructed energy", explained))
     n_parameters = free_parameters(source.model)
     shape = " × ".join(map(str, source.recipe.image_shape))
-    remark = f"{one_line(source.recipe.preset)}, {source.recipe.constraint}, pictures {shape}"
+    remark = f"{one_line(source.recipe.architecture)}, {source.recipe.constraint}, pictures {shape}"
     facts.append(Fact(f"{n_parameters:,}", "parameters", remark))
     seconds = number(results or source.results, "seconds")
     if seconds is not None:
@@ -310,7 +310,7 @@ def _labelled_images(context: Context) -> tuple[Gallery, ...]:
 def _recipe(source: Run) -> dict[str, object]:
     recipe = source.recipe
     return {
-        "preset": recipe.preset,
+        "preset": recipe.architecture,
         "constraint": recipe.constraint,
         "width": recipe.width,
         "depth": recipe.depth,
