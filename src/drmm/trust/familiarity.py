@@ -174,4 +174,5 @@ def looks_of_pictures(model: DRMM, x: Tensor, latents: Latents) -> Figures:
     on = [leaf.a for leaf in latents.switches.leaves() if leaf.a is not None]
     parts += [switches.flatten(1).double().mean(1) for switches in on]
     numbers = torch.stack([part.double() for part in parts], 1)
-    return np.asarray(torch.cat([numbers, model.levels(x).double()], 1).numpy())
+    features = model.levels(x) if latents.features is None else latents.features
+    return np.asarray(torch.cat([numbers, features.double()], 1).numpy())
