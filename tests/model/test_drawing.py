@@ -65,6 +65,8 @@ def test_what_was_drawn_is_not_another_models_or_of_other_weights(model, x):
     model.picture(latents).zero_()  # and is nobody's to write in
     assert torch.equal(model.picture(latents), per_image(latents.amplitude) * model.render(latents))
     assert torch.equal(other.picture(latents), per_image(latents.amplitude) * other.render(latents))
+    taught = DRMM(model.levels, Linear(model.templates.in_features, 4), image_shape=SHAPE).eval()
+    assert torch.equal(taught.picture(latents), per_image(latents.amplitude) * taught.render(latents))
     before = model.picture(latents)
     model.templates.weight.data.neg_()
     assert torch.equal(model.picture(latents), -before)

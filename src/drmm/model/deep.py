@@ -235,7 +235,7 @@ class DRMM(nn.Module):
         with _randomness(generator):
             chosen, logits, switches, features = self._max_sum(image, label)
         moment, varies = Moment.now(self, image), self._varies()
-        drawing = Drawing(None, Sketch(self.levels, self.templates, moment, chosen, switches, seen))
+        drawing = Drawing(None, Sketch(self, moment, chosen, switches, seen))
         if varies:
             certificate = Certificate.unknown(logits[:, 0].detach())
         else:
@@ -298,7 +298,7 @@ class DRMM(nn.Module):
 
     def picture(self, latents: Latents) -> Tensor:
         """α μ_cg, (N, C, H, W): the rendering, as bright as the latents say."""
-        amplitude, drawn = per_image(latents.amplitude), latents.drawing.rendering(self.levels)
+        amplitude, drawn = per_image(latents.amplitude), latents.drawing.rendering(self)
         return amplitude * (self.render(latents) if drawn is None else drawn)
 
     def reconstruct(self, x: Tensor, label: Tensor | int | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
@@ -16,21 +16,31 @@ from drmm.rendering import Choice, Linear, Sequential, Switches
 __all__ = ["Drawing", "Sketch", "draw", "fit_amplitude"]
 
 
+class Drawer(Protocol):
+    """A model that draws."""
+
+    @property
+    def levels(self) -> Sequential:
+        """The renderings."""
+
+    @property
+    def templates(self) -> Linear | Choice:
+        """The class templates."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sketch:
     """What a drawing is made of.
 
     Attributes:
-        levels: the renderings of a model.
-        templates: its class templates.
-        moment: when it inferred.
+        model: what inferred.
+        moment: when it did.
         label: ĉ, (N,).
         switches: ĝ.
         observed: which pixels were seen, bool (N, C, H, W), or None.
     """
 
-    levels: Sequential
-    templates: Linear | Choice
+    model: Drawer
     moment: Moment
     label: Tensor
     switches: Switches
@@ -43,16 +53,14 @@ class Sketch:
             InputError: if the weights or the images have changed.
         """
         self.moment.check("amplitude")
-        with torch.no_grad(), evaluation(self.levels):
-            return draw(self.levels, self.templates.weight[self.label], self.switches)
+        with torch.no_grad(), evaluation(self.model.levels):
+            return draw(self.model.levels, self.model.templates.weight[self.label], self.switches)
 
     def select(self, index: Tensor | slice) -> Sketch:
         """Of some images."""
         observed = None if self.observed is None else self.observed[index]
         switches = self.switches.select(index)
-        return Sketch(
-            self.levels, self.templates, self.moment.select(index), self.label[index], switches, observed
-        )
+        return Sketch(self.model, self.moment.select(index), self.label[index], switches, observed)
 
 
 @final
@@ -85,11 +93,11 @@ class Drawing:
             self._amplitude = fit_amplitude(self._sketch.moment.x, self._rendering, self._sketch.observed)
         return self._amplitude
 
-    def rendering(self, levels: Sequential) -> Tensor | None:
-        """μ_ĉĝ, (N, C, H, W), if it was drawn, these renderings draw it now, and no gradient is wanted."""
+    def rendering(self, model: Drawer) -> Tensor | None:
+        """μ_ĉĝ, (N, C, H, W), if it was drawn, this model would draw it now, and no gradient is wanted."""
         if self._rendering is None or self._sketch is None or torch.is_grad_enabled():
             return None
-        return self._rendering if self._sketch.levels is levels and self._sketch.moment.has_weights else None
+        return self._rendering if self._sketch.model is model and self._sketch.moment.has_weights else None
 
     def select(self, index: Tensor | slice) -> Drawing:
         """The drawing of some images."""
