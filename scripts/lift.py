@@ -1,25 +1,33 @@
 """What lifting costs: seconds to lift, inference and reconstruction against a forward pass, bytes of switches.
 
 Networks are pytorchcv's with random weights, images 224 × 224, in evaluation and without gradients. Every round
-times each call once, so that a busy machine slows all of them alike; ratios are medians over rounds.
+times each call once, so that a busy machine slows all of them alike; ratios are medians over rounds. Then the
+net for photographs, as a preset and lifted, against its published implementation: several sizes, one thread and
+two.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from efficientnet_lite_pytorch import EfficientNet
 from pytorchcv.model_provider import get_model
 from torch import Tensor, nn
 
 import drmm
+from drmm.model.efficientnet import efficientnet_lite
 from drmm.progress import track
 from drmm.studies.timing import ratio, take_turns
 from scripts.study import Results, study
 
 NETS = ("resnet18", "resnet50", "bn_vgg11", "densenet121", "mobilenetv2_w1", "resnext50_32x4d")
+PHOTOGRAPHS = ((1, 224), (8, 224), (32, 112))  # how many at once, and pixels a side
+THREADS = (1, 2)
 UNITS = (nn.ReLU, nn.ReLU6, nn.MaxPool2d)
 
 
@@ -58,11 +66,48 @@ def measure(name: str, batch: int, rounds: int) -> dict[str, float | str]:
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
 
 
+@torch.no_grad()
+def photographs(rounds: int) -> list[dict[str, float | str]]:
+    """Rows of the other table; `inference` is `infer`, of which neither certificate nor amplitude is read."""
+    net = EfficientNet.from_name("efficientnet-lite0").eval()
+    preset = efficientnet_lite("efficientnet_lite0", 1000, (3, 224, 224)).eval()
+    models = {"preset": preset, "lifted": drmm.lift(net, image_shape=(3, 224, 224))}
+    rows: list[dict[str, float | str]] = []
+    for threads, (batch, side) in track([*itertools.product(THREADS, PHOTOGRAPHS)], "sizes"):
+        torch.set_num_threads(threads)
+        x = torch.randn(batch, 3, side, side)
+        calls: dict[str, Callable[[], object]] = {"forward": partial(net, x)}
+        for name, model in models.items():
+            calls[f"{name} inference"] = partial(model.infer, x)
+            calls[f"{name} reconstruction"] = partial(model.reconstruct, x)
+        times = take_turns(calls, rounds)
+        rows += [
+            {
+                "net": name,
+                "batch": batch,
+                "side": side,
+                "threads": threads,
+                "forward_ms": round(1e3 * statistics.median(times["forward"]), 4),
+                "inference_to_forward": round(ratio(times[f"{name} inference"], times["forward"]), 4),
+                "reconstruction_to_forward": round(ratio(times[f"{name} reconstruction"], times["forward"]), 4),
+            }
+            for name in models
+        ]
+    torch.set_num_threads(1)
+    return rows
+
+
 def run(asked: Namespace) -> Results:
     """Measure every net."""
     torch.manual_seed(0)
     rows = [measure(name, asked.batch, asked.rounds) for name in track(NETS, "nets")]
-    return {"batch": asked.batch, "rounds": asked.rounds, "threads": torch.get_num_threads(), "rows": rows}
+    return {
+        "batch": asked.batch,
+        "rounds": asked.rounds,
+        "threads": torch.get_num_threads(),
+        "rows": rows,
+        "photographs": photographs(asked.rounds),
+    }
 
 
 def table(results: Results) -> str:
@@ -82,6 +127,12 @@ def table(results: Results) -> str:
             for key in titles
         ]
         rows.append(f"| {' | '.join(cells)} |")
+    rows += ["", "| EfficientNet-Lite0 | images | threads | inference ÷ forward | reconstruction ÷ forward |"]
+    rows += ["|---|--:|--:|--:|--:|"]
+    for row in results.get("photographs", ()):
+        images = f"{row['batch']} × {row['side']}²"
+        inference, reconstruction = row["inference_to_forward"], row["reconstruction_to_forward"]
+        rows.append(f"| {row['net']} | {images} | {row['threads']} | {inference:.2f} | {reconstruction:.2f} |")
     return "\n".join(rows)
 
 

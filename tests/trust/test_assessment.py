@@ -13,6 +13,7 @@ from drmm.data.images import pixels
 from drmm.data.splits import label_folds
 from drmm.errors import InputError
 from drmm.model.deep import DRMM
+from drmm.rendering import Sequential
 from drmm.storage.models import Recipe
 from drmm.trust.assessment import Answers, Assessment, assess
 from drmm.trust.crossfit import cross_fit, pool_of
@@ -196,3 +197,23 @@ def test_answers_do_not_depend_on_the_batch(model: DRMM, images: tuple[Tensor, T
     together = known.of_pictures(model, x)
     assert alone.familiarity[0] == pytest.approx(together.familiarity[5], abs=0.05)
     assert alone.probability[0] == pytest.approx(together.probability[5], abs=1e-5)
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_answers_take_one_pass_up_and_one_drawing(
+    model: DRMM, images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch, certified: bool
+) -> None:
+    x, y = images
+    known, passes = assess(model, x, y, ()), list[str]()
+    for name in ("infer", "forward", "render"):
+        whole = getattr(Sequential, name)
+        monkeypatch.setattr(Sequential, name, lambda *a, w=whole, n=name: passes.append(n) or w(*a))
+    with torch.no_grad():
+        latents = model.infer(pixels(x), certify=certified)
+        answers = known.answers(model, pixels(x), latents)
+        model.log_joint(pixels(x), latents)
+    assert passes == ["infer", "render"]
+    monkeypatch.undo()
+    with torch.no_grad():  # control: of latents that keep nothing, the same answers
+        bare = replace(latents, features=None, amplitude=latents.amplitude.clone())
+        assert np.array_equal(known.answers(model, pixels(x), bare).parts, answers.parts)

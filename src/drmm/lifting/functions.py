@@ -7,14 +7,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drmm.lifting.arguments import Arguments, Batch, Hole
+from drmm.lifting.arguments import Arguments, Batch, Call, Hole, Setting
 from drmm.lifting.signatures import renamed
 from drmm.rendering import (
     Abs,
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
+    Affine,
     AvgPool2d,
     Clip,
     Concat,
@@ -31,8 +33,9 @@ from drmm.rendering import (
     Rendering,
     Sum,
 )
+from drmm.rendering.convolution import draw
 
-__all__ = ["function_rendering", "hardsigmoid", "threshold"]
+__all__ = ["function_rendering", "hardsigmoid", "padded", "threshold"]
 
 
 def function_rendering(name: str, call: Arguments) -> Rendering | Join | None:
@@ -124,6 +127,57 @@ def _avg_pool2d(input: object, kernel_size: Any, stride: Any = None, *args: Any,
     return AvgPool2d(_plain(kernel_size), _plain(stride or None), *map(_plain, args), **kwargs)
 
 
+class _Drawn:
+    """The transpose of a convolution with a weight that is a setting.
+
+    Args:
+        geometry: stride, padding, dilation and groups.
+        place: of the weight among the settings.
+    """
+
+    def __init__(self, geometry: nn.Conv2d, place: int) -> None:
+        self.geometry, self.place = geometry, place
+
+    def __call__(self, z: Tensor, shape: tuple[int, ...], *settings: Tensor) -> Tensor:
+        return draw(z, settings[self.place], self.geometry, shape)
+
+
+def _conv2d(
+    input: object,
+    weight: object,
+    bias: object = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Rendering:
+    if type(weight) is not Setting or isinstance(padding, str):
+        raise TypeError
+    stride, padding, dilation, groups = map(_plain, (stride, padding, dilation, groups))
+    geometry = nn.Conv2d(groups, groups, 1, stride, padding, dilation, groups, bias=False, device="meta")
+    call = Call(F.conv2d, ((input, weight, bias, stride, padding, dilation, groups), {}))
+    return Affine(call, transpose=_Drawn(geometry, weight.index - 1))
+
+
+class _Cropped:
+    """The transpose of padding by constants, which is to pad by as much less than nothing."""
+
+    def __init__(self, pad: tuple[int, ...]) -> None:
+        self.pad = pad
+
+    def __call__(self, z: Tensor, shape: tuple[int, ...]) -> Tensor:
+        del shape
+        return F.pad(z, [-size for size in self.pad])
+
+
+def padded(input: object, pad: Any, mode: str = "constant", value: Any = None) -> Rendering:
+    """`F.pad` by constants."""
+    if mode != "constant":
+        raise TypeError
+    pad, value = _plain(pad), _plain(value)
+    return Affine(Call(F.pad, ((input, pad, mode, value), {})), increasing=True, transpose=_Cropped(pad))
+
+
 def _adaptive(kind: type[Rendering]) -> Callable[..., Rendering]:
     def build(input: object, output_size: Any) -> Rendering:
         return kind(_plain(output_size))
@@ -184,6 +238,7 @@ _BUILDERS: dict[str, Callable[..., Rendering | Join]] = {
     "clip": _clamp,
     "concat": _concat,
     "concatenate": _concat,
+    "conv2d": _conv2d,
     "dropout": _dropout(Dropout),
     "dropout1d": _dropout(Dropout2d),
     "dropout2d": _dropout(Dropout2d),
@@ -198,6 +253,7 @@ _BUILDERS: dict[str, Callable[..., Rendering | Join]] = {
     "maximum": _maximum,
     "min": functools.partial(_maximum, largest=False),
     "minimum": functools.partial(_maximum, largest=False),
+    "pad": padded,
     "relu": lambda input, inplace=False: ReLU(),
     "relu6": lambda input, inplace=False: Clip(0, 6),
     "reshape": _view,

@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from drmm.lifting.arguments import Arguments, Call, Hole, Parts
-from drmm.lifting.functions import function_rendering, hardsigmoid, threshold
+from drmm.lifting.functions import function_rendering, hardsigmoid, padded, threshold
 from drmm.lifting.shadows import shadow, torch_type, twin
 from drmm.lifting.signatures import named, names_dimensions, works_along_images
 from drmm.lifting.tracing import LiftError, kind_of, name_of
@@ -369,6 +369,6 @@ def _layer(layer: nn.Module) -> Rendering | None:
         return hardsigmoid(None)
     if kind is nn.RReLU:
         return LeakyReLU((float(layer.lower) + float(layer.upper)) / 2)  # type: ignore[arg-type]
-    if kind in {nn.AlphaDropout, nn.FeatureAlphaDropout}:
-        return Identity()
-    return None
+    if kind in {nn.ZeroPad2d, nn.ConstantPad2d}:
+        return padded(Hole(0), layer.padding, value=layer.value)
+    return Identity() if kind in {nn.AlphaDropout, nn.FeatureAlphaDropout} else None

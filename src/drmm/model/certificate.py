@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, final
 
 import torch
@@ -11,15 +11,9 @@ from torch import Tensor, nn
 
 from drmm.errors import InputError
 from drmm.model.modes import evaluation
+from drmm.model.moment import Moment, stale
 
 __all__ = ["Certificate"]
-
-_ODD = -7046029254386353131  # 2⁶⁴ / golden ratio, whose multiples share few bits
-
-_STALE = (
-    "the weights or the images have changed since inference, so that the bound is lost: infer again, "
-    "or infer with certify=True"
-)
 
 
 class Bounded(Protocol):
@@ -59,15 +53,15 @@ class Certificate:
         return cls(torch.full_like(value, math.inf))
 
     @classmethod
-    def of(cls, model: Bounded, x: Tensor, label: Tensor | None) -> Self:
-        """The bound that a model has for images, as both are now.
+    def of(cls, model: Bounded, moment: Moment, label: Tensor | None) -> Self:
+        """The bound that a model has for images, as both were.
 
         Args:
             model: what infers.
-            x: images (N, C, H, W).
+            moment: when it did.
             label: bound this class, (N,); None bounds all of them.
         """
-        return cls(None, _Question(model, x, label, _checksum(_tensors(model)), _checksums(x)))
+        return cls(None, _Question(model, moment, label))
 
     def read(self) -> Tensor:
         """The bound, (N,).
@@ -76,8 +70,8 @@ class Certificate:
             InputError: if the weights or the images have changed before it was first read.
         """
         if self._value is None:
-            if self._question is None or not self._question.holds():
-                raise InputError(_STALE)
+            if self._question is None:
+                raise InputError(stale("bound"))
             self._value, self._question = self._question.answer(), None
         return self._value
 
@@ -93,54 +87,24 @@ class Certificate:
 
     def __getstate__(self) -> dict[str, Any]:
         """The bound, or that it is lost."""
-        answered = self._value is not None or (self._question is not None and self._question.holds())
+        answered = self._value is not None or (self._question is not None and self._question.moment.lasts)
         return {"_value": self.read() if answered else None, "_question": None}
 
 
+@dataclass(frozen=True, slots=True)
 class _Question:
-    """Which bound is asked for, and checksums of what it depends on."""
+    """Which bound is asked for, and of when."""
 
-    def __init__(self, model: Bounded, x: Tensor, label: Tensor | None, weights: Tensor, images: Tensor) -> None:
-        self._model, self._x, self._label = model, x.detach(), label
-        self._weights, self._images = weights, images
-
-    def holds(self) -> bool:
-        weights, images = _checksum(_tensors(self._model)), _checksums(self._x)
-        moved = weights.device != self._weights.device
-        return not moved and torch.equal(self._weights, weights) and torch.equal(self._images, images)
+    model: Bounded
+    moment: Moment
+    label: Tensor | None
 
     def answer(self) -> Tensor:
+        self.moment.check("bound")
         # Inference was in a mode in which nothing depended on the batch: the same map as in evaluation.
-        with evaluation(self._model.levels), evaluation(self._model.templates):
-            ceiling = self._model.upper_bound(self._x)
-        return ceiling.amax(1) if self._label is None else ceiling.gather(1, self._label[:, None]).squeeze(1)
+        with evaluation(self.model.levels), evaluation(self.model.templates):
+            ceiling = self.model.upper_bound(self.moment.x)
+        return ceiling.amax(1) if self.label is None else ceiling.gather(1, self.label[:, None]).squeeze(1)
 
     def select(self, index: Tensor | slice) -> _Question:
-        label = None if self._label is None else self._label[index]
-        return _Question(self._model, self._x[index], label, self._weights, self._images[index])
-
-
-def _tensors(model: Bounded) -> Iterable[Tensor]:
-    for part in (model.levels, model.templates):
-        yield from part.parameters()
-        yield from part.buffers()
-
-
-def _checksum(tensors: Iterable[Tensor]) -> Tensor:
-    """A number for the bits of tensors, (). A version counter would not do: edits of `.data` leave it as it is."""
-    parts = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors]
-    return _checksums(torch.cat(parts)[None])[0] if parts else torch.zeros((), dtype=torch.int64)
-
-
-def _checksums(x: Tensor) -> Tensor:
-    """A number for the bits of each row, (N,), for which no device has to be waited for.
-
-    The sum of the mixed 64-bit words, each with its place. Without the mixing two changes of sign would cancel.
-    """
-    rows = x.detach().reshape(len(x), -1).contiguous().view(torch.uint8)
-    words = nn.functional.pad(rows, (0, -rows.shape[1] % 8)).view(torch.int64)
-    mixed = words + torch.arange(words.shape[1], device=x.device) * _ODD
-    mixed ^= mixed >> 32
-    mixed *= _ODD
-    mixed ^= mixed >> 29
-    return mixed.sum(1)
+        return _Question(self.model, self.moment.select(index), None if self.label is None else self.label[index])

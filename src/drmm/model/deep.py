@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,10 @@ from torch.optim.swa_utils import update_bn
 
 from drmm.errors import InputError
 from drmm.model.certificate import Certificate
+from drmm.model.drawing import Drawing, Sketch, draw, fit_amplitude
 from drmm.model.inpainting import complete, observed_pixels
-from drmm.model.modes import evaluation
+from drmm.model.modes import evaluation, pieces
+from drmm.model.moment import Moment
 from drmm.model.priors import Prior, SwitchPrior
 from drmm.model.randomness import categorical, normal, seeded
 from drmm.rendering import Choice, Dropout, Dropout2d, Linear, Norm, Sequential, Switches
@@ -28,7 +30,19 @@ from drmm.rendering.local import is_approximate, is_local
 __all__ = ["DRMM", "Latents", "PathSum", "evaluation", "fit_amplitude", "per_image"]
 
 
-@dataclass(frozen=True, slots=True)
+class _Amplitude:
+    """The attribute of latents that is given as numbers, or as a drawing that is made when it is read."""
+
+    def __get__(self, latents: Latents | None, owner: type | None = None) -> Tensor:
+        if latents is None:
+            raise AttributeError("amplitude")  # which has no default
+        return latents.drawing.read()
+
+    def __set__(self, latents: Latents, given: Tensor | Drawing) -> None:
+        object.__setattr__(latents, "drawing", given if isinstance(given, Drawing) else Drawing(given))
+
+
+@dataclass(frozen=True)
 class Latents:
     """The latent configuration of each image: ĉ and ĝ, and how good they are.
 
@@ -37,20 +51,25 @@ class Latents:
         score: the max-sum objective ⟨μ_ĉĝ, I⟩ plus the bias paths and the class bias, (N,).
         logits: the score of every class with the same switches, (N, C).
         certificate: what `upper_bound` reads.
-        amplitude: the least-squares factor of the rendering, α ≥ 0, (N,): I ≈ α μ_ĉĝ.
+        amplitude: the least-squares factor of the rendering, α ≥ 0, (N,): I ≈ α μ_ĉĝ. Computed when it is first
+            read, as `upper_bound` is.
         switches: ĝ.
         observed: which pixels were seen, bool (N, C, H, W); None if `infer` was not told.
         completed: the images with what was missing filled in, which the switches are of; None likewise.
+        features: I^(L) of inference, which the templates were compared with, (N, D); None without one.
+        drawing: what `amplitude` reads.
     """
 
     label: Tensor
     score: Tensor
     logits: Tensor
     certificate: Certificate
-    amplitude: Tensor
-    switches: Switches
+    amplitude: _Amplitude = _Amplitude()
+    switches: Switches  # type: ignore[misc]  # the descriptor above is no default
     observed: Tensor | None = None
     completed: Tensor | None = None
+    features: Tensor | None = None
+    drawing: Drawing = field(init=False, repr=False, compare=False)
 
     @property
     def upper_bound(self) -> Tensor:
@@ -92,10 +111,12 @@ class Latents:
             self.score[index],
             self.logits[index],
             self.certificate.select(index),
-            self.amplitude[index],
+            self.drawing.select(index),
             self.switches.select(index),
-            None if self.observed is None else self.observed[index],
-            None if self.completed is None else self.completed[index],
+            *(
+                None if values is None else values[index]
+                for values in (self.observed, self.completed, self.features)
+            ),
         )
 
 
@@ -203,7 +224,8 @@ class DRMM(nn.Module):
             generator: source of randomness for renderings that draw (dropout in training mode).
             observed: True where a pixel was seen, bool (N, C, H, W) with any of the four 1, or (H, W); None if all
                 were. Other pixels may have any value, NaN too.
-            certify: compute `upper_bound` at once, and not when it is first read: for weights that will change.
+            certify: compute `upper_bound` and the amplitude at once, and not when they are first read: for weights
+                that will change.
 
         Raises:
             InputError: if the labels or the mask do not fit.
@@ -211,23 +233,26 @@ class DRMM(nn.Module):
         seen = None if observed is None else observed_pixels(x, observed)
         image = x if seen is None else self.inpaint(x, seen, label)
         with _randomness(generator):
-            chosen, logits, switches = self.max_sum(image, label)
-        rendering = self.levels.render(self.templates.weight[chosen], switches)
-        if self._varies():
+            chosen, logits, switches, features = self._max_sum(image, label)
+        moment, varies = Moment.now(self, image), self._varies()
+        drawing = Drawing(None, Sketch(self, moment, chosen, switches, seen))
+        if varies:
             certificate = Certificate.unknown(logits[:, 0].detach())
         else:
-            certificate = Certificate.of(self, image, None if label is None else chosen)
-        if certify:
+            certificate = Certificate.of(self, moment, None if label is None else chosen)
+        if certify or varies:  # the next pass of training changes running statistics
             certificate.read()
+            drawing.read()
         return Latents(
             label=chosen,
             score=logits.gather(1, chosen[:, None]).squeeze(1),
             logits=logits,
             certificate=certificate,
-            amplitude=fit_amplitude(image, rendering, seen),
+            amplitude=drawing,
             switches=switches,
             observed=seen,
             completed=None if seen is None else image,
+            features=features,
         )
 
     def inpaint(self, x: Tensor, observed: Tensor, label: Tensor | int | None = None) -> Tensor:
@@ -269,11 +294,12 @@ class DRMM(nn.Module):
 
     def render(self, latents: Latents) -> Tensor:
         """μ_ĉĝ, (N, C, H, W): the class template drawn through the switches."""
-        return self.levels.render(self.templates.weight[latents.label], latents.switches)
+        return draw(self.levels, self.templates.weight[latents.label], latents.switches)
 
     def picture(self, latents: Latents) -> Tensor:
         """α μ_cg, (N, C, H, W): the rendering, as bright as the latents say."""
-        return per_image(latents.amplitude) * self.render(latents)
+        amplitude, drawn = per_image(latents.amplitude), latents.drawing.rendering(self)
+        return amplitude * (self.render(latents) if drawn is None else drawn)
 
     def reconstruct(self, x: Tensor, label: Tensor | int | None = None) -> Tensor:
         """α μ_ĉĝ, (N, C, H, W): the best explanation of each image, as bright as it should be."""
@@ -422,10 +448,7 @@ class DRMM(nn.Module):
 
     def max_sum(self, x: Tensor, label: Tensor | int | None) -> tuple[Tensor, Tensor, Switches]:
         """One bottom-up pass: ĉ (N,) (or the label that is given), logits (N, C), and ĝ; arguments as `infer`."""
-        self.admit(x)
-        features, switches = self.levels.infer(x)
-        logits = self.templates(features)
-        return logits.argmax(1) if label is None else self.check_label(label, len(x)), logits, switches
+        return self._max_sum(x, label)[:3]
 
     def check_label(self, label: Tensor | int, n: int) -> Tensor:
         """Class indices (n,), from one for each of n images or one for all.
@@ -443,10 +466,23 @@ class DRMM(nn.Module):
             raise InputError(f"label must be one or {n} class indices from 0 to {self.n_classes - 1}")
         return labels.long().reshape(-1).expand(n)
 
+    def _max_sum(self, x: Tensor, label: Tensor | int | None) -> tuple[Tensor, Tensor, Switches, Tensor]:
+        """As `max_sum`, and the features (N, D)."""
+        self.admit(x)
+        parts = [slice(None)] if self._varies() else pieces(len(x), x.shape[1:])
+        found = [self.levels.infer(x[part]) for part in parts]
+        features, switches = found[0]
+        if len(found) > 1:
+            features = torch.cat([y for y, _ in found])
+            switches = Switches.joined([choices for _, choices in found])
+        logits: Tensor = self.templates(features)
+        chosen = logits.argmax(1) if label is None else self.check_label(label, len(x))
+        return chosen, logits, switches, features
+
     def _drawn(self, x: Tensor, label: Tensor | int | None, observed: Tensor | None = None) -> Tensor:
         """α μ_ĉĝ, (N, C, H, W), α being fitted to what was observed."""
         chosen, _, switches = self.max_sum(x, label)
-        rendering = self.levels.render(self.templates.weight[chosen], switches)
+        rendering = draw(self.levels, self.templates.weight[chosen], switches)
         return per_image(fit_amplitude(x, rendering, observed)) * rendering
 
     def _varies(self) -> bool:
@@ -482,20 +518,6 @@ def _varies(module: nn.Module) -> bool:
 def per_image(values: Tensor) -> Tensor:
     """(N,) as (N, 1, 1, 1), to scale images with."""
     return values[:, None, None, None]
-
-
-@torch.no_grad()
-def fit_amplitude(x: Tensor, rendering: Tensor, observed: Tensor | None = None) -> Tensor:
-    """The least-squares brightness α ≥ 0 of each rendering, (N,): argmin ‖x - α μ‖², over the pixels in the mask.
-
-    Detached: at the minimum the derivative with respect to α is 0, so that no gradient is lost.
-    """
-    if observed is not None:
-        x, rendering = (torch.where(observed, image, 0.0) for image in (x, rendering))
-    x, rendering = x.flatten(1), rendering.flatten(1)
-    energy = rendering.square().sum(1)
-    match = (x * rendering).sum(1)
-    return torch.where(energy > 0, match / energy.clamp(min=torch.finfo(x.dtype).tiny), 0.0).clamp(min=0)
 
 
 def _randomness(generator: torch.Generator | None) -> AbstractContextManager[None]:

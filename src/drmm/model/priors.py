@@ -131,9 +131,13 @@ class SwitchPrior(nn.Module, Prior):
                 if name == "t":
                     chosen = probability.expand(len(choice), *probability.shape)
                     chosen = chosen.gather(1, choice.long().unsqueeze(1)).squeeze(1)
-                else:
-                    chosen = torch.where(choice, probability, 1 - probability)
-                yield chosen.log().flatten(1).sum(1)
+                    yield chosen.log().flatten(1).sum(1)
+                else:  # a matrix product: a tenth of the time of a logarithm for each unit of each image
+                    off = (1 - probability).log()
+                    odds = probability.log() - off
+                    last = choice.ndim == 4 and choice.stride(1) == 1
+                    rows, odds = (choice.movedim(1, -1), odds.movedim(0, -1)) if last else (choice, odds)
+                    yield rows.flatten(1).to(odds.dtype) @ odds.flatten() + off.sum()
 
 
 def _positions(leaf: Switches) -> int:

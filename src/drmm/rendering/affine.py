@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from drmm.errors import InputError
 from drmm.rendering.base import Switches
-from drmm.rendering.convolution import draw, padding_of
+from drmm.rendering.convolution import as_channels_last, draw, padding_of
 from drmm.rendering.kinds import AffineRendering, Dictionary
 from drmm.rendering.pooling import parts, window_of, windows
 
@@ -34,6 +34,12 @@ class Conv2d(nn.Conv2d, Dictionary):
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Draw every unit's template at its place."""
         return draw(z, self.weight, self, switches.shape)
+
+    def render_scaled(self, z: Tensor, switches: Switches, gain: Tensor) -> Tensor:
+        """The templates are scaled, where they are fewer numbers than the features."""
+        if self.weight.numel() > z.numel():
+            return super().render_scaled(z, switches, gain)
+        return draw(z, gain.reshape(-1, 1, 1, 1) * self.weight, self, switches.shape)
 
     def correlate(self, x: Tensor, weight: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W')."""
@@ -136,7 +142,7 @@ class SamePad2d(AffineRendering):
         """(N, C, H, W) to (N, C, H + rows, W + columns)."""
         top, bottom = self._around(x.shape[2])
         left, right = self._around(x.shape[3])
-        return F.pad(x, (left, right, top, bottom)), Switches(tuple(x.shape[1:]))
+        return F.pad(as_channels_last(x), (left, right, top, bottom)), Switches(tuple(x.shape[1:]))
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Without what lies outside of the canvas."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,18 @@ class Switches:
     def select(self, index: Tensor | slice) -> Switches:
         """The switches of some images of the batch."""
         return self.map(lambda choice: choice[index])
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Switches]) -> Switches:
+        """The switches of all images, of those of some after others; what the batch shares is the first one's."""
+        first = pieces[0]
+        changed: dict[str, Any] = {
+            name: torch.cat([getattr(piece, name) for piece in pieces])
+            for name in _BATCHED
+            if getattr(first, name) is not None
+        }
+        parts = zip(*(piece.parts for piece in pieces), strict=True)
+        return replace(first, **changed, parts=tuple(map(cls.joined, parts)))
 
     def where(self, mask: Tensor, other: Switches) -> Switches:
         """These switches for the images where `mask` (N,) is True, those of `other` elsewhere."""
@@ -214,6 +226,15 @@ class Rendering(nn.Module, ABC):
         """
         del switches
         raise InputError(f"{self.name} has no dictionary to draw with")
+
+    def gain(self, switches: Switches) -> Tensor | None:
+        """By what `render` multiplies each channel, such as (C, 1, 1), where that is all that it does."""
+        del switches
+        return None
+
+    def render_scaled(self, z: Tensor, switches: Switches, gain: Tensor) -> Tensor:
+        """`render` of gain · z, the gain being that of the norm above."""
+        return self.render(z * gain, switches)
 
     def running_gain(self) -> Tensor | None:
         """By what running statistics scale each template of its dictionary, (C,); None without a norm."""

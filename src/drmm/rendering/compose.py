@@ -54,7 +54,16 @@ class Sequential(nn.Sequential, Rendering):
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Through every level in reverse order, top-down."""
-        return self.render_levels(z, switches)[0]
+        steps = list(zip(self.renderings, switches.parts, strict=True))
+        while steps:
+            level, part = steps.pop()
+            gain = level.gain(part) if steps else None
+            if gain is None:
+                z = level.render(z, part)
+            else:
+                level, part = steps.pop()
+                z = level.render_scaled(z, part, gain)
+        return z
 
     def render_levels(self, z: Tensor, switches: Switches) -> list[Tensor]:
         """Every intermediate template: [z^(0) (the picture), z^(1), …, z^(L) = z]."""

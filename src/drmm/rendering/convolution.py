@@ -55,12 +55,12 @@ def draw(z: Tensor, weight: Tensor, conv: nn.Conv2d, shape: tuple[int, ...], *, 
 
 
 def _draw_pixels(z: Tensor, weight: Tensor, stride: tuple[int, int], shape: tuple[int, ...]) -> Tensor:
-    """Templates of one pixel: a matrix product, up to six times as fast as `conv_transpose2d` on a CPU."""
-    pixels = weight.flatten(1).t().expand(len(z), -1, -1)
-    drawn: Tensor = torch.bmm(pixels, z.flatten(2)).unflatten(2, z.shape[2:])
+    """Templates of one pixel, by a convolution: up to six times as fast as `conv_transpose2d` on a CPU."""
+    drawn = F.conv2d(z, weight.transpose(0, 1))
     if drawn.shape[2:] == shape[1:]:
         return drawn
     canvas = z.new_zeros(len(z), *shape)
+    canvas = as_channels_last(canvas) if drawn.stride(1) == 1 else canvas
     canvas[..., :: stride[0], :: stride[1]] = drawn
     return canvas
 

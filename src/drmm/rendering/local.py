@@ -30,12 +30,15 @@ class Affine(AffineRendering):
         function: features (N, ...) to features (N, ...); further arguments are settings, see `infer`. A module's
             parameters become this rendering's.
         increasing: whether no output falls when an input grows, so that bounds pass through.
+        transpose: of the function: from z (N, ...), the shape of the canvas and the settings to the canvas. None
+            leaves it to automatic differentiation, which has to go up before it comes down.
     """
 
-    def __init__(self, function: Function, *, increasing: bool = False) -> None:
+    def __init__(self, function: Function, *, increasing: bool = False, transpose: Function | None = None) -> None:
         super().__init__()
         self.function = function
         self.increasing = increasing
+        self.transpose = transpose
 
     def infer(self, x: Tensor, *settings: object) -> tuple[Tensor, Switches]:
         """Apply the function.
@@ -54,13 +57,22 @@ class Affine(AffineRendering):
         return self.function(x, *settings)
 
     def render(self, z: Tensor, switches: Switches, *settings: object) -> Tensor:
-        """Its transpose, by a vector-Jacobian product at a blank canvas."""
+        """Its transpose; by a vector-Jacobian product at a blank canvas, if none is given."""
+        if self.transpose is not None:
+            return self.transpose(z, switches.shape, *settings)
         blank = z.new_zeros(()).expand(z.shape[0], *switches.shape)
         return pull_back(lambda x: self.function(x, *settings), (blank,), z)[0]
 
     def given(self, *settings: object) -> Affine:
         """The function of its first argument alone."""
-        return Affine(lambda x: self.function(x, *settings), increasing=self.increasing) if settings else self
+        if not settings:
+            return self
+        down = self.transpose
+        return Affine(
+            lambda x: self.function(x, *settings),
+            increasing=self.increasing,
+            transpose=None if down is None else lambda z, shape: down(z, shape, *settings),
+        )
 
     @property
     def name(self) -> str:

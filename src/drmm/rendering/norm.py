@@ -45,11 +45,9 @@ def _infer(norm: _Norm, x: Tensor) -> Switches:
     return Switches(tuple(x.shape[1:]), gain=gain.reshape(-1, *[1] * (x.ndim - 2)))
 
 
-def _render(norm: _Norm, z: Tensor, switches: Switches) -> Tensor:
-    if switches.gain is None:
-        raise ValueError("these switches hold no gain: pass the ones that this rendering's infer returned")
-    gain = switches.gain
-    return z * gain if norm.weight is None else z * (norm.weight.reshape(gain.shape) * gain)
+def _gain(norm: _Norm | FrozenBatchNorm2d, switches: Switches) -> Tensor:
+    gain = chosen(switches.gain, "gain")
+    return gain if norm.weight is None else norm.weight.reshape(gain.shape) * gain
 
 
 class _BatchNorm(Norm):
@@ -61,6 +59,10 @@ class _BatchNorm(Norm):
     def uses_batch(self) -> bool:
         """In training, or where it keeps no running statistics."""
         return uses_batch(self)  # type: ignore[arg-type]
+
+    def gain(self, switches: Switches) -> Tensor:
+        """γ/σ, (C, 1, 1) or (C,)."""
+        return _gain(cast("_Norm", self), switches)
 
     @torch.no_grad()
     def measure(self, x: Tensor) -> None:
@@ -104,7 +106,7 @@ class BatchNorm2d(nn.BatchNorm2d, _BatchNorm):
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Scale by γ/σ: a diagonal map is its own transpose."""
-        return _render(self, z, switches)
+        return z * _gain(self, switches)
 
 
 @final
@@ -118,7 +120,7 @@ class BatchNorm1d(nn.BatchNorm1d, _BatchNorm):
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Scale by γ/σ: a diagonal map is its own transpose."""
-        return _render(self, z, switches)
+        return z * _gain(self, switches)
 
 
 @final
@@ -160,8 +162,11 @@ class FrozenBatchNorm2d(Norm):
 
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Scale by γ/σ."""
-        gain = chosen(switches.gain, "gain")
-        return z * (gain if self.weight is None else self.weight.reshape(gain.shape) * gain)
+        return z * _gain(self, switches)
+
+    def gain(self, switches: Switches) -> Tensor:
+        """γ/σ, (C, 1, 1)."""
+        return _gain(self, switches)
 
     @torch.no_grad()
     def narrowed(self, kept: Channels) -> FrozenBatchNorm2d:

@@ -9,6 +9,7 @@ by his table: parts depend on each other, so that the sum is ranked again.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -172,6 +173,7 @@ def looks_of_pictures(model: DRMM, x: Tensor, latents: Latents) -> Figures:
     if model.prior is not None:
         parts += model.prior.log_probs(latents.switches)
     on = [leaf.a for leaf in latents.switches.leaves() if leaf.a is not None]
-    parts += [switches.flatten(1).double().mean(1) for switches in on]
+    parts += [a.sum(tuple(range(1, a.ndim))).double() / math.prod(a.shape[1:]) for a in on]
     numbers = torch.stack([part.double() for part in parts], 1)
-    return np.asarray(torch.cat([numbers, model.levels(x).double()], 1).numpy())
+    features = model.levels(x) if latents.features is None else latents.features
+    return np.asarray(torch.cat([numbers, features.double()], 1).numpy())
