@@ -127,9 +127,11 @@ def table(results: Results) -> str:
             for key in titles
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    rows += ["", "| EfficientNet-Lite0 | images | threads | inference ÷ forward | reconstruction ÷ forward |"]
-    rows += ["|---|--:|--:|--:|--:|"]
-    for row in results.get("photographs", ()):
+    photographs = results.get("photographs", ())
+    if photographs:
+        rows += ["", "| EfficientNet-Lite0 | images | threads | inference ÷ forward | reconstruction ÷ forward |"]
+        rows += ["|---|--:|--:|--:|--:|"]
+    for row in photographs:
         images = f"{row['batch']} × {row['side']}²"
         inference, reconstruction = row["inference_to_forward"], row["reconstruction_to_forward"]
         rows.append(f"| {row['net']} | {images} | {row['threads']} | {inference:.2f} | {reconstruction:.2f} |")
