@@ -24,7 +24,7 @@ from drmm.data import Dataset, load
 from drmm.display.text import one_line
 from drmm.errors import InputError, RunError
 from drmm.files import read_json, write_json
-from drmm.report import templating, write_report
+from drmm.report import context, templating, write_report
 from drmm.report.blocks import Table
 from drmm.report.charts import bars, histogram, lines, power
 from drmm.report.context import Context, percent
@@ -239,6 +239,19 @@ def test_clusters(tmp_path: Path, shelf) -> None:
     assert ", predicted" not in page.text
 
 
+def test_of_a_net_that_draws_nothing_no_drawing_is_shown(tmp_path: Path, shelf, monkeypatch) -> None:
+    data = dataset()
+    shelf(data)
+    run = write_run(tmp_path / "a", data)
+    drawn = Page(written(run))
+    assert {"templates", "samples"} <= set(drawn.sections)
+    assert "draws next to nothing" not in drawn.text
+    monkeypatch.setattr(context, "_LEAST_DRAWN", 2.0)
+    silent = Page(written(run))
+    assert silent.sections == [name for name in drawn.sections if name not in {"templates", "samples"}]
+    assert "draws next to nothing" in silent.text
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -252,7 +265,8 @@ def test_every_kind_of_model(tmp_path: Path, shelf, options) -> None:
     data = dataset(options.get("classes", ("a", "b")), (3, 12, 14))
     shelf(data)
     page = Page(written(write_run(tmp_path / "a", data, **options)))
-    assert page.sections == SECTIONS
+    undrawn = {"templates", "samples"} if options.get("classes") == ["only"] else set()  # by these weights
+    assert page.sections == [name for name in SECTIONS if name not in undrawn]
     assert ("here for 100\u00a0% of the images" in page.text) == (options.get("constraint") == "hard")
 
 

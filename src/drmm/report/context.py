@@ -29,6 +29,7 @@ from drmm.trust.promise import PROMISE
 __all__ = ["FEATURED", "Context", "decimal", "percent"]
 
 _SHEET_BYTES = 900_000  # of the evaluated images that can be opened, before compression
+_LEAST_DRAWN = 1e-5  # of a picture's energy
 FEATURED = 12
 """Images of a kind that are shown with all that explains them: mistakes, least confident and unfamiliar ones."""
 
@@ -62,6 +63,11 @@ class Context:
     def promise(self) -> float:
         """Share of the sorted pictures that is to be right."""
         return PROMISE if self.sorting is None else self.sorting.promise
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether the model draws something of its pictures, as far as is known."""
+        return self.evaluation is None or float(np.median(self.evaluation.explained)) >= _LEAST_DRAWN
 
     @cached_property
     def predicted_names(self) -> tuple[str, ...]:

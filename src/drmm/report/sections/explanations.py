@@ -33,6 +33,10 @@ _PATCH_IMAGES = 400  # training images that the patch prior takes switches from
 _PER_TEMPLATE = 30  # images whose renderings are averaged
 _COUNTED = 16  # images whose paths are counted
 _MOST_CLASSES = 100
+_DRAWS_NOTHING = (
+    "This net draws next to nothing of a picture, so that neither reconstructions nor samples are shown: its "
+    "weights were learned to tell classes apart, and not to draw. The evidence is exact none the less."
+)
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,9 @@ def explanations(context: Context, explained: Explanations | None) -> Section | 
         )
 
     strip = [("image", "", tuple(context.image(row, "") for row in rows))]
-    remark = "the predicted class rendered through the inferred switches"
-    strip.append(("reconstruction", remark, row_of(explained.reconstructions, "reconstruction")))
+    if context.draws:
+        remark = "the predicted class rendered through the inferred switches"
+        strip.append(("reconstruction", remark, row_of(explained.reconstructions, "reconstruction")))
     remark = "what active paths through each pixel add to the score"
     strip.append(("evidence", remark, row_of(explained.evidence, "evidence")))
     if explained.contrast is not None:
@@ -109,12 +114,16 @@ def explanations(context: Context, explained: Explanations | None) -> Section | 
         "has its own scale. Evidence and biases sum to the score."
     )
     table = Strip(captions, tuple(strip), "Images, reconstructions and evidence")
-    return Section("explanations", "Explanations", lead, (table,))
+    return Section(
+        "explanations", "Explanations", lead, (table, *(() if context.draws else (Note(_DRAWS_NOTHING),)))
+    )
 
 
 @torch.no_grad()
-def templates(context: Context) -> Section:
-    """The mean picture of each class."""
+def templates(context: Context) -> Section | None:
+    """The mean picture of each class; none of a model that draws nothing."""
+    if not context.draws:
+        return None
     model, names = context.source.model, context.predicted_names
     shown = range(min(len(names), _MOST_CLASSES, room(context.source.recipe.image_shape, _TEMPLATE_BYTES)))
     if context.evaluation is None:
@@ -129,8 +138,10 @@ def templates(context: Context) -> Section:
 
 
 @torch.no_grad()
-def samples(context: Context) -> Section:
-    """Samples of the model."""
+def samples(context: Context) -> Section | None:
+    """Samples of the model; none of one that draws nothing."""
+    if not context.draws:
+        return None
     data, model, names = context.data, context.source.model, context.predicted_names
     most = min(_MOST_CLASSES, room(context.source.recipe.image_shape, _SAMPLE_BYTES))
     codes = torch.arange(len(names)).repeat_interleave(max(1, _SAMPLES // len(names)))[:most]

@@ -100,7 +100,11 @@ def curves(context: Context) -> Section:
     logged = context.source.curves
     lead = "What was logged during training, epoch by epoch. Each chart has its own scale."
     if not logged:
-        text = "Nothing was logged: the folder has no curves."
+        experiment = context.source.experiment
+        if experiment is not None and experiment.training.learning == "head":
+            text = "The class templates alone were learned, on features of a net that stays as it is: in a moment."
+        else:
+            text = "Nothing was logged: the folder has no curves."
         return Section("training", "Training", text, ())
     known = [name for name in _TERMS if name in logged]
     charts = []
