@@ -445,7 +445,7 @@ def test_a_warm_start_needs_the_same_levels(change: dict[str, object]) -> None:
         ({"recipe": "few-label"}, "no recipe 'few-label': did you mean 'few-labels'?"),
         ({"objective": 3}, "objective is a drmm Objective or a dictionary of its settings, not 3"),
         ({"objective": {"kll": 1}}, "objective: no setting 'kll': did you mean 'kl'?"),
-        ({"recipe": None}, "recipe is a name or the path of a TOML file, not None"),
+        ({"recipe": 3}, "recipe is a name or the path of a TOML file, not 3"),
         ({"epochs": 2.5}, "epochs cannot be 2.5: it is a whole number"),
         ({"image_shape": 12}, "image_shape must be (H, W), (H, W, C) or (C, H, W): got 12"),
         ({"training": {"epochs": "many"}}, "training: epochs cannot be 'many': it is a whole number"),

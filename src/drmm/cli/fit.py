@@ -90,7 +90,7 @@ def asked_for(
         experiment = replace(experiment.changed("data", size=None), model=Recipe())
     else:
         suitable = _suitable(everyday, assignments) if recipe is None and run is None else recipe
-        experiment = Experiment.read(suitable or DEFAULT)
+        experiment = Experiment.read(DEFAULT if suitable is None else suitable)
     if run is not None and recipe is None:
         experiment = Run.to_resume(run).experiment or experiment
         # What the run filled in from its data is filled in again.
@@ -112,12 +112,12 @@ def asked_for(
 
 def _suitable(everyday: Mapping[str, Any], assignments: Sequence[str]) -> str:
     """The recipe for the pictures, and for what is said of how to learn."""
-    source, size = everyday["data.source"], everyday["data.size"]
+    source, size = everyday.get("data.source"), everyday.get("data.size")
     is_said = any(value is not None and path not in _OF_ANY_RECIPE for path, value in everyday.items())
     is_said |= everyday.get("data.labels_per_class") == 0  # clusters
     if assignments or is_said or not source or (size is not None and min(size) < LEAST_SIDE):
         return DEFAULT
-    recipe, why = recipe_for(source, has_table=everyday["data.labels"] is not None)
+    recipe, why = recipe_for(source, has_table=everyday.get("data.labels") is not None)
     if why:
         say(why)
     return recipe
