@@ -1,6 +1,6 @@
 """The boundary through which all labels pass: −1 means unlabelled, everything else is a class."""
 
-__all__ = ["NO_CLASSES", "UNLABELLED", "check_labels", "known_labels"]
+__all__ = ["NO_CLASSES", "UNLABELLED", "check_labels", "known_labels", "warn_if_all_labelled"]
 
 import warnings
 from collections.abc import Sequence
@@ -38,9 +38,6 @@ def check_labels(
 
     Raises:
         InputError: Labels missing, too few classes, or no classification labels at all.
-
-    Warns:
-        UserWarning: Every image is labelled.
     """
     known, labels = known_labels(y, n_images)
     if not known.any():
@@ -50,11 +47,15 @@ def check_labels(
         distinct, codes = _recoded(np.asarray(classes), distinct, codes)
     if len(distinct) < 2:
         raise InputError(f"y has only one class, {distinct[0]} (-1 means unlabelled): label a second class")
-    if known.all():
-        warnings.warn("every image is labelled: unlabelled ones help", UserWarning, stacklevel=2)
     encoded = np.full(n_images, UNLABELLED, np.int64)
     encoded[known] = codes
     return distinct, encoded
+
+
+def warn_if_all_labelled(labels: npt.NDArray[Any]) -> None:
+    """Warn where no image is left without a label, of codes (N,) that have -1 for none."""
+    if (labels != UNLABELLED).all():
+        warnings.warn("every image is labelled: unlabelled ones help", UserWarning, stacklevel=3)
 
 
 def known_labels(y: object, n_images: int) -> tuple[npt.NDArray[np.bool_], Array]:

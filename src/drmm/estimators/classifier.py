@@ -18,7 +18,7 @@ from sklearn.utils import _safe_indexing, check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from drmm.data.labels import UNLABELLED, check_labels, known_labels
+from drmm.data.labels import UNLABELLED, check_labels, known_labels, warn_if_all_labelled
 from drmm.data.splits import holdout
 from drmm.errors import InputError
 from drmm.estimators.base import ImageEstimator, seed_of
@@ -295,6 +295,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         known, _ = known_labels(y, n_images)
         if known.any():
             classes, codes = check_labels(np.asarray(y).ravel(), n_images)
+            warn_if_all_labelled(codes)
             return classes, codes, tuple(str(name) for name in classes)
         asked: Any = self.n_clusters
         if not isinstance(asked, Integral) or asked < 2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
@@ -180,9 +179,7 @@ class EvolutionaryClassifier(FewLabelsMixin, ImageEstimator):
         """
         check_options(self._parameter_constraints, self.get_params(deep=False), type(self).__name__)
         x = self._images(X, fitting=True).flatten(1).numpy()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "every image is labelled", UserWarning)  # which is usual here
-            self.classes_, codes = check_labels(y, len(x))
+        self.classes_, codes = check_labels(y, len(x))
         weight = max(1.0, x.shape[1] / 50) if self.label_weight is None else float(self.label_weight)
         data = Examples(x, codes, len(self.classes_), weight, float(self.smoothing))
         seeds = np.random.default_rng(seed_of(self.random_state)).integers(2**31, size=int(self.n_trees)).tolist()

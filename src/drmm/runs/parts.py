@@ -15,7 +15,7 @@ from torch import Tensor
 from drmm.data import Dataset, holdout, mask_labels, stratified_labels
 from drmm.data.base import digest_of
 from drmm.data.duplicates import alike
-from drmm.data.labels import UNLABELLED
+from drmm.data.labels import UNLABELLED, warn_if_all_labelled
 from drmm.data.store import taken
 from drmm.errors import InputError
 from drmm.files import read_bytes
@@ -82,8 +82,7 @@ def parts_of(experiment: Experiment, data: Dataset) -> Parts:
         raise InputError("clusters need images without labels: keep 0 labels per class, or leave clusters out")
     if not clustering:
         warn_of_few(labels, data.classes)
-    if not clustering and (labels >= 0).all():
-        warnings.warn("every image is labelled: unlabelled ones help", UserWarning, stacklevel=2)
+        warn_if_all_labelled(labels)
     return Parts(torch.from_numpy(images), torch.from_numpy(labels), kept[labels >= 0], validation)
 
 
