@@ -57,17 +57,32 @@ def test_unlabelled_images_help_where_classes_are_clusters():
     assert np.mean(errors["kl"]) < np.mean(errors["labels"]) - 1, errors
 
 
-def test_what_cross_validates_worse_is_not_taken(monkeypatch):
-    x, y, truth = clusters(labels=20)
-    monkeypatch.setattr(head._Task, "error", lambda _, way, __: (100.0 * way.is_shared, way.decay))
+def held_out(mistakes: list[int], loss: float = 1.0) -> head._Mistakes:
+    wrong = torch.zeros(40, dtype=torch.bool)
+    wrong[mistakes] = True
+    return head._Mistakes(wrong, loss)
+
+
+@pytest.mark.parametrize(
+    ("alone", "shared", "is_taken"),
+    [
+        (range(10), range(4), True),  # fewer mistakes
+        (range(10), range(10), True),  # as many
+        (range(10), range(1, 12), True),  # one more: chance
+        (range(10), range(7), True),
+        (range(10), range(20), False),  # ten more
+        (range(10), range(8, 22), True),  # twelve made and eight saved: by chance
+        (range(4), range(4, 20), False),
+    ],
+)
+def test_unlabelled_images_are_left_out_only_where_they_do_harm(alone, shared, is_taken, monkeypatch):
+    made = {False: held_out(list(alone)), True: held_out(list(shared))}
+    monkeypatch.setattr(head._Task, "mistakes", lambda _, way, __: made[way.is_shared])
+    x, y, _ = clusters(labels=20)
     found, errors = learn_head([x], y, UNIFORM, Objective(), seed=0)
-    alone, _ = learn_head([x], y, UNIFORM, Objective(kl=0.0), seed=0)
-    assert errors["kl 0.001"] == 100
-    assert torch.equal(found.weight, alone.weight)
-    monkeypatch.setattr(head._Task, "error", lambda _, way, __: (100.0 * (not way.is_shared), way.decay))
-    other, _ = learn_head([x], y, UNIFORM, Objective(), seed=0)
-    assert not torch.equal(other.weight, alone.weight), "control"
-    assert error(other, x, truth) < 20
+    by_labels, _ = learn_head([x], y, UNIFORM, Objective(kl=0.0), seed=0)
+    assert errors["kl 0.001"] == made[True].error == pytest.approx(100 * len(shared) / 40)
+    assert torch.equal(found.weight, by_labels.weight) == (not is_taken)
 
 
 def test_the_seed_decides_all(monkeypatch):

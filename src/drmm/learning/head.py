@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -75,7 +76,10 @@ def views_of(levels: nn.Module, x: Tensor, config: Training, *, progress: bool =
 def learn_head(
     features: Sequence[Tensor], y: Tensor, prior: Tensor, objective: Objective, *, seed: int
 ) -> tuple[nn.Linear, dict[str, float]]:
-    """Class templates by logistic regression, or by KL and balance too: what has the lower cross-validated error.
+    """Class templates by KL and balance too, unless cross-validation finds logistic regression better without.
+
+    A few labels tell hardly which is better. So what the unlabelled images say is left out only where the mistakes
+    that it makes outnumber those that it saves by more than their standard error.
 
     Both have the slides' cross-entropy; the features are standardised, and the templates' squares have a weight.
     Other views of a picture have its label. What is chosen is chosen by the pictures as they are.
@@ -98,23 +102,41 @@ def learn_head(
     )
     task = _Task(labelled, y[known], unlabelled, prior, objective)
     few = _Task(task.x[:1], task.y, task.others[:1, :_FEW], prior, objective)
-    errors = {way: few.error(way, seed) for way in (_Way(decay, is_shared=False) for decay in _DECAYS)}
-    best = _best(errors)
+    found = {way: few.mistakes(way, seed) for way in (_Way(decay, is_shared=False) for decay in _DECAYS)}
+    best = min(found, key=lambda way: (found[way].error, found[way].loss))
     if len(others) and objective.weights()["kl"]:
         shared = replace(best, is_shared=True)
-        errors[shared] = few.error(shared, seed)
-        best = _best(errors)
+        found[shared] = few.mistakes(shared, seed)
+        best = best if found[shared].is_worse(found[best]) else shared
     weight, bias = task.learned(best)
     head = nn.Linear(plain.shape[1], len(prior))
     with torch.no_grad():
         head.weight.copy_(weight / scale)
         head.bias.copy_(bias - head.weight @ mean)
-    return head, {f"{'kl' if way.is_shared else 'labels'} {way.decay:g}": errors[way][0] for way in errors}
+    return head, {f"{'kl' if way.is_shared else 'labels'} {way.decay:g}": found[way].error for way in found}
 
 
-def _best(errors: Mapping[_Way, tuple[float, float]]) -> _Way:
-    """The way of the lowest error, and of equal ones the lowest loss."""
-    return min(errors, key=lambda way: errors[way])
+@dataclass(frozen=True, eq=False)
+class _Mistakes:
+    """Of a way, cross-validated.
+
+    Attributes:
+        wrong: labelled images that were held out, bool (n,).
+        loss: log-loss in nats.
+    """
+
+    wrong: Tensor
+    loss: float
+
+    @property
+    def error(self) -> float:
+        """In percent."""
+        return 100 * float(self.wrong.double().mean()) if len(self.wrong) else 0.0
+
+    def is_worse(self, other: _Mistakes) -> bool:
+        """Whether it makes more mistakes of the same images, beyond a standard error (McNemar)."""
+        made, saved = int((self.wrong & ~other.wrong).sum()), int((other.wrong & ~self.wrong).sum())
+        return made - saved > math.sqrt(made + saved)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,21 +149,20 @@ class _Task:
     prior: Tensor
     objective: Objective
 
-    def error(self, way: _Way, seed: int) -> tuple[float, float]:
-        """Cross-validated: error in percent, and log-loss in nats."""
-        wrong, loss = 0, 0.0
-        folds = label_folds(self.y.numpy(), _FOLDS, seed=seed)
-        for fold in map(torch.from_numpy, folds):
+    def mistakes(self, way: _Way, seed: int) -> _Mistakes:
+        """Of the images as they are, each held out once."""
+        logits, held_out = [self.x.new_zeros(0, len(self.prior))], [self.y[:0]]
+        for fold in map(torch.from_numpy, label_folds(self.y.numpy(), _FOLDS, seed=seed)):
             kept = torch.ones(len(self.y), dtype=torch.bool)
             kept[fold] = False
             others = torch.cat([self.others, self.x[:, fold]], 1)
             task = _Task(self.x[:, kept], self.y[kept], others, self.prior, self.objective)
             weight, bias = task.learned(way)
-            logits = self.x[0, fold] @ weight.t() + bias
-            wrong += int((logits.argmax(1) != self.y[fold]).sum())
-            loss += float(F.cross_entropy(logits, self.y[fold], reduction="sum"))
-        n = max(1, sum(map(len, folds)))
-        return 100 * wrong / n, loss / n
+            logits.append(self.x[0, fold] @ weight.t() + bias)
+            held_out.append(self.y[fold])
+        found, truth = torch.cat(logits), torch.cat(held_out)
+        loss = float(F.cross_entropy(found, truth)) if len(truth) else 0.0
+        return _Mistakes(found.argmax(1) != truth, loss)
 
     def learned(self, way: _Way) -> tuple[Tensor, Tensor]:
         """Templates and biases."""
