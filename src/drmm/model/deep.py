@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from drmm.errors import InputError
-from drmm.model.certificate import Certificate
+from drmm.model.certificate import Asked, Certificate
 from drmm.model.drawing import Drawing, Sketch, draw, fit_amplitude
 from drmm.model.inpainting import complete, observed_pixels
 from drmm.model.modes import evaluation, pieces
@@ -235,11 +235,11 @@ class DRMM(nn.Module):
         with _randomness(generator):
             chosen, logits, switches, features = self._max_sum(image, label)
         moment, varies = Moment.now(self, image), self._varies()
-        drawing = Drawing(None, Sketch(self, moment, chosen, switches, seen))
+        drawing = Drawing(None, Sketch(moment, chosen, switches, seen))
         if varies:
             certificate = Certificate.unknown(logits[:, 0].detach())
         else:
-            certificate = Certificate.of(self, moment, None if label is None else chosen)
+            certificate = Certificate(None, Asked(moment, None if label is None else chosen))
         if certify or varies:  # the next pass of training changes running statistics
             certificate.read()
             drawing.read()

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from drmm.errors import InputError
 from drmm.model.modes import evaluation, pieces
-from drmm.model.moment import Moment, stale
-from drmm.rendering import Choice, Linear, Sequential, Switches
+from drmm.model.moment import Inferring, Later, Moment
+from drmm.rendering import Sequential, Switches
 
 __all__ = ["Drawing", "Sketch", "draw", "fit_amplitude"]
-
-
-class Drawer(Protocol):
-    """A model that draws."""
-
-    @property
-    def levels(self) -> Sequential:
-        """The renderings."""
-
-    @property
-    def templates(self) -> Linear | Choice:
-        """The class templates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,82 +20,45 @@ class Sketch:
     """What a drawing is made of.
 
     Attributes:
-        model: what inferred.
-        moment: when it did.
+        moment: when the model inferred.
         label: ĉ, (N,).
         switches: ĝ.
         observed: which pixels were seen, bool (N, C, H, W), or None.
     """
 
-    model: Drawer
     moment: Moment
     label: Tensor
     switches: Switches
     observed: Tensor | None
 
-    def draw(self) -> Tensor:
-        """μ_ĉĝ, (N, C, H, W), as it was drawn then.
-
-        Raises:
-            InputError: if the weights or the images have changed.
-        """
-        self.moment.check("amplitude")
-        with torch.no_grad(), evaluation(self.model.levels):
-            return draw(self.model.levels, self.model.templates.weight[self.label], self.switches)
-
     def select(self, index: Tensor | slice) -> Sketch:
         """Of some images."""
         observed = None if self.observed is None else self.observed[index]
-        switches = self.switches.select(index)
-        return Sketch(self.model, self.moment.select(index), self.label[index], switches, observed)
+        return Sketch(self.moment.select(index), self.label[index], self.switches.select(index), observed)
 
 
 @final
-class Drawing:
-    """The amplitude of each image, (N,), given or fitted to what its latents draw.
+class Drawing(Later[Sketch]):
+    """The amplitude α of each image, (N,), given or fitted to what its latents draw.
 
-    Drawing takes as long as inference, so that it is done when the amplitude is first read, by the weights and of
-    the images of the inference: where either has changed, reading is an error. What was drawn is kept for
-    `rendering`, as large as the images. Pickles and deep copies hold the amplitude itself.
-
-    Args:
-        amplitude: α; None fits it.
-        sketch: what it is fitted to.
+    What was drawn is kept for `rendering`, as large as the images.
     """
 
-    def __init__(self, amplitude: Tensor | None, sketch: Sketch | None = None) -> None:
-        self._amplitude, self._sketch = amplitude, sketch
-        self._rendering: Tensor | None = None
+    _asked = "amplitude"
+    _rendering: Tensor | None = None
 
-    def read(self) -> Tensor:
-        """α, (N,).
-
-        Raises:
-            InputError: if the weights or the images have changed before it was first read.
-        """
-        if self._amplitude is None:
-            if self._sketch is None:
-                raise InputError(stale("amplitude"))
-            self._rendering = self._sketch.draw()
-            self._amplitude = fit_amplitude(self._sketch.moment.x, self._rendering, self._sketch.observed)
-        return self._amplitude
-
-    def rendering(self, model: Drawer) -> Tensor | None:
+    def rendering(self, model: Inferring) -> Tensor | None:
         """μ_ĉĝ, (N, C, H, W), if it was drawn, this model would draw it now, and no gradient is wanted."""
-        if self._rendering is None or self._sketch is None or torch.is_grad_enabled():
+        if self._rendering is None or self._question is None or torch.is_grad_enabled():
             return None
-        return self._rendering if self._sketch.model is model and self._sketch.moment.has_weights else None
+        moment = self._question.moment
+        return self._rendering if moment.model is model and moment.has_weights else None
 
-    def select(self, index: Tensor | slice) -> Drawing:
-        """The drawing of some images."""
-        if self._amplitude is not None:
-            return Drawing(self._amplitude[index])
-        return Drawing(None, None if self._sketch is None else self._sketch.select(index))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The amplitude, or that it is lost."""
-        known = self._amplitude is not None or (self._sketch is not None and self._sketch.moment.lasts)
-        return {"_amplitude": self.read() if known else None, "_sketch": None, "_rendering": None}
+    def _answer(self, question: Sketch) -> Tensor:
+        model = question.moment.model
+        with torch.no_grad(), evaluation(model.levels):
+            self._rendering = draw(model.levels, model.templates.weight[question.label], question.switches)
+        return fit_amplitude(question.moment.x, self._rendering, question.observed)
 
 
 def draw(levels: Sequential, z: Tensor, switches: Switches) -> Tensor:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, Self
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from drmm.errors import InputError
+from drmm.rendering import Choice, Linear, Sequential
 
-__all__ = ["Moment"]
+__all__ = ["Later", "Moment"]
 
 _ODD = -7046029254386353131  # 2⁶⁴ / golden ratio, whose multiples share few bits
 _CHUNK = 2**16  # words that are summed at once: they stay in a processor's cache
@@ -22,12 +24,15 @@ class Inferring(Protocol):
     """A model whose inference somebody asks about later."""
 
     @property
-    def levels(self) -> nn.Module:
+    def levels(self) -> Sequential:
         """The renderings."""
 
     @property
-    def templates(self) -> nn.Module:
+    def templates(self) -> Linear | Choice:
         """The class templates."""
+
+    def upper_bound(self, x: Tensor) -> Tensor:
+        """How high the score of each class may be, (N, C), of images (N, C, H, W)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +64,66 @@ class Moment:
         """Whether weights and images are the same."""
         return self.has_weights and torch.equal(self.images, _checksums(self.x))
 
-    def check(self, asked: str) -> None:
-        """Refuse to work out what was asked for.
+
+class Question(Protocol):
+    """What is to be worked out of a moment."""
+
+    @property
+    def moment(self) -> Moment:
+        """When the model inferred."""
+
+    def select(self, index: Tensor | slice) -> Self:
+        """Of some images."""
+
+
+_Q = TypeVar("_Q", bound=Question)
+
+
+class Later(ABC, Generic[_Q]):
+    """A number for each image, (N,), given or worked out when somebody first reads it.
+
+    It takes as long as inference or longer, and is of the weights and the images of the inference: where either
+    has changed, reading is an error, and never of others. Pickles and deep copies hold the numbers themselves.
+
+    Args:
+        value: the numbers; None works them out.
+        question: what is to be worked out; None if that is lost.
+    """
+
+    _asked: ClassVar[str]
+
+    def __init__(self, value: Tensor | None, question: _Q | None = None) -> None:
+        self._value, self._question = value, question
+
+    @abstractmethod
+    def _answer(self, question: _Q) -> Tensor:
+        """The numbers."""
+
+    def read(self) -> Tensor:
+        """The numbers, (N,).
 
         Raises:
-            InputError: if the weights or the images have changed.
+            InputError: if the weights or the images have changed before they were first read.
         """
-        if not self.lasts:
-            raise InputError(stale(asked))
+        if self._value is None:
+            if self._question is None or not self._question.moment.lasts:
+                raise InputError(
+                    f"the weights or the images have changed since inference, so that the {self._asked} is lost: "
+                    "infer again, or infer with certify=True"
+                )
+            self._value = self._answer(self._question)
+        return self._value
 
+    def select(self, index: Tensor | slice) -> Self:
+        """Those of some images."""
+        if self._value is not None:
+            return type(self)(self._value[index])
+        return type(self)(None, None if self._question is None else self._question.select(index))
 
-def stale(asked: str) -> str:
-    """What is said where it cannot be worked out any more."""
-    return (
-        f"the weights or the images have changed since inference, so that the {asked} is lost: infer again, "
-        "or infer with certify=True"
-    )
+    def __getstate__(self) -> dict[str, Any]:
+        """The numbers, or that they are lost."""
+        known = self._value is not None or (self._question is not None and self._question.moment.lasts)
+        return {"_value": self.read() if known else None, "_question": None}
 
 
 def _tensors(model: Inferring) -> Iterable[Tensor]:
