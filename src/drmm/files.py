@@ -87,9 +87,7 @@ def read_tensors(path: Path, remedy: str = "copy it again or train again") -> di
     from safetensors.torch import load  # noqa: PLC0415
 
     try:
-        return load(path.read_bytes())
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from error
+        return load(read_bytes(path))
     except SafetensorError as error:
         raise RunError(f"{path} is damaged ({error}): {remedy}") from error
 
@@ -122,9 +120,7 @@ def read_json(path: Path, remedy: str = "copy it again or train again") -> dict[
         RunError: if the file is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}") from error
+        content = json.loads(read_bytes(path).decode())
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}): {remedy}") from error
     if not isinstance(content, dict):
