@@ -38,7 +38,6 @@ from drmm.learning.allocator import tune_allocator
 from drmm.learning.config import Machine, Training
 from drmm.learning.train import train
 from drmm.model.deep import fit_amplitude, per_image
-from drmm.model.traceback import reinfer
 from drmm.progress import track
 from drmm.studies.corruptions import blur, fgsm, gaussian_noise, occlude, pgd
 from scripts.plain_net import ResNet, train_plainly
@@ -130,7 +129,7 @@ def trace(model: drmm.DRMM, x: Tensor) -> tuple[Found, dict[int, Tensor]]:
         label, switches, seen = ranks[:, rank], first, logits
         for k in range(SWEEPS[-1] + 1):
             if k:
-                features, switches = reinfer(model.levels, x, switches, model.templates.weight[label])
+                features, switches = model.levels.reinfer(x, switches, model.templates.weight[label])
                 seen = model.templates(features)
             if k in SWEEPS:
                 by_sweep[k].append(seen.gather(1, label[:, None]).squeeze(1))

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import drmm
-from drmm.model.traceback import _sweep, reinfer, sign_traceback
+from drmm.model.traceback import _sweep, sign_traceback
 from drmm.rendering import BatchNorm2d, Conv2d
 
 SEEDS = range(6)
@@ -197,7 +197,7 @@ def test_control_signs_of_another_image_lower_the_score(case):
     model, x = case
     _, latents = ascent(model, x, 0)
     order = torch.arange(len(x)).roll(1)
-    features, _ = reinfer(model.levels, x, latents.switches.select(order), model.templates.weight[latents.label])
+    features, _ = model.levels.reinfer(x, latents.switches.select(order), model.templates.weight[latents.label])
     assert below(model.templates(features)[:, 0], latents.score).count_nonzero() > 3
 
 

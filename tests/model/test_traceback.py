@@ -6,7 +6,7 @@ from torch import nn
 
 from drmm import DRMM, lift, sign_traceback
 from drmm.model.presets import conv_small, dense
-from drmm.model.traceback import _sweep, reinfer
+from drmm.model.traceback import _sweep
 from drmm.rendering import (
     Abs,
     AdaptiveMaxPool2d,
@@ -128,7 +128,7 @@ def test_what_is_no_maximum_keeps_the_convnets_choice():
     x, z = torch.randn(5, 6), torch.randn(5, 6)
     for rendering in (Clip(0, 1), LocalLinear(torch.nn.functional.gelu)):
         y, switches = rendering.infer(x)
-        again, new = reinfer(rendering, x, switches, z)
+        again, new = rendering.reinfer(x, switches, z)
         torch.testing.assert_close(again, y)
         torch.testing.assert_close(rendering.render(z, new), rendering.render(z, switches))
 
@@ -171,11 +171,11 @@ def test_each_choice_is_the_best_for_what_comes_from_above(rendering):
     x = torch.randn(4, 3, 6, 6)
     y, before = rendering.infer(x)
     z = torch.randn_like(y)
-    again, after = reinfer(rendering, x, before, z)
+    again, after = rendering.reinfer(x, before, z)
     assert again.shape == y.shape
     assert (z * again >= z * y - 1e-6).all()  # unit by unit
     assert (z * again > z * y + 1e-3).any()
-    upwards, same = reinfer(rendering, x, before, torch.zeros_like(z))
+    upwards, same = rendering.reinfer(x, before, torch.zeros_like(z))
     torch.testing.assert_close(upwards, y)
     for (_, one), (_, other) in zip(before.choices(), same.choices(), strict=True):
         assert torch.equal(one, other)
@@ -194,7 +194,7 @@ def test_which_of_two_branches(largest):
     x, z = torch.randn(5, 6), torch.randn(5, 6)
     y, before = graph.infer(x)
     z[:, 3:] = 0
-    again, after = reinfer(graph, x, before, z)
+    again, after = graph.reinfer(x, before, z)
     branches = torch.stack([x, graph.operations["flip"](x)])
     torch.testing.assert_close(z * again, (z * branches).amax(0))
     torch.testing.assert_close(again[:, 3:], y[:, 3:])  # nothing comes down: the convnet's choice
@@ -205,7 +205,7 @@ def test_dropped_units_stay_dropped():
     drop = Dropout(0.5)
     x = torch.randn(8, 50)
     y, switches = drop.infer(x)
-    again, same = reinfer(drop, x, switches, torch.randn(8, 50))
+    again, same = drop.reinfer(x, switches, torch.randn(8, 50))
     torch.testing.assert_close(again, y)
     assert torch.equal(same.kept, switches.kept)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from drmm.errors import InputError
 from drmm.model.deep import DRMM, Latents, fit_amplitude
-from drmm.rendering import Norm, Rendering, Switches
+from drmm.rendering import Norm
 
-__all__ = ["reinfer", "sign_traceback"]
+__all__ = ["sign_traceback"]
 
 
 @torch.no_grad()
@@ -51,11 +51,6 @@ def sign_traceback(
     answer = _best_of(model, x, start, sweeps, top) if label is None else _ascend(model, x, start, sweeps)
     rendering = model.levels.render(model.templates.weight[answer.label], answer.switches)
     return replace(answer, amplitude=fit_amplitude(x, rendering))
-
-
-def reinfer(rendering: Rendering, x: Tensor, switches: Switches, z: Tensor) -> tuple[Tensor, Switches]:
-    """Infer again, knowing what comes from above: see `Rendering.reinfer`."""
-    return rendering.reinfer(x, switches, z)
 
 
 def _best_of(model: DRMM, x: Tensor, start: Latents, sweeps: int, top: int | None) -> Latents:
