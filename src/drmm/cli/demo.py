@@ -26,7 +26,7 @@ from drmm.runs.fit import learn
 from drmm.runs.parts import Parts, fitted_recipe, parts_of
 from drmm.runs.run import Run, versions
 
-__all__ = ["DEMO_EPOCHS", "NAMES", "demo", "demo_table", "experiments"]
+__all__ = ["DEMO_EPOCHS", "NAMES", "demo", "experiments"]
 
 DEMO_EPOCHS = 6  # the most that two quiet cores make in two minutes
 NAMES = {
@@ -108,16 +108,6 @@ def demo(
     Console().print(_table(results))
     say(f"picture: {out / 'demo.png'}, figures: {out / 'results.json'}; next: drmm report {out}")
     return results
-
-
-def demo_table(results: dict[str, Any]) -> str:
-    """The demo's figures as Markdown rows."""
-    rows = [
-        f"| {row['name']} | {row['test_error']:.2f} % | {row['certified']:.0f} % | {row['seconds']:.0f} |"
-        for row in results["models"].values()
-    ]
-    head = ["| model | test error | inference certified exact | seconds of training |", "|---|--:|--:|--:|"]
-    return "\n".join([*head, *rows]) + "\n"
 
 
 def _table(results: dict[str, Any]) -> Table:
