@@ -200,6 +200,16 @@ def test_a_finished_run_resumes_to_itself(run: Path, run_drmm) -> None:
     assert {name: (run / name).read_bytes() for name in files(run)} == before
 
 
+def test_of_what_does_not_go_on_learning_nothing_is_said_of_more_epochs(em_run: Path, run_drmm) -> None:
+    code, out, err = run_drmm("fit", "--out", em_run, "--resume")
+    assert code == 0, err
+    assert "was finished before" in out
+    assert "--epochs" not in out
+    code, out, err = answer = run_drmm("fit", "--out", em_run, "--resume", "--epochs", 3)
+    refused(answer, "learned by em does not go on learning")
+    assert "more, by a new schedule" not in out
+
+
 def test_a_run_says_nothing_of_an_earlier_end_when_it_ends(tmp_path: Path, run_drmm) -> None:
     code, out, err = run_drmm(*FIT, "--epochs", 1, "--out", tmp_path / "run")
     assert code == 0, err

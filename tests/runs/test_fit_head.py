@@ -6,6 +6,7 @@ import pytest
 from photos import small, write_photos
 
 from drmm.cli.apply import predict
+from drmm.cli.prune import prune
 from drmm.errors import InputError
 from drmm.report import write_report
 from drmm.runs.fit import fit_run
@@ -28,3 +29,20 @@ def test_it_is_judged_and_used_like_others(tmp_path: Path) -> None:
     write_report(tmp_path / "run", tmp_path / "report.html")
     with pytest.raises(InputError, match="learned by head does not go on learning"):
         fit_run(run.experiment.changed("training", epochs=99), tmp_path / "run", resume=True, progress=False)
+    with pytest.raises(InputError, match="learned by head does not go on learning: leave --epochs out"):
+        prune(tmp_path / "run", tmp_path / "pruned", keep=0.5, epochs=1)
+
+
+def test_it_has_no_epochs(tmp_path: Path, run_drmm) -> None:
+    photos, sets = write_photos(tmp_path / "photos"), ["training.min_steps=0", "trust.folds=0"]
+    words = ["fit", photos, "--width", 2, "--epochs", 1, *(word for one in sets for word in ("--set", one))]
+    for learning, has_epochs in {"head": False, "sgd": True}.items():  # the second as a control
+        out = tmp_path / learning
+        code, said, err = run_drmm(*words, "--set", f"training.learning={learning}", "--out", out)
+        assert code == 0, err
+        assert ("epochs" in Run.open(out).results) == has_epochs
+        assert any(line.split()[:1] == ["epochs"] for line in said.splitlines()) == has_epochs
+        code, said, err = run_drmm("fit", "--out", out, "--resume")
+        assert code == 0, err
+        assert "was finished before" in said
+        assert ("add more --epochs" in said) == has_epochs

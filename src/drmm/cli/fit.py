@@ -24,7 +24,7 @@ from drmm.model.efficientnet import LEAST_SIDE
 from drmm.records import nearest
 from drmm.runs.choice import recipe_for
 from drmm.runs.experiment import Experiment
-from drmm.runs.fit import fit_run
+from drmm.runs.fit import LEARNED_AT_ONCE, fit_run
 from drmm.runs.run import Run
 from drmm.storage.models import Recipe
 from drmm.trust.promise import PROMISE
@@ -129,8 +129,9 @@ def fit_and_report(
     """Train, and print what came out."""
     tune_allocator()
     before = Run.to_resume(out).results if resume else {}
+    goes_on = experiment.training.learning not in LEARNED_AT_ONCE
     done, asked = before.get("epochs"), experiment.training.epochs
-    if done is not None and asked > done:
+    if goes_on and done is not None and asked > done:
         say(f"{out} was finished after {done} epochs: it learns {asked - done} more, by a new schedule")
     results = fit_run(experiment, out, data_dir=data_dir, resume=resume, command=command, tell=say)
     if not results:
@@ -140,7 +141,7 @@ def fit_and_report(
         console.print(_selection_table(**results["selection"]))
     console.print(_results_table(results))
     if before and results == before:
-        say(f"{out} was finished before: for more training, add more --epochs to --resume")
+        say(f"{out} was finished before" + goes_on * ": for more training, add more --epochs to --resume")
     assessment = Run.open(out).assessment
     if results.get("cross_fitted") and assessment is not None:
         for note in notes_of(assessment, PROMISE):

@@ -21,7 +21,7 @@ from drmm.learning.metrics import predict_logits
 from drmm.model.deep import DRMM
 from drmm.pruning.prune import Criterion, Pruned, Pruner, check_share, prune_synapses
 from drmm.runs.experiment import Experiment
-from drmm.runs.fit import learn_on
+from drmm.runs.fit import LEARNED_AT_ONCE, learn_on
 from drmm.runs.parts import Parts, parts_of, taught_by
 from drmm.runs.run import Run, versions
 from drmm.storage.models import model_bytes
@@ -119,10 +119,11 @@ def _lesson(run: Run, experiment: Experiment, data: Dataset, epochs: int) -> _Le
     """What a run learned from, found again before anything is computed.
 
     Raises:
-        InputError: if it learned by EM, which does not go on.
+        InputError: if it was learned at once, and is to go on.
     """
-    if epochs and experiment.training.learning == "em":
-        raise InputError("a model that was learned by em does not go on learning: leave --epochs out")
+    learning = experiment.training.learning
+    if epochs and learning in LEARNED_AT_ONCE:
+        raise InputError(f"a model that was learned by {learning} does not go on learning: leave --epochs out")
     parts = parts_of(experiment, data)
     if epochs and experiment.teacher is not None:
         parts = taught_by(run.teacher_folder, run.recipe, parts)

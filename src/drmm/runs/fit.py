@@ -37,7 +37,10 @@ from drmm.storage.models import Recipe, start_model
 from drmm.trust.assessment import Assessment, assess
 from drmm.trust.crossfit import cross_fit, cross_fit_head
 
-__all__ = ["fit_run", "learn", "learn_on"]
+__all__ = ["LEARNED_AT_ONCE", "fit_run", "learn", "learn_on"]
+
+LEARNED_AT_ONCE = {"em", "head"}
+"""Kinds of learning that do not start from templates that are there: such a model does not go on learning."""
 
 
 def fit_run(
@@ -62,7 +65,7 @@ def fit_run(
         resume: go on from where the folder's training was stopped.
         progress: show a progress bar.
         command: the exact command line, kept with the results.
-        tell: is told, before anything is learned, which images there are.
+        tell: is told, line by line, what will be learned, of which images, and how long that may take.
 
     Returns:
         What `results.json` holds: errors in percent, seconds of all sessions, versions. Empty in DDP's further
@@ -90,8 +93,8 @@ def fit_run(
         parts = parts_of(experiment, data)
         whole = _whole(experiment, data)
         candidates = _candidates(whole, parts)
-        told = _structure(candidates)
-        for line in told if leader else ():
+        lines = _structure(candidates)
+        for line in lines if leader else ():
             tell(line)
         run = _checked(run, whole, data) if resume else Run(folder, whole)
     if leader and not resume:
@@ -261,10 +264,10 @@ def learn_on(model: DRMM, experiment: Experiment, parts: Parts, epochs: int, **o
     """A trained model, trained for some more epochs by a schedule of their own; arguments as of `learn`.
 
     Raises:
-        InputError: if it learned by EM or learned a head, which do not start from templates that are there.
+        InputError: if it was learned at once.
     """
-    if experiment.training.learning in {"em", "head"}:
-        learning = experiment.training.learning
+    learning = experiment.training.learning
+    if learning in LEARNED_AT_ONCE:
         raise InputError(f"a model that was learned by {learning} does not go on learning: train a new one")
     changed = {"epochs": epochs, "min_steps": 0, "initialisation": "default", "patience": None}
     return _train(model, experiment.changed("training", **changed), parts, **options)
@@ -421,14 +424,14 @@ def _cleared_after_mistakes(run: Run, *, keep: bool) -> Iterator[None]:
 
 
 def _results(experiment: Experiment, data: Dataset, parts: Parts, model: DRMM) -> dict[str, Any]:
-    clustering = is_clustering(experiment, data)
+    clustering, training = is_clustering(experiment, data), experiment.training
     return {
         "dataset": data.name,
         "labels": len(parts.known),
         "images": len(parts.images),
-        "seed": experiment.training.seed,
-        "epochs": experiment.training.epochs,
-        "learning": experiment.training.learning,
+        "seed": training.seed,
+        **({} if training.learning == "head" else {"epochs": training.epochs}),
+        "learning": training.learning,
         "constraint": experiment.model.constraint,
         "validation_error": None if parts.validation is None else error_percent(model, *parts.validation),
         **({"test_error": None} if clustering else _test_errors(model, data)),
