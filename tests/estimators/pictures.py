@@ -1,6 +1,9 @@
 """Small pictures to learn from."""
 
+from typing import Any
+
 import numpy as np
+import torch
 
 
 def thirds(n: int = 60, channels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -15,3 +18,21 @@ def thirds(n: int = 60, channels: int | None = None) -> tuple[np.ndarray, np.nda
 
 def hidden(y: np.ndarray, labelled: int = 12) -> np.ndarray:
     return np.where(np.arange(len(y)) < labelled, y, -1)
+
+
+def in_layout(x: np.ndarray, layout: str) -> tuple[np.ndarray, Any, dict[str, Any]]:
+    """Images (N, H, W) or (N, H, W, 3) in a layout and type: as an array, as they are given, and options."""
+    options: dict[str, Any] = {}
+    if layout == "NHWC1":
+        x = x[..., None]
+    elif layout == "NCHW1":
+        x = x[:, None]
+    elif layout == "NCHW3":
+        x = x.transpose(0, 3, 1, 2)
+    elif layout == "ND":
+        x, options["image_shape"] = x.reshape(len(x), -1), x.shape[1:]
+    elif layout == "float":
+        x = x / 255
+    elif layout == "float255":
+        x, options["pixel_range"] = x.astype(float), (0, 255)
+    return x, torch.from_numpy(x) if layout == "tensor" else x, options

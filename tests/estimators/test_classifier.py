@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pictures import hidden, thirds
+from pictures import hidden, in_layout, thirds
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
 from sklearn.frozen import FrozenEstimator
@@ -174,20 +174,7 @@ def test_features_have_names_and_come_as_data_frames(fitted: DRMMClassifier) -> 
 def test_every_layout_is_welcome_and_comes_back(layout: str) -> None:
     colour = 3 if "3" in layout else None
     x, y = thirds(45, colour)
-    options: dict[str, object] = {}
-    if layout == "NHWC1":
-        x = x[..., None]
-    elif layout == "NCHW1":
-        x = x[:, None]
-    elif layout == "NCHW3":
-        x = x.transpose(0, 3, 1, 2)
-    elif layout == "ND":
-        x, options["image_shape"] = x.reshape(len(x), -1), (12, 12)
-    elif layout == "float":
-        x = x / 255
-    elif layout == "float255":
-        x, options["pixel_range"] = x.astype(float), (0, 255)
-    data = torch.from_numpy(x) if layout == "tensor" else x
+    x, data, options = in_layout(x, layout)
     model = quick(**options).fit(data, hidden(y))
     assert model.predict(data).shape == (45,)
     assert model.sample(2)[0].shape == (2, *x.shape[1:])

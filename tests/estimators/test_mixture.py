@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from pictures import in_layout
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -140,21 +141,8 @@ def test_vectors_have_densities_in_their_own_units() -> None:
 )
 def test_every_layout_is_welcome_and_comes_back(layout: str) -> None:
     x, y = crosses(45, 3 if "3" in layout else None)
-    options = dict(QUICK)
-    if layout == "NHWC1":
-        x = x[..., None]
-    elif layout == "NCHW1":
-        x = x[:, None]
-    elif layout == "NCHW3":
-        x = x.transpose(0, 3, 1, 2)
-    elif layout == "ND":
-        x, options["image_shape"] = x.reshape(len(x), -1), (10, 10)
-    elif layout == "float":
-        x = x / 255
-    elif layout == "float255":
-        x, options["pixel_range"] = x.astype(float), (0, 255)
-    data = torch.from_numpy(x) if layout == "tensor" else x
-    model = RenderingMixture(**options).fit(data)
+    x, data, options = in_layout(x, layout)
+    model = RenderingMixture(**QUICK, **options).fit(data)
     assert same_partition(model.predict(data), y)
     assert model.means_.shape == (3, *x.shape[1:])
     pictures, components = model.sample(4, random_state=1)
