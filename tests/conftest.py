@@ -1,10 +1,13 @@
-"""What every test shares: one thread, a fixed seed, reproducible examples, double precision on request."""
+"""What every test shares: one thread, a fixed seed, reproducible examples, double precision, commands."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from hypothesis import settings
+
+from drmm.cli import app as cli
 
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.load_profile("ci")
@@ -32,3 +35,22 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def run_drmm(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """One command in this process, of the words given: its exit code, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["drmm", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as leave:
+            code = leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

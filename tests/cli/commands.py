@@ -1,14 +1,10 @@
 """A command as a user gives it, and what came out."""
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
-
-from drmm.cli import app as cli
 
 Answer = tuple[int, str, str]
 """Exit code, stdout and stderr."""
@@ -18,18 +14,6 @@ FIT = ["fit", "digits", "--labels-per-class", "5", "--epochs", "2", "--width", "
 FIT += ["--set", "training.batch_size=256", "--set", "trust.folds=2"]
 EM = ["fit", "digits", "--set", "training.learning=em", "--set", "training.tolerance=0"]
 EM += ["--set", "trust.folds=2", "--epochs", "2", "--width", "4", "--labels-per-class", "5"]
-
-
-def drmm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> Answer:
-    """One command in this process."""
-    monkeypatch.setattr(sys, "argv", ["drmm", *map(str, words)])
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as leave:
-        code = leave.code if isinstance(leave.code, int) else 0 if leave.code is None else 1
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def sets(*assignments: str) -> list[str]:

@@ -4,17 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import EM, FIT, drmm
+from commands import EM, FIT
 from PIL import Image
 from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from drmm.cli import app as cli
-
-
-@pytest.fixture
-def run_drmm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    return lambda *words: drmm(capsys, monkeypatch, *words)
 
 
 def fitted(folder: Path, words: list[str]) -> Path:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 import drmm
-from drmm.cli import app as cli
 from drmm.errors import InputError, RunError
 from drmm.learning.em import fit_em
 from drmm.learning.initialisation import initialise
@@ -247,21 +245,6 @@ QUICK = settings("training.batch_size=256", "training.min_steps=0", "machine.acc
 FIT = ["fit", "digits", *QUICK]
 GRID = [*FIT, "--labels-per-class", "20", "--epochs", "4"]
 GRID += settings("training.learning_rate=0.01", "select.width=2,8", "trust.folds=0")
-
-
-@pytest.fixture
-def run_drmm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def run(*words: object) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr of one command."""
-        monkeypatch.setattr(sys, "argv", ["drmm", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as leave:
-            code = leave.code if isinstance(leave.code, int) else 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def table(folder: Path) -> list[dict[str, str]]:

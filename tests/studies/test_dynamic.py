@@ -3,7 +3,6 @@
 import io
 import itertools
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from drmm import DRMM
-from drmm.cli import app as cli
 from drmm.errors import InputError
 from drmm.rendering import AvgPool2d, BatchNorm2d, Conv2d, Flatten, LeakyReLU, Level, Linear, MaxPool2d, ReLU
 from drmm.rendering import Sequential as Chain
@@ -325,31 +323,21 @@ def test_a_walkthrough_needs_a_path():
         shown(unroll(paths([("a", "b", 1.0)], "a"), MinSum()), "b")
 
 
-def drmm(capsys, monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["drmm", *map(str, words)])
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as leave:
-        code = leave.code or 0
-    return code, *capsys.readouterr()
-
-
-def test_the_command_line_finds_and_draws_a_path(capsys, monkeypatch, tmp_path):
+def test_the_command_line_finds_and_draws_a_path(run_drmm, tmp_path):
     picture = tmp_path / "a.png"
-    code, out, _ = drmm(capsys, monkeypatch, "dp", "s:a:1", "s:b:4", "a:b:2", "b:b:1", "b:t:3", "--out", picture)
+    code, out, _ = run_drmm("dp", "s:a:1", "s:b:4", "a:b:2", "b:b:1", "b:t:3", "--out", picture)
     assert code == 0
     assert "best path: s → a → b → t, dist 6" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
-    code, out, _ = drmm(capsys, monkeypatch, "dp", "--semiring", "max-sum")
+    code, out, _ = run_drmm("dp", "--semiring", "max-sum")
     assert code == 0
     assert "best path: a → c, value 3" in out
 
 
-def test_names_of_nodes_are_only_text(capsys, monkeypatch, tmp_path):
+def test_names_of_nodes_are_only_text(run_drmm, tmp_path):
     formula, strange = "$\\frac{1}{$", "[/bold]\x1b[31m\U00013000\n" + "w" * 300
     picture = tmp_path / "a.png"
-    code, out, err = drmm(capsys, monkeypatch, "dp", f"{formula}:{strange}:1", f"{strange}:t:1", "--out", picture)
+    code, out, err = run_drmm("dp", f"{formula}:{strange}:1", f"{strange}:t:1", "--out", picture)
     assert (code, err) == (0, "")
     assert "\x1b" not in out
     assert formula in out
@@ -368,8 +356,8 @@ def test_names_of_nodes_are_only_text(capsys, monkeypatch, tmp_path):
         ([f"{i}:{i + 1}:1" for i in range(40)], "too many for a picture"),
     ],
 )
-def test_the_command_line_says_what_is_wrong(capsys, monkeypatch, tmp_path, words, message):
-    code, _, err = drmm(capsys, monkeypatch, "dp", *words, "--out", tmp_path / "a.png")
+def test_the_command_line_says_what_is_wrong(run_drmm, tmp_path, words, message):
+    code, _, err = run_drmm("dp", *words, "--out", tmp_path / "a.png")
     assert code == 2
     assert message in err
     assert err.count("\n") == 1

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 
-from drmm.cli import app as cli
 from drmm.data import load_folder_splits
 from drmm.errors import InputError, RunError
 from drmm.files import read_csv
@@ -371,24 +370,10 @@ def test_a_damaged_file_is_named(written, tmp_path, damaged):
 # --- the command -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def drmm(capsys, monkeypatch):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["drmm", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as leave:
-            code = leave.code or 0
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def test_the_same_seed_writes_the_same_bytes_and_parquet_is_optional(drmm, written, tmp_path, monkeypatch):
+def test_the_same_seed_writes_the_same_bytes_and_parquet_is_optional(run_drmm, written, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     out = tmp_path / "b"
-    code, told, _ = drmm("scenes", out, "--images", 10, "--size", 16, "--classes", "mug,car", "--seed", 0)
+    code, told, _ = run_drmm("scenes", out, "--images", 10, "--size", 16, "--classes", "mug,car", "--seed", 0)
     assert code == 0
     assert f"drmm fit {out}/images" in " ".join(told.split())
     assert "latents.csv written" in told
@@ -409,8 +394,8 @@ def test_the_same_seed_writes_the_same_bytes_and_parquet_is_optional(drmm, writt
         (["--images", "5"], "none to train on"),
     ],
 )
-def test_a_mistake_is_one_line(drmm, tmp_path, words, told):
-    code, _, err = drmm("scenes", tmp_path / "b", *words)
+def test_a_mistake_is_one_line(run_drmm, tmp_path, words, told):
+    code, _, err = run_drmm("scenes", tmp_path / "b", *words)
     assert code == 2
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -418,28 +403,28 @@ def test_a_mistake_is_one_line(drmm, tmp_path, words, told):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_refused(drmm, tmp_path):
+def test_an_existing_folder_is_refused(run_drmm, tmp_path):
     (tmp_path / "mine.txt").touch()
-    code, _, err = drmm("scenes", tmp_path)
+    code, _, err = run_drmm("scenes", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
     assert "exists" in err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_without_pyvista_one_line_says_what_to_install(drmm, tmp_path, monkeypatch):
+def test_without_pyvista_one_line_says_what_to_install(run_drmm, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyvista", None)
-    code, _, err = drmm("scenes", tmp_path / "b", "--images", 24)
+    code, _, err = run_drmm("scenes", tmp_path / "b", "--images", 24)
     assert (code, err.count("\n")) == (2, 1)
     assert "pip install 'drmm[scenes]'" in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_opengl_one_line_says_so(drmm, tmp_path, monkeypatch):
+def test_without_opengl_one_line_says_so(run_drmm, tmp_path, monkeypatch):
     window = SimpleNamespace(
         SetMultiSamples=int, SetAlphaBitPlanes=int, Initialize=lambda: None, IsCurrent=lambda: False
     )
     monkeypatch.setattr("pyvista.Plotter", lambda **_: SimpleNamespace(render_window=window))
-    code, _, err = drmm("scenes", tmp_path / "b", "--images", 24)
+    code, _, err = run_drmm("scenes", tmp_path / "b", "--images", 24)
     assert (code, err.count("\n")) == (2, 1)
     assert "no OpenGL" in err
     assert list(tmp_path.iterdir()) == []
