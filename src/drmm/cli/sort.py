@@ -190,11 +190,7 @@ def show_undo(into: Path) -> None:
 def _new(found: Listing, known: set[str], *, is_move: bool) -> dict[PurePosixPath, str]:
     """Digests of the pictures that were not sorted before."""
     root = found.root.resolve()
-    for same in found.repeats():
-        file = next((member for member in same if (root / member).resolve() == root / member), same[0])
-        for member in same:
-            if member != file:
-                found.skip(member, f"read already (as {file})")
+    found.read_once(lambda same: next((one for one in same if (root / one).resolve() == root / one), same[0]))
     for member in list(found.pictures):
         if is_move and not (root / member).parent.resolve().is_relative_to(root):
             found.skip(member, "not moved, as it lies elsewhere, in a folder that a link leads to")

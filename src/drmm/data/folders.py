@@ -192,15 +192,15 @@ def _resized(entries: Collection[Entry], size: tuple[int, int], shape: Shape, wh
 
 def _read_once(found: Listing, places: Mapping[PurePosixPath, Place]) -> None:
     """Count a file that links lead to once; where it has a label, there."""
-    for same in found.repeats():
+
+    def kept(same: list[PurePosixPath]) -> PurePosixPath:
         labelled = [member for member in same if places[member] != Place(is_test=False, label=None)]
         if len({places[member] for member in labelled}) > 1:
             names = " and ".join(map(str, labelled))
             raise InputError(f"{found.root}: {names} are one file in two places: keep one")
-        kept = (labelled or same)[0]
-        for member in same:
-            if member != kept:
-                found.skip(member, f"read already (as {kept})")
+        return (labelled or same)[0]
+
+    found.read_once(kept)
 
 
 def _encoded(labels: Sequence[str | None], classes: tuple[str, ...], root: Path) -> Labels:

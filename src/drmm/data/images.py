@@ -369,9 +369,7 @@ def _files(
             yield _from_array(path, shape, pixel_range)
             continue
         with quiet(), listed(path) as found:
-            for first, *others in found.repeats():
-                for member in others:
-                    found.skip(member, f"read already (as {first})")
+            found.read_once()
             how: dict[str, Any] = {"channels": shape[0], "size": shape[1:], "shape": fill}
             for member, picture in found.decoded(list(found.pictures), **how):
                 images = as_images(picture.levels[None], channels=shape[0])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -68,12 +69,20 @@ class Listing:
         del self.pictures[member]
         self.skipped.append(Skipped(str(member), reason, is_loss))
 
-    def repeats(self) -> list[list[PurePosixPath]]:
-        """Several paths to one file, by links: each time all of them."""
+    def read_once(self, kept: Callable[[list[PurePosixPath]], PurePosixPath] = itemgetter(0)) -> None:
+        """Count a file that links lead to once.
+
+        Args:
+            kept: by which of the several paths to it; the first by default.
+        """
         paths: dict[str, list[PurePosixPath]] = {}
         for member, file in self.pictures.items():
             paths.setdefault(file.real, []).append(member)
-        return [same for same in paths.values() if len(same) > 1]
+        for same in paths.values():
+            one = kept(same) if len(same) > 1 else same[0]
+            for member in same:
+                if member != one:
+                    self.skip(member, f"read already (as {one})")
 
     def decoded(self, members: Sequence[PurePosixPath], **options: Any) -> Iterator[tuple[PurePosixPath, Picture]]:
         """Some of the pictures in order, decoded ahead by threads; what cannot be read is skipped as a loss.
