@@ -57,9 +57,9 @@ def predict(
     tune_allocator()
     opened = Run.open(run)
     predictor = Predictor(opened, promise=promise, all_classes=all_classes)
-    fill = "stretch" if opened.experiment is None else opened.experiment.data.shape
     skipped: list[Skipped] = []
-    batches = image_batches(images, opened.recipe.image_shape, skipped, at_once=CERTIFIED_AT_ONCE, fill=fill)
+    shape, fill = opened.recipe.image_shape, opened.asked.shape
+    batches = image_batches(images, shape, skipped, at_once=CERTIFIED_AT_ONCE, fill=fill)
     n = 0
     with closing(Meter("predicting")) as meter, table_in_parts(out, ["image", *predictor.header]) as add:
         for names, x in batches:

@@ -74,8 +74,7 @@ def _cross_fitted(run: Run, found: Survey) -> npt.NDArray[np.float64] | None:
     """What nets said of pictures whose label they did not know, (N, C); None if a run says it of too few."""
     told = run.cross_fitted_files
     codes = {name: code for code, name in enumerate(run.recipe.classes)}
-    source = Path("" if run.experiment is None else run.experiment.data.source)
-    if found.root.resolve() != source.resolve() or not {*found.classes} <= codes.keys():
+    if found.root.resolve() != Path(run.asked.source).resolve() or not {*found.classes} <= codes.keys():
         return None
     nothing = np.full(len(codes), np.nan)
     each = [told.get(file, nothing) for file in found.files]

@@ -280,8 +280,7 @@ def _choices(
     """What is decided about each picture that can be read: by its label, if the run knows one, or by the model."""
     labelled = _labelled(run)
     shape = run.recipe.image_shape
-    fill = "stretch" if run.experiment is None else run.experiment.data.shape
-    decoded = found.decoded(list(digests), channels=shape[0], size=shape[1:], shape=fill)
+    decoded = found.decoded(list(digests), channels=shape[0], size=shape[1:], shape=run.asked.shape)
     batch: list[_Read] = []
     for member, picture in track(decoded, "predicting", len(digests)):
         path = found.root / member
@@ -299,7 +298,7 @@ def _choices(
 
 def _labelled(run: Run) -> dict[Path, str]:
     """Class of each picture that the run learned from with its label."""
-    folder = Path("" if run.experiment is None else run.experiment.data.source).resolve()
+    folder = Path(run.asked.source).resolve()
     return {(folder / file).resolve(): label for file, label in run.labelled_files.items()}
 
 

@@ -40,7 +40,7 @@ from drmm.learning.recipes import is_recipe
 from drmm.learning.train import seconds_in
 from drmm.model.deep import DRMM
 from drmm.runs.earlier import experiment_tables
-from drmm.runs.experiment import Experiment
+from drmm.runs.experiment import Data, Experiment
 from drmm.storage.models import Recipe, load_model, save_model
 from drmm.trust.assessment import Assessment
 
@@ -189,12 +189,14 @@ class Run:
     # --- what it learned from ------------------------------------------------------------------------------------
 
     @property
+    def asked(self) -> Data:
+        """Which images and labels were asked for; the defaults, of no source, where the folder does not say."""
+        return Data() if self.experiment is None else self.experiment.data
+
+    @property
     def clusters(self) -> bool:
         """Whether the model found clusters, which no class stands for."""
-        if self.experiment is None:
-            return False
-        data = self.experiment.data
-        return data.labels_per_class == 0 or data.clusters is not None
+        return self.asked.labels_per_class == 0 or self.asked.clusters is not None
 
     @property
     def store(self) -> Path:
@@ -242,8 +244,7 @@ class Run:
         Raises:
             RunError: if they are others than those that the run learned from.
         """
-        known = "" if self.experiment is None else self.experiment.data.digest
-        changed = bool(known) and known != data.digest
+        changed = self.asked.digest not in {"", data.digest}
         if changed or (self.has_model and self._misfits(data)):
             raise RunError(
                 f"{data.name} holds other images or labels now than {self.folder} learned from: put the former "

@@ -270,8 +270,7 @@ def _in_words(context: Context) -> str:
     source, evaluation = context.source, context.evaluation
     text = "" if context.sorting is None else context.sorting.in_words()
     text += f"A model of {source.model.n_classes} {'clusters' if source.clusters else 'classes'}"
-    asked = "" if source.experiment is None else source.experiment.data.source
-    name = source.results.get("dataset") or asked
+    name = source.results.get("dataset") or source.asked.source
     text += f", trained on {one_line(str(name))}." if name else "."
     if evaluation is None:
         return text
