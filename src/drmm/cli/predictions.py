@@ -17,9 +17,12 @@ from drmm.trust.decisions import UNFAMILIAR
 from drmm.trust.familiarity import PARTS
 from drmm.trust.promise import PROMISE, check_promise
 
-__all__ = ["Predictor", "notes_of"]
+__all__ = ["FACTS", "Predictor", "notes_of"]
 
-_COLUMNS = ("label", "confidence", "second", "second_confidence", "familiarity", "strange_in", "decision")
+FACTS = ("confidence", "second", "second_confidence", "familiarity", "strange_in")
+"""Columns between label and decision: what is known of a picture whose label a model says."""
+
+_COLUMNS = ("label", *FACTS, "decision")
 _OF_INFERENCE = ("log_joint", "gap", "certified")
 _LOWER, _MORE = (0.95, 0.9, 0.8), 0.05  # promises that are named where they sort so much more of the pictures
 

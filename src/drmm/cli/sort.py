@@ -19,7 +19,7 @@ from rich.text import Text
 
 from drmm.cli.console import complain, say
 from drmm.cli.fit import asked_for, cross_fitted
-from drmm.cli.predictions import Predictor
+from drmm.cli.predictions import FACTS, Predictor
 from drmm.data.base import summary
 from drmm.data.images import as_images
 from drmm.data.index import indexed
@@ -50,7 +50,6 @@ _AT_ONCE = 256  # pictures
 _SHOWN, _EXAMPLES = 10, 3  # files in a list, and beside a count
 _REPORT = "report.html"
 _SAID_OTHERWISE = {"data.source", "data.labels", "data.digest"}  # what may differ from the model's settings
-_FACTS = ("confidence", "second", "second_confidence", "familiarity", "strange_in")  # columns of sort.csv
 
 
 def asked_way(**ways: bool) -> How | None:
@@ -286,7 +285,7 @@ def _choices(
         path = found.root / member
         label = labelled.get(path.resolve())
         if label is not None:
-            yield Choice(path, digests[member], label, "labelled", dict.fromkeys(_FACTS, ""))
+            yield Choice(path, digests[member], label, "labelled", dict.fromkeys(FACTS, ""))
             continue
         batch.append((path, digests[member], picture.levels))
         if len(batch) == _AT_ONCE:
@@ -309,7 +308,7 @@ def _decided(predictor: Predictor, batch: list[_Read]) -> Iterator[Choice]:
     for (path, digest, _), row in zip(batch, rows, strict=True):
         answer: dict[str, Any] = dict(zip(predictor.header, row, strict=True))
         by_net: Decision = "sorted" if answer["confidence"] >= predictor.promise else "unsure"
-        facts = {name: "" if answer[name] is None else str(cell(answer[name])) for name in _FACTS}
+        facts = {name: "" if answer[name] is None else str(cell(answer[name])) for name in FACTS}
         yield Choice(path, digest, answer["label"], answer["decision"] or by_net, facts)
 
 
@@ -323,7 +322,7 @@ def _answer(found: Listing, choice: Choice) -> Answer:
         float(confidence) if confidence else None,
         choice.facts["second"],
         float(familiarity) if familiarity else None,
-        choice.facts.get("strange_in", ""),
+        choice.facts["strange_in"],
     )
 
 
