@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -238,11 +237,7 @@ def _check_same(run: Run, experiment: Experiment) -> None:
         InputError: if there are any.
     """
     before = experiment if run.experiment is None else run.experiment
-    asked = experiment.resolved()  # and what the run has filled in from its data
-    asked = replace(asked, model=asked.model.fitted(before.model.image_shape, before.model.classes))
-    if asked.data.size is None:
-        asked = asked.changed("data", size=before.data.size)
-    changed = [name for name in before.differences(asked) if name not in _SAID_OTHERWISE]
+    changed = [name for name in before.differences(experiment.filled_in(before)) if name not in _SAID_OTHERWISE]
     if changed:
         raise InputError(
             f"{run.folder} was trained with another {changed[0]}: leave that out, or train anew by sorting into "

@@ -227,6 +227,12 @@ class Experiment:
         objective = self.objective.resolved(self.model.constraint, self.training.learning, taught=taught)
         return replace(self, objective=objective, training=self.training.resolved())
 
+    def filled_in(self, other: Experiment) -> Experiment:
+        """Resolved, and with what a run takes from its data as another experiment on the same data has it."""
+        data = self.data if self.data.size else replace(self.data, size=other.data.size)
+        model = self.model.fitted(other.model.image_shape, other.model.classes)
+        return replace(self.resolved(), data=data, model=replace(model, channels=other.model.channels))
+
     def differences(self, other: Experiment) -> list[str]:
         """Settings that two experiments do not share, as "table.name"."""
         return [

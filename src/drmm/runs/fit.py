@@ -364,11 +364,8 @@ def _checked(run: Run, experiment: Experiment, data: Dataset) -> Run:
     taught_by_digest = "" if before.teacher is None else before.teacher.digest
     if taught_by_digest and experiment.teacher is not None and taught_by_digest != experiment.teacher.digest:
         raise RunError(f"the teacher's model is another one than {folder} was started with: put it back")
-    sized = before.data if before.data.size else replace(before.data, size=experiment.data.size)  # before 0.2.0
-    before = replace(
-        before.resolved(), data=sized, model=replace(before.model, channels=experiment.model.channels)
-    )
-    changed = [name for name in before.differences(experiment) if not _may_differ(name, run)]
+    before = before.filled_in(experiment)  # version 0.1.0 did not keep that
+    changed = [name for name in before.differences(experiment) if not _may_differ(name)]
     if changed:
         raise RunError(f"{folder} was started with another {changed[0]}: resume with the same settings")
     if experiment.training.epochs < before.training.epochs:
@@ -381,11 +378,9 @@ def _checked(run: Run, experiment: Experiment, data: Dataset) -> Run:
     return run
 
 
-def _may_differ(name: str, run: Run) -> bool:
+def _may_differ(name: str) -> bool:
     """Whether a resumed run may have another setting: where it is and what it runs on, not what it is."""
-    old = run.experiment is not None and not run.experiment.model.classes  # of version 0.1.0
-    filled_in = old and name in {"model.preset", "model.image_shape", "model.classes"}
-    return name in _MAY_DIFFER or name.startswith("machine.") or filled_in
+    return name in _MAY_DIFFER or name.startswith("machine.")
 
 
 def _epochs_done(run: Run) -> int | None:
