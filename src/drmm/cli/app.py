@@ -223,17 +223,9 @@ def sort(
     from drmm.errors import InputError, RunError
 
     way = asked_way(copy=copy, link=link, move=move)
-    training = {
-        "labels": labels,
-        "recipe": recipe,
-        "size": size,
-        "shape": shape,
-        "prior": prior,
-        "net": net,
-        "weights": weights,
-        "preprocess": preprocess,
-        "set": assignments,
-    }
+    asked = of_pictures(None, labels, size, shape, prior) | of_net(net, weights, preprocess)
+    options = {name.partition(".")[2]: value for name, value in asked.items()}  # are called like settings
+    training = {"labels": labels, "recipe": recipe, **options, "set": assignments}
     given = [f"--{name}" for name, value in training.items() if value is not None]
     if undo:
         folder = into or pictures
@@ -249,9 +241,8 @@ def sort(
         pictures,
         into,
         run=run,
-        labels=labels,
         recipe=recipe,
-        asked=of_pictures(str(pictures), labels, size, shape, prior) | of_net(net, weights, preprocess),
+        asked={**asked, "data.source": str(pictures)},
         assignments=assignments or (),
         promise=promise,
         how=way or "copy",

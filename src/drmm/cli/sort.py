@@ -68,7 +68,6 @@ def sort(
     into: Path,
     *,
     run: Path | None,
-    labels: Path | None,
     recipe: str | None,
     asked: Mapping[str, Any],
     assignments: Sequence[str],
@@ -83,8 +82,7 @@ def sort(
         pictures: the folder.
         into: folder of the sorted pictures.
         run: folder of the model; None trains one, or takes the one that was trained before.
-        labels: table of labels to train with; None takes class folders.
-        recipe: what to train by; None is the default.
+        recipe: what to train by; None is what suits the pictures.
         asked: settings of the training that have an option of their own, by "table.name", the folder among them.
         assignments: other ones, "table.name=value".
         promise: share of the sorted pictures that is to be right.
@@ -103,7 +101,7 @@ def sort(
         known = known_digests(into)
         digests = _new(found, known, is_move=how == "move")
         folder = Path(nowhere) / RUN if dry_run else into / RUN
-        train = partial(_trained, found, folder, labels, recipe, asked, assignments, command)
+        train = partial(_trained, found, folder, recipe, asked, assignments, command)
         model = (train() if run is None else Run.open(run)) if digests else None
         predictor = Predictor(model, promise=promise, inference=False) if model else None
         choices = list(_choices(model, predictor, found, digests)) if model and predictor else []
@@ -202,7 +200,6 @@ def _new(found: Listing, known: set[str], *, is_move: bool) -> dict[PurePosixPat
 def _trained(
     found: Listing,
     folder: Path,
-    labels: Path | None,
     recipe: str | None,
     asked: Mapping[str, Any],
     assignments: Sequence[str],
@@ -216,7 +213,7 @@ def _trained(
     if begun and (opened := Run.open(folder)).finished:
         say(f"sorting by the model in {folder}, which was trained before")
         _check_same(opened, experiment)
-        _tell_of_other_labels(opened, labels, found)
+        _tell_of_other_labels(opened, asked.get("data.labels"), found)
         return opened
     say(f"training a model first, into {folder}: give the same command to go on after a stop")
     tune_allocator()
@@ -245,10 +242,11 @@ def _check_same(run: Run, experiment: Experiment) -> None:
         )
 
 
-def _tell_of_other_labels(run: Run, labels: Path | None, found: Listing) -> None:
+def _tell_of_other_labels(run: Run, table: str | None, found: Listing) -> None:
     """Say how many labels of a table a model was not trained with."""
-    if labels is None:
+    if table is None:
         return
+    labels = Path(table)
     rows = read_labels(labels)
     with warnings.catch_warnings(action="ignore"), suppress(InputError):  # of pictures that were moved away
         told, _ = matched(rows, found.pictures, found.root, labels)
