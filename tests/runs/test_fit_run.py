@@ -414,7 +414,7 @@ LEFT_OVER = {
         "TORCHELASTIC_RUN_ID": "7",
     },
     "slurm": {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "a", "SLURM_PROCID": "5", "SLURM_JOB_ID": "3"},
-    "ours, of another time": {"DRMM_LEADER": "1", "LOCAL_RANK": "1"},
+    "ours, of another time": {"DRMM_LEADER": "-1", "LOCAL_RANK": "1"},
     "kubeflow": {"KUBERNETES_PORT": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": "1"},
 }
 
