@@ -1,12 +1,12 @@
 """Photographs from few labels, by what a net knows of ImageNet: `make photographs DATA=folder with CIFAR-10`.
 
 Four classes of CIFAR-10 (as JPEG, so no figure compares with published ones) with 25 labels each, and all ten
-with 40 to 4,000 labels in all, beside thousands of pictures without one. By EfficientNet-Lite0 and its weights of
-ImageNet: logistic regression and label spreading on its features (scikit-learn, both cross-validated on the labels),
-from pictures of 160 x 160 pixels; the whole net fine-tuned on the labels, by a loop as people write it, from
-112 x 112, which is all that it has time for; and the recipes `photos-quick` (112 x 112) and `photos` (160 x 160),
-whose confidence is calibrated by cross-fitting. Measured on pictures that nothing was learned from: the error, the
-expected calibration error, the processor's seconds, and the most memory. Resumable.
+with 40 to 4,000 labels in all, beside thousands of pictures without one. By EfficientNet-Lite0 and its weights
+of ImageNet: logistic regression and label spreading on its features (scikit-learn, both cross-validated on the
+labels), from pictures of 160 x 160 pixels; the whole net fine-tuned on the labels, by a loop as people write
+it, from 112 x 112, which is all that it has time for; and the recipes `photos-quick` (112 x 112) and `photos`
+(160 x 160), whose confidence is calibrated by cross-fitting. Measured on pictures that nothing was learned
+from: the error, the expected calibration error, the processor's seconds, and the most memory. Resumable.
 """
 
 from __future__ import annotations
