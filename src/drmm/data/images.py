@@ -1,6 +1,15 @@
 """The boundary through which all of a user's pixels pass: checked once, then float32 NCHW in [0, 1]."""
 
-__all__ = ["as_images", "black_white_of", "image_batches", "load_image_files", "nchw", "numbers", "pixels", "reduced"]
+__all__ = [
+    "as_images",
+    "black_white_of",
+    "image_batches",
+    "load_image_files",
+    "nchw",
+    "numbers",
+    "pixels",
+    "reduced",
+]
 
 import math
 import warnings
@@ -417,7 +426,8 @@ def reduced(x: torch.Tensor) -> torch.Tensor:
 
     Statistics of pixels need no more, and take a hundred times the memory where pictures are large.
     """
-    sides = [min(side, _REDUCED) for side in x.shape[2:]]
-    if list(x.shape[2:]) == sides:
+    height, width = x.shape[2:]
+    sides = min(height, _REDUCED), min(width, _REDUCED)
+    if sides == (height, width):
         return pixels(x)
     return torch.cat([functional.adaptive_avg_pool2d(pixels(part), sides) for part in x.split(_AT_ONCE)])
