@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -41,8 +41,11 @@ lift: .venv/dev.stamp  ## What lifting costs, and a lifted residual net drawn: t
 missing: .venv/demo.stamp  ## Digits with missing pixels, by how they are filled in: a quarter of an hour.
 	$(STUDY).missing_pixels
 
-photographs: .venv/dev.stamp  ## Few labels on photographs, by what a net knows of ImageNet: DATA=folder with CIFAR-10, an hour; resumable.
+photographs: .venv/dev.stamp  ## Few labels on photographs, by what a net knows of ImageNet: DATA=folder with CIFAR-10, a day; resumable.
 	$(STUDY).photographs $(IN_DATA)
+
+unlabelled: .venv/demo.stamp  ## What pictures without a label bring: DATA=folder with MNIST and CIFAR-10, hours; resumable.
+	$(STUDY).unlabelled $(IN_DATA)
 
 trust: .venv/demo.stamp  ## Calibration and the cross-fitted error: DATA=folder with CIFAR-10, an hour; resumable.
 	$(STUDY).trust $(IN_DATA)

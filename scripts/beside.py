@@ -324,7 +324,7 @@ def table(results: Results) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, draws in results["sets"].items():
-        lines.append(f"| **{name}**, {len(draws)} draws | | | | | | | |")
+        lines.append(f"| **{name}**, {len(draws)} draw{'s' * (len(draws) > 1)} | | | | | | | |")
         for method in draws[0]["methods"]:
             rows = [draw["methods"][method] for draw in draws]
             shares = [[row[what] for row in rows] for what in ("error", "sorted", "sorted_error")]

@@ -1,12 +1,12 @@
 """Photographs from few labels, by what a net knows of ImageNet: `make photographs DATA=folder with CIFAR-10`.
 
 Four classes of CIFAR-10 (as JPEG, so no figure compares with published ones) with 25 labels each, and all ten
-with 40 to 4,000 labels in all, beside thousands of pictures without one. By EfficientNet-Lite0 and its weights of
-ImageNet, from pictures of 160 x 160 pixels: logistic regression and label spreading on its features (scikit-learn,
-both cross-validated on the labels); the whole net fine-tuned on the labels, by a loop as people write it, from
-pictures of 112 x 112, which is all that it has time for; and the recipes `photos-quick` and `photos`, whose
-confidence is calibrated by cross-fitting. Measured on pictures that nothing was learned from: the error, the
-expected calibration error, the processor's seconds, and the most memory. Resumable.
+with 40 to 4,000 labels in all, beside thousands of pictures without one. By EfficientNet-Lite0 and its weights
+of ImageNet: logistic regression and label spreading on its features (scikit-learn, both cross-validated on the
+labels), from pictures of 160 x 160 pixels; the whole net fine-tuned on the labels, by a loop as people write
+it, from 112 x 112, which is all that it has time for; and the recipes `photos-quick` (112 x 112) and `photos`
+(160 x 160), whose confidence is calibrated by cross-fitting. Measured on pictures that nothing was learned
+from: the error, the expected calibration error, the processor's seconds, and the most memory. Resumable.
 """
 
 from __future__ import annotations
@@ -167,9 +167,9 @@ def run(asked: Namespace) -> Results:
     """Every task, every draw, every method that is not there yet."""
     data = load("cifar10", data_dir=asked.data_dir)
     folder = asked.out / "photographs"
-    cells: Results = {name: {method: [] for method in METHODS} for name in asked.tasks}
+    cells: Results = {name: {method: [] for method in asked.methods} for name in asked.tasks}
     for name, seed in track(list(product(asked.tasks, range(asked.seeds))), "draws"):
-        files = {method: folder / f"{name}-{seed}-{method}.json".replace(" ", "_") for method in METHODS}
+        files = {method: folder / f"{name}-{seed}-{method}.json".replace(" ", "_") for method in asked.methods}
         drawn = None if all(file.exists() for file in files.values()) else draw(data, TASKS[name], seed)
         for method, file in files.items():
             cells[name][method].append(kept(file, lambda: cell(drawn, method, seed)))  # noqa: B023
@@ -188,5 +188,14 @@ def table(results: Results) -> str:
 
 
 if __name__ == "__main__":
-    options = {"--tasks": {"nargs": "+", "choices": list(TASKS), "default": list(TASKS), "help": "what to learn"}}
-    study(run, table, name="photographs", target="photographs", seeds=5, options=options)
+    study(
+        run,
+        table,
+        name="photographs",
+        target="photographs",
+        seeds=5,
+        options={
+            "--tasks": {"nargs": "+", "choices": list(TASKS), "default": list(TASKS), "help": "what to learn"},
+            "--methods": {"nargs": "+", "choices": list(METHODS), "default": list(METHODS), "help": "by what"},
+        },
+    )

@@ -108,8 +108,8 @@ def mean_and_sd(values: Sequence[float]) -> dict[str, float]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation, as tables show them."""
-    return "{mean:.1f} ± {sd:.1f}".format(**mean_and_sd(values))
+    """Mean and standard deviation, as tables show them; or the value where there is but one."""
+    return ("{mean:.1f} ± {sd:.1f}" if len(values) > 1 else "{mean:.1f}").format(**mean_and_sd(values))
 
 
 def difference(errors: Mapping[int, float], others: Mapping[int, float]) -> str:

@@ -164,7 +164,7 @@ def _in_words(kind: Any) -> str:
         return "none"
     if origin is tuple:
         several = {int: "whole numbers", float: "numbers", str: "names"}
-        return f"{several[inner[0]]}, with commas between them"
+        return f"{several.get(inner[0]) or f'some of {_in_words(inner[0])}'}, with commas between them"
     if inner:  # a Literal
         return ", ".join(map(str, inner))
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drmm.cli import fit
 from drmm.cli.fit import asked_for, of_pictures
 from drmm.runs.experiment import Experiment
+from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
 
 
@@ -29,15 +31,27 @@ def asked(photos: Path, *, recipe: str | None = None, size: int | None = None, s
     return asked_for(recipe, None, {**everyday, **options}, sets)
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Runs learn for a step."""
+
+    def shorter(experiment, *args, **options):
+        few = experiment.changed("training", epochs=1, min_steps=0).changed("trust", folds=2)
+        return fit_run(few, *args, **options)
+
+    monkeypatch.setattr(fit, "fit_run", shorter)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_folder_of_photographs_is_learned_on_a_net_that_knows_some(photos, tmp_path, run_drmm):
     out = tmp_path / "run"
-    code, said, err = run_drmm("fit", photos, "--out", out)
+    code, said, err = run_drmm("fit", photos, "--out", out, "--size", 36)
     assert code == 0, err
     assert said.startswith("24 of 24 pictures are in colour: learning by --recipe photos,")
     kept = Run.open(out).experiment
     assert kept.model.preset == "efficientnet_lite0"
-    assert (kept.training.learning, kept.data.size) == ("head", (160, 160))
-    code, said, err = run_drmm("fit", photos, "--out", out, "--resume")
+    assert (kept.training.learning, kept.data.size) == ("tune", (36, 36))
+    code, said, err = run_drmm("fit", photos, "--out", out, "--size", 36, "--resume")
     assert code == 0, err
     assert "pictures are in colour" not in said, "a run goes on as it was"
 

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from drmm.data import listing
-from drmm.data.images import as_images, image_batches, load_image_files
+from drmm.data.images import as_images, image_batches, load_image_files, pixels, reduced
 from drmm.errors import InputError, RunError
 
 
@@ -354,3 +354,13 @@ def test_pictures_fill_the_shape_as_those_did_that_were_learned_from(tmp_path):
         )
     assert padded[0, 0, 0].max() == 0
     assert stretched[0, 0, 0].max() > 0, "control"
+
+
+def test_large_images_are_reduced_by_means_and_small_ones_are_as_they_are():
+    torch.manual_seed(0)
+    small = torch.randint(256, (3, 1, 32, 20), dtype=torch.uint8)
+    assert torch.equal(reduced(small), pixels(small))
+    large = torch.randint(256, (70, 3, 64, 24), dtype=torch.uint8)
+    by_hand = pixels(large).reshape(70, 3, 32, 2, 24).mean(3)
+    torch.testing.assert_close(reduced(large), by_hand)
+    assert reduced(torch.rand(2, 3, 100, 333)).shape == (2, 3, 32, 32)

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 
 from drmm import DRMMClassifier
+from drmm.estimators import classifier
 from drmm.storage import models as storage
 
 
@@ -52,3 +54,22 @@ def test_published_weights_are_what_it_starts_from(monkeypatch):
     found = DRMMClassifier(**settings).fit(x, truth)
     assert asked == ["conv_small"]
     assert bool((found.model_.levels[0].dictionary.weight == 0.5).all())
+
+
+@pytest.mark.parametrize("does_harm", [False, True])
+def test_a_tuned_net_is_kept_unless_its_head_alone_is_better(does_harm, monkeypatch):
+    x, truth = pictures(60)
+    y = np.where(np.arange(len(x)) < 30, truth, -1)
+    monkeypatch.setattr(classifier, "does_harm", lambda *_: does_harm)
+    training = {"learning": "tune", "epochs": 2, "min_steps": 4}
+    learner = DRMMClassifier(model={"preset": "conv_small", "width": 2}, training=training, random_state=0)
+    head = clone(learner).set_params(training={"learning": "head"}).fit(x, y)
+    learner.set_params(calibrate=True)
+    if does_harm:
+        with pytest.warns(UserWarning, match="such a head is kept"):
+            learner.fit(x, y)
+    else:
+        learner.fit(x, y)
+    before, after = (found.model_.levels[0].dictionary.weight for found in (head, learner))
+    assert torch.equal(before, after) == does_harm
+    assert learner.assessment_.error()["labels"] == 30

@@ -1,6 +1,7 @@
 """Features are computed once, whatever happens in between."""
 
 import sqlite3
+from functools import partial
 
 import numpy as np
 import pytest
@@ -105,16 +106,17 @@ def test_a_full_disk_is_no_loss(monkeypatch):
 
 
 def test_every_view_of_a_picture_has_features_of_its_own_and_is_kept():
-    net, x = Net(), pictures(6)
-    plain, other = features_of(net, x, progress=False), features_of(net, x, view=1, progress=False)
+    net, x, kinds = Net(), pictures(6), ("crop", "flip")
+    find = partial(features_of, net, kinds=kinds, progress=False)
+    plain, other = features_of(net, x, progress=False), find(x, view=1)
     assert not torch.allclose(plain, other)
-    assert not torch.allclose(other, features_of(net, x, view=2, progress=False))
+    assert not torch.allclose(other, find(x, view=2))
     seen = sum(net.seen)
-    assert torch.equal(features_of(net, x, view=1, progress=False), other)
-    assert torch.equal(features_of(net, x.flip(0), view=1, progress=False), other.flip(0)), "whatever their order"
+    assert torch.equal(find(x, view=1), other)
+    assert torch.equal(find(x.flip(0), view=1), other.flip(0)), "whatever their order"
     assert sum(net.seen) == seen + 2, "each time one picture, to see how many features there are"
-    unmirrored = features_of(net, x, view=1, may_mirror=False, progress=False)
-    assert not torch.allclose(unmirrored, other)
+    assert torch.equal(find(x, view=1, kinds=kinds[::-1]), other), "in whatever order they are named"
+    assert not torch.allclose(find(x, view=1, kinds=("crop",)), other)
 
 
 def test_another_way_through_the_same_weights_has_features_of_its_own(own_cache):

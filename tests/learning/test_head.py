@@ -140,12 +140,13 @@ def test_other_views_have_the_labels_of_their_pictures():
 def test_a_model_learns_from_as_many_views_as_it_is_told(monkeypatch):
     asked = []
 
-    def features(levels, x, *, view, may_mirror, **_):
-        asked.append((view, may_mirror))
+    def features(levels, x, *, view, kinds, **_):
+        asked.append((view, kinds))
         return levels(x.float() / 255).detach()
 
     monkeypatch.setattr(head, "features_of", features)
     x, y, _ = pictures()
-    for config in (Training(learning="head"), Training(learning="head", views=3, mirror=False)):
-        train_head(model().eval(), x, y, Objective(), config, progress=False)
-    assert asked == [(0, True), (0, False), (1, False), (2, False)]
+    for number, kinds in ((1, ("crop",)), (3, ()), (3, ("crop", "flip"))):
+        config = Training(learning="head", head_views=number)
+        train_head(model().eval(), x, y, Objective(views=kinds), config, progress=False)
+    assert asked == [(0, ("crop",)), (0, ()), *((view, ("crop", "flip")) for view in range(3))]

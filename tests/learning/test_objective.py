@@ -9,6 +9,7 @@ from drmm import Objective
 from drmm.errors import InputError
 from drmm.learning.config import Training
 from drmm.learning.objective import (
+    agreement,
     balance,
     cross_entropy,
     kl_divergence,
@@ -17,6 +18,7 @@ from drmm.learning.objective import (
     reconstruction,
 )
 from drmm.learning.train import train
+from drmm.learning.views import random_draws, viewed
 from drmm.model.presets import conv_small, dense
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0], [0.0, 5.0, 0.0]])
@@ -273,6 +275,61 @@ def test_what_is_not_mixed_is_no_cutmix():
         Objective(cutmix=1.5)
 
 
+# --- agreement ---
+
+
+def test_agreement_is_cross_entropy_from_the_sharpened_posterior_of_the_picture():
+    seen, of_pictures = LOGITS.double(), LOGITS.double().flip(0)
+    by_hand = 0.0
+    for mine, theirs in zip(seen.tolist(), of_pictures.tolist(), strict=True):
+        squared = [q * q for q in posterior(theirs)]  # temperature 1/2
+        target = [q / sum(squared) for q in squared]
+        by_hand -= sum(p * math.log(q) for p, q in zip(target, posterior(mine), strict=True)) / 4
+    assert agreement(seen, of_pictures).item() == pytest.approx(by_hand, abs=1e-9)
+
+
+def test_with_agreement_every_term_is_of_views_and_the_target_of_pictures(model, batch):
+    x, y = batch
+    model.eval()
+    objective = Objective(agreement=0.7, views=("affine", "brightness"), kl=0.4)
+    torch.manual_seed(3)
+    terms = objective(model, x, y)
+    torch.manual_seed(3)
+    views = viewed(x, random_draws(len(x)), objective.views)
+    logits = model(views)
+    torch.testing.assert_close(terms["cross_entropy"], cross_entropy(logits, y))
+    assert not torch.allclose(terms["cross_entropy"], cross_entropy(model(x), y)), "control"
+    torch.testing.assert_close(terms["agreement"], agreement(logits, model(x)))
+    plain = Objective(kl=0.4)(model, views, y)
+    torch.testing.assert_close(terms["loss"], plain["loss"] + 0.7 * terms["agreement"])
+    assert "agreement" not in plain
+
+
+def test_agreement_moves_views_to_pictures_and_not_pictures_to_views(model, batch):
+    """Otherwise the net would agree with itself by knowing nothing."""
+    x, y = batch
+    model.eval()
+    torch.manual_seed(3)
+    found = torch.autograd.grad(
+        Objective(agreement=1, views=("crop",))(model, x, y)["agreement"], model.templates.weight
+    )
+    torch.manual_seed(3)
+    logits = model(viewed(x, random_draws(len(x)), ("crop",)))
+    fixed, free = (agreement(logits, target) for target in (model(x).detach(), model(x)))
+    torch.testing.assert_close(found, torch.autograd.grad(fixed, model.templates.weight, retain_graph=True))
+    assert not torch.allclose(found[0], torch.autograd.grad(free, model.templates.weight)[0]), "control"
+
+
+def test_agreement_is_between_views_that_there_are():
+    with pytest.raises(InputError, match="between views, and there are none: set views"):
+        Objective(agreement=1)
+    with pytest.raises(InputError, match="no views 'turn': choose from affine, brightness, crop, flip"):
+        Objective(views=("turn",))
+    assert Objective().set_params(views="crop,flip").views == ("crop", "flip")
+    with pytest.raises(InputError, match="it is some of affine, brightness, crop, flip, with commas"):
+        Objective().set_params(views="crop,turn")
+
+
 # --- weights that depend on what is learned ---
 
 SOFT = {"reconstruction": 1.0, "kl": 0.5, "balance": 0.5, "nonnegativity": 0.5}
@@ -290,7 +347,7 @@ SOFT = {"reconstruction": 1.0, "kl": 0.5, "balance": 0.5, "nonnegativity": 0.5}
     ],
 )
 def test_a_weight_that_nobody_gives_depends_on_the_case(case, weights):
-    everything = {"cross_entropy": 1.0, "mixup": 0.0, **weights}
+    everything = {"cross_entropy": 1.0, "mixup": 0.0, "agreement": 0.0, **weights}
     assert Objective().resolved(**case).weights() == everything
     given = dict.fromkeys(SOFT, 0.25)
     assert Objective(**given).resolved(**case) == Objective(**given), "what is given stays"
@@ -304,7 +361,9 @@ def test_called_directly_it_takes_the_weights_of_a_soft_model(model, batch):
     assert not torch.isclose(hard, default), "control: the constraint decides"
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "reconstruction", "kl", "balance", "nonnegativity", "mixup"])
+@pytest.mark.parametrize(
+    "name", ["cross_entropy", "reconstruction", "kl", "balance", "nonnegativity", "mixup", "agreement"]
+)
 @pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])
 def test_a_weight_is_a_number_that_is_not_negative(name, value):
     with pytest.raises(InputError, match=f"{name} is the weight of a term, 0 or more, not {value}"):

@@ -1,12 +1,16 @@
-"""Other views: what a seed draws, and what it leaves as it is."""
+"""Other views: what draws decide, and what stays as it is."""
+
+import math
 
 import pytest
 import torch
 
 from drmm.learning import views
-from drmm.learning.views import viewed
+from drmm.learning.views import draws_of, random_draws, viewed
 
 SEEDS = [bytes([i, 7]) for i in range(40)]
+DRAWS = draws_of(SEEDS)
+ALL = ("affine", "brightness", "crop", "flip")
 
 
 def ramps(n=40, size=12):
@@ -14,50 +18,87 @@ def ramps(n=40, size=12):
     return torch.linspace(0.2, 0.8, size).expand(n, 3, size, size).contiguous()
 
 
-@pytest.fixture
-def only_mirrored(monkeypatch):
-    monkeypatch.setattr(views, "_LEAST", 1.0)
-    monkeypatch.setattr(views, "_BRIGHTER", 0.0)
-    monkeypatch.setattr(views, "_LIGHTER", 0.0)
+def rising(seen):
+    return (seen[..., -1] - seen[..., 0]).mean((1, 2)) > 0
 
 
-def test_a_view_depends_on_its_seed_and_picture_alone():
+@pytest.mark.parametrize("kind", ALL)
+def test_a_view_depends_on_its_draws_and_picture_alone(kind):
     x = torch.rand(5, 3, 12, 9)
-    seen = viewed(x, SEEDS[:5], may_mirror=True)
-    alone = torch.cat([viewed(x[i : i + 1], SEEDS[i : i + 1], may_mirror=True) for i in range(5)])
+    seen = viewed(x, DRAWS[:5], [kind])
+    alone = torch.cat([viewed(x[i : i + 1], draws_of(SEEDS[i : i + 1]), [kind]) for i in range(5)])
     torch.testing.assert_close(seen, alone, rtol=0, atol=1e-6)
     assert seen.shape == x.shape
-    assert not torch.allclose(seen, viewed(x, SEEDS[1:6], may_mirror=True), atol=0.01), "control: other seeds"
+    assert not torch.allclose(seen, x, atol=0.01)
+    assert not torch.allclose(seen, viewed(x, DRAWS[10:15], [kind]), atol=0.01), "control: other draws"
+
+
+def test_without_kinds_pictures_stay_as_they_are():
+    x = torch.rand(5, 3, 12, 9)
+    assert torch.equal(viewed(x, DRAWS[:5], ()), x)
+
+
+def test_random_draws_are_the_generators():
+    torch.manual_seed(3)
+    x, draws = torch.rand(40, 1, 9, 9), random_draws(40)
+    torch.manual_seed(3)
+    again = torch.rand(40, 1, 9, 9), random_draws(40)
+    assert torch.equal(viewed(x, draws, ALL), viewed(*again, ALL))
+    assert not torch.equal(viewed(x, random_draws(40), ALL), viewed(x, draws, ALL)), "control"
 
 
 def test_levels_stay_levels_and_nothing_from_outside_comes_in():
     white, black = torch.ones(40, 1, 8, 8), torch.zeros(40, 1, 8, 8)
     for picture in (white, black):
-        seen = viewed(picture, SEEDS, may_mirror=True)
+        seen = viewed(picture, DRAWS, ALL)
         assert float(seen.min()) >= 0
         assert float(seen.max()) <= 1
         assert float(seen.flatten(1).std(1).max()) < 1e-6, "a plain picture stays plain"
 
 
 def test_half_are_mirrored_where_they_may_be_and_none_otherwise():
-    def rising(seen):
-        return (seen[..., -1] - seen[..., 0]).mean((1, 2)) > 0
-
-    assert bool(rising(viewed(ramps(), SEEDS, may_mirror=False)).all())
-    assert 10 < int(rising(viewed(ramps(), SEEDS, may_mirror=True)).sum()) < 30
+    assert bool(rising(viewed(ramps(), DRAWS, ["affine", "brightness", "crop"])).all())
+    assert 10 < int(rising(viewed(ramps(), DRAWS, ALL)).sum()) < 30
 
 
-@pytest.mark.usefixtures("only_mirrored")
 def test_a_mirrored_picture_is_the_picture_from_right_to_left():
     x = torch.rand(40, 2, 7, 10)
-    seen = viewed(x, SEEDS, may_mirror=True)
+    seen = viewed(x, DRAWS, ["flip"])
     same, mirrored = ((seen - one).abs().amax((1, 2, 3)) < 1e-5 for one in (x, x.flip(3)))
     assert bool((same ^ mirrored).all())
     assert bool(same.any() and mirrored.any())
 
 
 def test_sides_are_cut_by_three_tenths_at_most():
-    span = viewed(ramps(), SEEDS, may_mirror=False)[:, 0, 0]
+    span = viewed(ramps(), DRAWS, ["crop"])[:, 0, 0]
     widths = (span[:, -1] - span[:, 0]) / 0.6
-    assert 0.45 < float(widths.min()) < 0.8, "0.7 of the ramp, as bright as 0.7 to 1.3 times"
-    assert float(widths.max()) < 1.35
+    assert 0.65 < float(widths.min()) < 0.8
+    assert float(widths.max()) <= 1
+
+
+def test_colours_change_by_three_tenths_at_most():
+    factor = viewed(ramps(), DRAWS, ["brightness"])[:, 0, 0].diff(dim=1).amax(1) / ramps()[:, 0, 0].diff(
+        dim=1
+    ).amax(1)
+    assert 0.69 < float(factor.min()) < 0.8
+    assert 1.2 < float(factor.max()) < 1.31
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (24, 40)])
+def test_a_turn_keeps_right_angles_whatever_the_shape(shape, monkeypatch):
+    """A bar through the middle, turned by fifteen degrees: where its pixels lie tells the angle."""
+    for name in ("_SCALE", "_SHEAR", "_SHIFT"):
+        monkeypatch.setattr(views, name, 0.0)
+    x = torch.zeros(2, 1, *shape)
+    x[0, :, :, shape[1] // 2 - 1 : shape[1] // 2 + 1] = 1
+    x[1, :, shape[0] // 2 - 1 : shape[0] // 2 + 1] = 1
+    draws = torch.ones(2, DRAWS.shape[1])
+    seen = viewed(x, draws, ["affine"])[:, 0]
+    down, right = torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in shape), indexing="ij")
+    keep = (down.square() + right.square()).sqrt() < min(shape) / 2 - 2
+    angles = []
+    for one in seen * keep:
+        spread = torch.stack([(one * a * b).sum() for a, b in ((right, right), (right, down), (down, down))])
+        angles.append(math.degrees(0.5 * math.atan2(2 * spread[1], spread[0] - spread[2])))
+    assert abs(abs(angles[1]) - 15) < 1.5
+    assert abs((angles[0] - angles[1]) % 180 - 90) < 1.5, "the two bars cross at right angles"

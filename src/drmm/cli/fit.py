@@ -24,7 +24,7 @@ from drmm.model.efficientnet import LEAST_SIDE
 from drmm.records import nearest
 from drmm.runs.choice import recipe_for
 from drmm.runs.experiment import Experiment
-from drmm.runs.fit import LEARNED_AT_ONCE, fit_run
+from drmm.runs.fit import ENDS_FOR_GOOD, fit_run
 from drmm.runs.run import Run
 from drmm.storage.models import Recipe
 from drmm.trust.promise import PROMISE
@@ -129,7 +129,7 @@ def fit_and_report(
     """Train, and print what came out."""
     tune_allocator()
     before = Run.to_resume(out).results if resume else {}
-    goes_on = experiment.training.learning not in LEARNED_AT_ONCE
+    goes_on = experiment.training.learning not in ENDS_FOR_GOOD
     done, asked = before.get("epochs"), experiment.training.epochs
     if goes_on and done is not None and asked > done:
         say(f"{out} was finished after {done} epochs: it learns {asked - done} more, by a new schedule")

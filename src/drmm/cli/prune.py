@@ -21,7 +21,7 @@ from drmm.learning.metrics import predict_logits
 from drmm.model.deep import DRMM
 from drmm.pruning.prune import Criterion, Pruned, Pruner, check_share, prune_synapses
 from drmm.runs.experiment import Experiment
-from drmm.runs.fit import LEARNED_AT_ONCE, learn_on
+from drmm.runs.fit import ENDS_FOR_GOOD, learn_on
 from drmm.runs.parts import Parts, parts_of, taught_by
 from drmm.runs.run import Run, versions
 from drmm.storage.models import model_bytes
@@ -122,7 +122,7 @@ def _lesson(run: Run, experiment: Experiment, data: Dataset, epochs: int) -> _Le
         InputError: if it was learned at once, and is to go on.
     """
     learning = experiment.training.learning
-    if epochs and learning in LEARNED_AT_ONCE:
+    if epochs and learning in ENDS_FOR_GOOD:
         raise InputError(f"a model that was learned by {learning} does not go on learning: leave --epochs out")
     parts = parts_of(experiment, data)
     if epochs and experiment.teacher is not None:

@@ -1,6 +1,15 @@
 """The boundary through which all of a user's pixels pass: checked once, then float32 NCHW in [0, 1]."""
 
-__all__ = ["as_images", "black_white_of", "image_batches", "load_image_files", "nchw", "numbers", "pixels"]
+__all__ = [
+    "as_images",
+    "black_white_of",
+    "image_batches",
+    "load_image_files",
+    "nchw",
+    "numbers",
+    "pixels",
+    "reduced",
+]
 
 import math
 import warnings
@@ -20,6 +29,8 @@ from drmm.data.decoding import ARRAY_SUFFIXES, Shape, quiet, read_array
 from drmm.data.listing import check_losses, listed
 from drmm.errors import InputError
 from drmm.progress import track
+
+_REDUCED, _AT_ONCE = 32, 64  # pixels of a side; images that are reduced in a step
 
 Pixels = npt.NDArray[Any]
 
@@ -406,3 +417,15 @@ def _recoloured(images: torch.Tensor, channels: int, file: Path) -> torch.Tensor
 def pixels(x: torch.Tensor) -> torch.Tensor:
     """Images as the models see them: uint8 levels as floats in [0, 1], floats as they are."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def reduced(x: torch.Tensor) -> torch.Tensor:
+    """Images (N, C, H, W) as floats in [0, 1], by means over areas where they have sides of more than 32 pixels.
+
+    Statistics of pixels need no more, and take a hundred times the memory where pictures are large.
+    """
+    height, width = x.shape[2:]
+    sides = min(height, _REDUCED), min(width, _REDUCED)
+    if sides == (height, width):
+        return pixels(x)
+    return torch.cat([functional.adaptive_avg_pool2d(pixels(part), sides) for part in x.split(_AT_ONCE)])

@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
@@ -42,7 +43,7 @@ from drmm.storage.own import name_of
 from drmm.storage.preprocessing import Preprocessing
 from drmm.trust.assessment import Answers, Assessment, assess
 from drmm.trust.calibration import Calibration
-from drmm.trust.crossfit import cross_fit, cross_fit_head
+from drmm.trust.crossfit import UNTUNED, Fold, cross_fit, cross_fit_head, does_harm
 from drmm.trust.promise import PROMISE
 
 __all__ = ["DRMMClassifier"]
@@ -237,7 +238,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         self.assessment_ = None
         if self.calibrate:
             own = torch.full_like(labels, UNLABELLED) if taught else labels
-            self.assessment_ = self._assessed(x, own, training, options)
+            self.model_, self.assessment_ = self._assessed(x, own, training, settings.trust, options)
             if self.assessment_.strangers:
                 warnings.warn(self.assessment_.warning, UserWarning, stacklevel=2)
         return self
@@ -260,24 +261,32 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             )
         return replace(settings, model=model)
 
-    def _assessed(self, x: Tensor, labels: Tensor, training: Training, options: Mapping[str, Any]) -> Assessment:
-        """How far the fitted model can be trusted; by no label where there are none."""
-        x, trust = x.to(self.model_.templates.weight.dtype), Trust()
+    def _assessed(
+        self, x: Tensor, labels: Tensor, training: Training, trust: Trust, options: Mapping[str, Any]
+    ) -> tuple[DRMM, Assessment]:
+        """The model to keep, and how far it can be trusted; by no label where there are none."""
+        x = x.to(self.model_.templates.weight.dtype)
         config, objective = trust.lesson(training, options["objective"])
-        options = {**options, "objective": objective}
+        fresh = partial(start_model, self.recipe_, training.seed, net=self.net_)
 
         def without(_: str, fewer: Tensor) -> DRMM:
-            return train(
-                start_model(self.recipe_, training.seed, net=self.net_), x, fewer, config=config, **options
-            )
+            return train(fresh(), x, fewer, config=config, **{**options, "objective": objective})
 
+        def of_head(model: DRMM) -> list[Fold]:
+            return cross_fit_head(model, x, labels, options["objective"], training, folds=trust.folds)
+
+        model = self.model_
         if not bool((labels >= 0).any()):
-            return assess(self.model_, x, labels, ())
+            return model, assess(model, x, labels, ())
         if training.learning == "head":
-            answers = cross_fit_head(self.model_, x, labels, objective, training, folds=trust.folds)
-        else:
-            answers = cross_fit(without, self.model_, x, labels, folds=trust.folds, seed=training.seed)
-        return assess(self.model_, x, labels, answers)
+            return model, assess(model, x, labels, of_head(model))
+        folds = cross_fit(without, model, x, labels, folds=trust.folds, seed=training.seed)
+        if training.learning == "tune":
+            head = train(fresh(), x, labels, config=replace(training, learning="head"), **options)
+            if does_harm(folds, alone := of_head(head), labels):
+                warnings.warn(UNTUNED, UserWarning, stacklevel=3)
+                return head, assess(head, x, labels, alone)
+        return model, assess(model, x, labels, folds)
 
     def _held_out(
         self, X: object, y: object, x: Tensor, codes: Array, seed: int

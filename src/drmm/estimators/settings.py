@@ -12,6 +12,7 @@ from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.learning.recipes import read_recipe
 from drmm.records import Record, from_table, in_table, parse
+from drmm.runs.experiment import Trust
 from drmm.storage.models import Recipe
 
 __all__ = ["RECORDS", "Settings", "changed", "settings_of_recipe"]
@@ -34,6 +35,7 @@ class Settings:
         training: how.
         machine: on what.
         teacher: name of a recipe that is learned first, or "".
+        trust: how it is found out how far the model can be trusted.
     """
 
     model: Recipe
@@ -41,6 +43,7 @@ class Settings:
     training: Training
     machine: Machine
     teacher: str
+    trust: Trust
 
     def resolved(self, *, taught: bool) -> Settings:
         """With a value in place of every none that depends on constraint, learning rule and teacher."""
@@ -71,7 +74,8 @@ def settings_of_recipe(recipe: str | Path, parameters: Mapping[str, Any]) -> Set
                 records[name] = from_table(kind, {**tables.get(name, {}), **(given or {})})
         else:
             raise InputError(f"{name} is a drmm {kind.__name__} or a dictionary of its settings, not {given!r}")
-    return Settings(**records, teacher=str(tables.get("teacher", {}).get("source", "")))
+    teacher, trust = str(tables.get("teacher", {}).get("source", "")), tables.get("trust", {})
+    return Settings(**records, teacher=teacher, trust=from_table(Trust, trust))
 
 
 def changed(name: str, before: Any, values: Mapping[str, Any]) -> Any:

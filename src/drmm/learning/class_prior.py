@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
 from torch import Tensor
 
-from drmm.data.images import pixels
+from drmm.data.images import reduced
 
 __all__ = ["Prior", "Shares", "bbse_prior", "class_prior", "em_prior", "estimate_shares"]
 
@@ -166,7 +166,7 @@ def _some(indices: npt.NDArray[np.intp], generator: np.random.Generator) -> npt.
 
 def _scores(x: Tensor) -> Figures:
     """Principal components of images (N, C, H, W), (N, D), the first with unit deviation."""
-    flat = pixels(x).flatten(1).double().numpy()
+    flat = reduced(x).flatten(1).double().numpy()
     solver = "covariance_eigh" if flat.shape[1] < len(flat) else "full"
     with np.errstate(invalid="ignore"):  # images that are all the same
         scores = PCA(min(_COMPONENTS, *flat.shape), svd_solver=solver).fit_transform(flat)

@@ -11,7 +11,7 @@ from drmm.records import Record
 
 __all__ = ["Initialisation", "Learning", "Machine", "Training"]
 
-Learning = Literal["sgd", "eg", "em", "head"]
+Learning = Literal["sgd", "eg", "em", "head", "tune"]
 Initialisation = Literal["default", "data", "orthonormal", "glorot"]
 
 
@@ -22,7 +22,8 @@ class Training(Record):
     Attributes:
         learning: "sgd" descends the discriminative relaxation by backprop; "eg" takes gradient steps on the
             complete-data log-joint (E-step and G-step); "em" regresses every dictionary, without derivatives;
-            "head" learns the class templates alone, on features that stay as they are.
+            "head" learns the class templates alone, on features that stay as they are; "tune" goes on from there
+            by backprop, for a net that has learned before: the statistics of its norms stay.
         initialisation: what templates start from; none is "data" for "em" and "default" otherwise.
         epochs: passes over the images; iterations of EM.
         min_steps: steps of the optimiser at the least: where images are few, more epochs are made. EM has none.
@@ -35,8 +36,9 @@ class Training(Record):
         tolerance: EM stops when its objective gains less than this share of itself.
         patience: stop after so many epochs without a lower validation error, or without validation images a lower
             loss, by the weights that its terms have in the end; none never stops early.
-        views: of each picture that "head" learns from: the picture as it is, and others, cut, brighter or darker.
-        mirror: whether these may be mirrored, which shows no other class; not so of letters.
+        rate_decay: by what the learning rate is multiplied from each level with weights to the one below; levels
+            with less than a tenth of it stay as they are, which saves their time.
+        head_views: of each picture that a head is learned from: the picture as it is, and other views of it.
         seed: of the label draw, the weights, the order of images and all that draws.
     """
 
@@ -52,8 +54,8 @@ class Training(Record):
     gradient_clip: float = 1.0
     tolerance: float = 1e-3
     patience: int | None = None
-    views: int = 1
-    mirror: bool = True
+    rate_decay: float = 1.0
+    head_views: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,13 +64,22 @@ class Training(Record):
         if self.initialisation not in {None, *get_args(Initialisation)}:
             known = ", ".join(get_args(Initialisation))
             raise InputError(f"no initialisation {self.initialisation!r}: choose from {known}")
-        at_least = {"epochs": 1, "batch_size": 2, "min_steps": 0, "labelled_per_batch": 0, "views": 1, "seed": 0}
+        at_least = {
+            "epochs": 1,
+            "batch_size": 2,
+            "min_steps": 0,
+            "labelled_per_batch": 0,
+            "head_views": 1,
+            "seed": 0,
+        }
         at_least |= {"gradient_clip": 0, "tolerance": 0}
         for name, least in at_least.items():
             if not least <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate must be positive, not {self.learning_rate}")
+        if not 0 < self.rate_decay <= 1:
+            raise InputError(f"rate_decay must be more than 0, and at most 1, not {self.rate_decay}")
         if not 0 <= self.weight_average < 1:
             raise InputError(f"weight_average must lie in [0, 1), not {self.weight_average}")
         if self.patience is not None and self.patience < 1:

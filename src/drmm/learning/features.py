@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing, suppress
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from drmm.data.base import digest, digest_of
 from drmm.data.caches import database
 from drmm.data.images import pixels
-from drmm.learning.views import viewed
+from drmm.learning.views import View, draws_of, viewed
 from drmm.model.modes import evaluation
 from drmm.progress import track
 
@@ -27,7 +27,7 @@ _TABLE = "features (picture BLOB PRIMARY KEY, numbers BLOB)"
 
 @torch.no_grad()
 def features_of(
-    levels: nn.Module, x: Tensor, *, view: int = 0, may_mirror: bool = True, progress: bool = True
+    levels: nn.Module, x: Tensor, *, view: int = 0, kinds: Collection[View] = (), progress: bool = True
 ) -> Tensor:
     """The features of each picture, float32 (N, D) on the CPU.
 
@@ -38,10 +38,10 @@ def features_of(
         levels: a net whose output is (N, D); it is asked in evaluation mode.
         x: pictures (N, C, H, W), float in [0, 1] or uint8, on the CPU.
         view: 0 for the pictures as they are; other numbers draw other views of them (`drmm.learning.views`).
-        may_mirror: whether such views may be mirrored.
+        kinds: in what such views may differ.
         progress: show a progress bar.
     """
-    drawn = f"{view}{'' if may_mirror else ' unmirrored'}".encode() if view else b""
+    drawn = f"{view} {' '.join(sorted(kinds))}".encode() if view else b""
     names = [digest(np.ascontiguousarray(picture).data) + drawn for picture in x.numpy()]
     with closing(database(f"features/{_digest_of(levels, x)}.sqlite", _TABLE)) as table, evaluation(levels):
         features = torch.empty(len(x), _known_again(table, levels, x))
@@ -50,7 +50,7 @@ def features_of(
         for batch in track(batches, "computing features") if progress else batches:
             pictures = pixels(x[batch])
             if view:
-                pictures = viewed(pictures, [names[i] for i in batch], may_mirror=may_mirror)
+                pictures = viewed(pictures, draws_of([names[i] for i in batch]), kinds)
             features[batch] = levels(pictures).float()
             _keep(table, [(names[i], features[i].numpy().tobytes()) for i in batch])
     return features

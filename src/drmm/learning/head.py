@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from drmm.errors import InputError
 from drmm.learning.class_prior import class_prior
 from drmm.learning.config import Training
 from drmm.learning.features import features_of
+from drmm.learning.metrics import are_more
 from drmm.learning.objective import Objective, balance, kl_divergence
 from drmm.model.deep import DRMM
 from drmm.rendering import Linear
@@ -51,7 +51,7 @@ def train_head(
         x: images (N, C, H, W), float in [0, 1] or uint8.
         y: class indices (N,), -1 where there is no label.
         objective: as of `learn_head`.
-        config: whose seed and views are taken.
+        config: whose seed and number of views are taken.
         progress: show a progress bar while features are computed.
 
     Raises:
@@ -62,15 +62,18 @@ def train_head(
     if not bool((y >= 0).any()):
         raise InputError("no image has a label: label some, or choose another learning than head")
     model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
-    features = views_of(model.levels, x, config, progress=progress)
+    features = views_of(model.levels, x, objective, config, progress=progress)
     head, _ = learn_head(features, y, model.class_prior, objective, seed=config.seed)
     model.templates.load_state_dict(head.state_dict())
 
 
-def views_of(levels: nn.Module, x: Tensor, config: Training, *, progress: bool = False) -> list[Tensor]:
+def views_of(
+    levels: nn.Module, x: Tensor, objective: Objective, config: Training, *, progress: bool = False
+) -> list[Tensor]:
     """The features of each view that is learned from, (N, D) each, those of the pictures as they are first."""
-    seen = range(config.views)
-    return [features_of(levels, x, view=view, may_mirror=config.mirror, progress=progress) for view in seen]
+    kinds = objective.views
+    seen = range(config.head_views if kinds else 1)
+    return [features_of(levels, x, view=view, kinds=kinds, progress=progress) for view in seen]
 
 
 def learn_head(
@@ -94,6 +97,8 @@ def learn_head(
     Returns:
         The templates, for features as they were given, and the cross-validated errors by way, in percent.
     """
+    if objective.agreement:  # between a net's own views: here the KL makes posteriors sure
+        objective = replace(objective, kl=None, agreement=0.0).resolved()
     plain, *_ = features
     mean, scale = plain.mean(0), plain.std(0).clamp(min=1e-6)
     known, others = y >= 0, _some(torch.nonzero(y < 0).flatten(), _MOST, seed)
@@ -134,9 +139,8 @@ class _Mistakes:
         return 100 * float(self.wrong.double().mean()) if len(self.wrong) else 0.0
 
     def is_worse(self, other: _Mistakes) -> bool:
-        """Whether it makes more mistakes of the same images, beyond a standard error (McNemar)."""
-        made, saved = int((self.wrong & ~other.wrong).sum()), int((other.wrong & ~self.wrong).sum())
-        return made - saved > math.sqrt(made + saved)
+        """Whether it makes more mistakes on the same images, beyond chance."""
+        return are_more(int((self.wrong & ~other.wrong).sum()), int((other.wrong & ~self.wrong).sum()))
 
 
 @dataclass(frozen=True, eq=False)

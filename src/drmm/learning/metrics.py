@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from drmm.storage.models import load_model
 
 __all__ = [
     "CERTIFIED_AT_ONCE",
+    "are_more",
     "at_once",
     "certified_percent",
     "cluster_accuracy",
@@ -35,6 +37,16 @@ Labels = npt.NDArray[np.int64]
 _CHUNK = 500  # images per forward pass
 _NUMBERS = 2**20  # of pixels and channels in one
 CERTIFIED_AT_ONCE = 100  # images whose certificates are computed at once
+
+
+def are_more(made: int, saved: int) -> bool:
+    """Whether one of two classifiers makes more mistakes on the same images, beyond a standard error (McNemar).
+
+    Args:
+        made: images that it alone mistakes.
+        saved: images that the other alone mistakes.
+    """
+    return made - saved > math.sqrt(made + saved)
 
 
 def name_clusters(clusters: Labels, y: Labels, *, one_to_one: bool = False) -> dict[int, int]:

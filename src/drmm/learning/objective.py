@@ -20,12 +20,14 @@ from drmm.errors import InputError
 from drmm.learning.class_prior import Prior
 from drmm.learning.config import Learning
 from drmm.learning.mixup import mixed
+from drmm.learning.views import View, random_draws, viewed
 from drmm.model.deep import DRMM
 from drmm.records import Record
 
 __all__ = [
     "KLSign",
     "Objective",
+    "agreement",
     "balance",
     "cross_entropy",
     "kl_divergence",
@@ -36,7 +38,8 @@ __all__ = [
 
 KLSign = Literal["confident", "printed"]
 
-_TERMS = ("cross_entropy", "reconstruction", "kl", "balance", "nonnegativity", "mixup")
+_TERMS = ("cross_entropy", "reconstruction", "kl", "balance", "nonnegativity", "mixup", "agreement")
+_SHARPENED = 0.5  # temperature of the posterior that views are to agree with
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -103,6 +106,19 @@ def mixup(model: DRMM, x: Tensor, logits: Tensor, *, translation: int = 0, cutmi
     return -(mixed_q * F.log_softmax(model.templates(model.levels(mixed_x)), dim=1)).sum(1).mean()
 
 
+def agreement(logits: Tensor, of_pictures: Tensor) -> Tensor:
+    """Cross-entropy of views' posteriors from the sharpened ones of the pictures themselves, in nats.
+
+    No part of the slides: what does not change a picture's class is to leave its posterior (Sohn et al., 2020).
+
+    Args:
+        logits: of a view of each picture, (N, C).
+        of_pictures: of the pictures as they are, (N, C), without a gradient.
+    """
+    target = F.softmax(of_pictures / _SHARPENED, dim=1)
+    return -(target * F.log_softmax(logits, dim=1)).sum(1).mean()
+
+
 def nonnegativity(templates: Sequence[Tensor]) -> Tensor:
     """𝓛_NN = 1/N Σ_n Σ_ℓ ‖max(0, -z^ℓ)‖² / D_ℓ, over the templates that come down to switches.
 
@@ -151,8 +167,11 @@ class Objective(Record):
         mixup: weight of the term on mixed images (mixup: interpolation consistency).
         cutmix: share of the mixed images that are cutmix, a rectangle of one image in the other, from 0 to 1.
         translation: pixels by which images are moved, at most, before they are mixed: augmentation.
-        warm_up: share of the training over which the weights of the KL and of mixup rise from 0. Posteriors that
-            are sure before the labels have shaped them are sure of what is wrong, and stay so: a cluster is
+        agreement: weight of the term that asks views of a picture for the posterior of the picture itself. With it
+            every other term is of such views.
+        views: in what views of a picture differ, which leaves its class: no "flip" of letters and digits.
+        warm_up: share of the training over which the weights of KL, mixup and agreement rise from 0. Posteriors
+            that are sure before the labels have shaped them are sure of what is wrong, and stay so: a cluster is
             captured by a wrong class.
         cool_down: share of the training over which the balance's weight falls to 0; 0 keeps it. Once clusters have
             formed it does harm: classes are not as equal as the prior says, and images are moved to make them so.
@@ -170,6 +189,8 @@ class Objective(Record):
     mixup: float = 0.0
     cutmix: float = 0.0
     translation: int = 0
+    agreement: float = 0.0
+    views: tuple[View, ...] = ()
     warm_up: float = 0.0
     cool_down: float = 0.0
     prior: Prior = "labels"
@@ -180,16 +201,28 @@ class Objective(Record):
                 raise InputError(f"{name} is a share of the {whole}, from 0 to 1, not {getattr(self, name)}")
         if self.translation < 0:
             raise InputError(f"translation is a number of pixels, 0 or more, not {self.translation}")
-        for name in ("translation", "cutmix"):
-            if getattr(self, name) and not self.mixup:
-                raise InputError(f"{name} is a part of mixup, which has no weight: set mixup, to 1 say")
-        for name, choices in (("kl_sign", get_args(KLSign)), ("prior", get_args(Prior))):
-            if getattr(self, name) not in choices:
-                raise InputError(f"no {name} {getattr(self, name)!r}: choose from {', '.join(choices)}")
+        for name, choices in (
+            ("kl_sign", get_args(KLSign)),
+            ("prior", get_args(Prior)),
+            ("views", get_args(View)),
+        ):
+            value = getattr(self, name)
+            for word in value if isinstance(value, tuple) else (value,):
+                if word not in choices:
+                    raise InputError(f"no {name} {word!r}: choose from {', '.join(choices)}")
         for name in _TERMS:
             weight = getattr(self, name)
             if weight is not None and not 0 <= weight < math.inf:
                 raise InputError(f"{name} is the weight of a term, 0 or more, not {weight}")
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Refuse settings of terms that have no weight, and a term without what it is about."""
+        for name in ("translation", "cutmix"):
+            if getattr(self, name) and not self.mixup:
+                raise InputError(f"{name} is a part of mixup, which has no weight: set mixup, to 1 say")
+        if self.agreement and not self.views:
+            raise InputError("agreement is between views, and there are none: set views, to brightness,crop say")
 
     def resolved(self, constraint: str = "soft", learning: Learning = "sgd", *, taught: bool = False) -> Objective:
         """The same with a number in place of every none.
@@ -228,7 +261,7 @@ class Objective(Record):
         whole = self.resolved()
         weights: dict[str, float] = {name: getattr(whole, name) for name in _TERMS}
         if progress is not None and self.warm_up:
-            for name in ("kl", "mixup"):
+            for name in ("kl", "mixup", "agreement"):
                 weights[name] *= min(1.0, progress / self.warm_up)
         if progress is not None and self.cool_down:
             weights["balance"] *= max(0.0, 1 - progress / self.cool_down)
@@ -251,6 +284,10 @@ class Objective(Record):
         model.admit(x)
         weights = self.weights(progress)
         renders = weights["reconstruction"] or weights["nonnegativity"]
+        if agrees := weights["agreement"]:
+            with torch.no_grad():
+                of_pictures = model.templates(model.levels(x))
+            x = viewed(x, random_draws(len(x)), self.views)
         features, switches = model.levels.infer(x) if renders else (model.levels(x), None)
         logits = model.templates(features)
         prior, free, as_labelled = model.class_prior, logits, logits
@@ -278,5 +315,7 @@ class Objective(Record):
             model.track(x, image, switches)
         if weights["mixup"]:
             terms["mixup"] = mixup(model, x, logits, translation=self.translation, cutmix=self.cutmix)
+        if agrees:
+            terms["agreement"] = agreement(logits, of_pictures)
         terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return terms

@@ -75,8 +75,9 @@ def train(
         start is not None and start != "default"
     ):  # a resumed run too: it may have been stopped before its first checkpoint
         initialise(model, start, x=x, y=y, seed=config.seed)
-    if config.learning == "head":
+    if config.learning in {"head", "tune"}:
         train_head(model, x, y, (objective or Objective()).resolved(), config, progress=bool(progress))
+    if config.learning == "head":
         _settle(model.eval(), x, config)
         return model
     if config.learning == "em":
@@ -103,11 +104,13 @@ def _train_by_gradient(
     # Lightning takes seconds to import, and only training needs it.
     from drmm.learning.trainer import calibrate, run_loop, steps_of_an_epoch  # noqa: PLC0415
 
+    tunes = config.learning == "tune"  # what the net's norms measured is a part of what it knows
     model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
     config = config.enough_for(steps_of_an_epoch(y, config, machine))
-    run_loop(model.train(), x, y, objective, config, machine, **options)
+    run_loop(model.train(not tunes), x, y, objective, config, machine, **options)
     model.cpu()
-    calibrate(model, x, config)
+    if not tunes:
+        calibrate(model, x, config)
     model.eval()
     if config.learning == "eg" and not bool((y >= 0).any()):
         relax(model, x, y)  # nothing in the complete data tells clusters apart

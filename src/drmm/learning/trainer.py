@@ -63,6 +63,7 @@ __all__ = [
 ]
 
 _CALIBRATION_BATCHES = 40
+_LEAST_RATE = 0.1  # of the learning rate: levels with less stay as they are
 
 # What the loop tells its own developers, as regular expressions.
 _CHATTER = (
@@ -73,6 +74,7 @@ _CHATTER = (
     ".*LeafSpec.* is deprecated",
     "Grad strides do not match bucket view strides",
     "The dirpath has changed from",
+    ".*module\\(s\\) in eval mode at the start of training",
     "You defined a `validation_step` but have no",
 )
 
@@ -131,7 +133,8 @@ def run_loop(
     if checkpoint is not None:
         _check_checkpoint(checkpoint, learner)
     loaders = None if validation is None else _loader(TensorDataset(*validation), batch_size=500)
-    with _ONE_LOOP, _quiet(), _compiling(machine), closing(Meter("training", outlook=progress)) as meter:
+    still = _partly_still(model, config)
+    with _ONE_LOOP, still, _quiet(), _compiling(machine), closing(Meter("training", outlook=progress)) as meter:
         average = _Average(config.weight_average)
         callbacks = [average, *watching, *([_Shown(meter)] if progress else [])]
         trainer = _trainer(config, machine, folder, callbacks, validated=validation is not None)
@@ -287,7 +290,8 @@ class _Learner(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Measure the statistics of the averaged weights, which are in place now."""
-        calibrate(self.model, self._data[0], self._config)
+        if self._config.learning != "tune":
+            calibrate(self.model, self._data[0], self._config)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Error of the averaged weights, in percent."""
@@ -297,10 +301,40 @@ class _Learner(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam with a warm-up and a cosine to 0."""
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self._config.learning_rate)
+        optimizer = torch.optim.Adam(_rates(self.model, self._config), lr=self._config.learning_rate)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _rates(model: DRMM, config: Training) -> list[dict[str, Any]]:
+    """Parameters by level, from the class templates down, and their learning rates."""
+    rate, groups = config.learning_rate, []
+    if config.rate_decay == 1:
+        return [{"params": list(model.parameters()), "lr": rate}]
+    for level in (model.templates, *reversed(list(model.levels))):
+        if parameters := list(level.parameters()):
+            groups.append({"params": parameters, "lr": rate})
+            rate *= config.rate_decay
+    return groups
+
+
+@contextmanager
+def _partly_still(model: DRMM, config: Training) -> Iterator[None]:
+    """For a while, levels that would learn very slowly ask for no gradients."""
+    still = [
+        parameter
+        for group in _rates(model, config)
+        for parameter in group["params"]
+        if parameter.requires_grad and group["lr"] < _LEAST_RATE * config.learning_rate
+    ]
+    for parameter in still:
+        parameter.requires_grad = False
+    try:
+        yield
+    finally:
+        for parameter in still:
+            parameter.requires_grad = True
 
 
 def _loader(data: Dataset[Any], batch_size: int | None) -> DataLoader[Any]:

@@ -1,36 +1,84 @@
-"""Other views of a picture that show the same: cut a little, mirrored, brighter or darker."""
+"""Other views of a picture that show the same: cut a little, flipped, turned, brighter or darker."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["viewed"]
+__all__ = ["View", "draws_of", "random_draws", "viewed"]
+
+View = Literal["affine", "brightness", "crop", "flip"]
+"""What may differ between views: "affine" turns, shears, scales and moves a picture, "flip" mirrors it."""
 
 _LEAST = 0.7  # of a picture's sides that is left
 _BRIGHTER, _LIGHTER = 0.3, 0.08  # at most: a share of each level, and of white
+_TURN, _SCALE, _SHEAR, _SHIFT = math.radians(15), 0.1, 0.2, 0.14  # at most; of a picture's half side
+_DRAWS = 11  # numbers that decide a view
 
 
-def viewed(x: Tensor, seeds: Sequence[bytes], *, may_mirror: bool) -> Tensor:
-    """One view of each picture, (N, C, H, W), as its seed draws it, whatever other pictures there are.
+def draws_of(seeds: Sequence[bytes]) -> Tensor:
+    """What decides a view of each picture, (N, …), whatever other pictures there are.
+
+    Args:
+        seeds: one for each.
+    """
+    return torch.from_numpy(np.stack([np.random.default_rng(list(seed)).random(_DRAWS) for seed in seeds]))
+
+
+def random_draws(n: int) -> Tensor:
+    """The same at random, by torch's own generator."""
+    return torch.rand(n, _DRAWS)
+
+
+def viewed(x: Tensor, draws: Tensor, kinds: Collection[View]) -> Tensor:
+    """One view of each picture, (N, C, H, W).
 
     Args:
         x: pictures (N, C, H, W), float in [0, 1].
-        seeds: one for each.
-        may_mirror: whether half of them are mirrored.
+        draws: what decides each view, (N, …), from `draws_of` or `random_draws`.
+        kinds: in what views may differ.
     """
-    draws = np.stack([np.random.default_rng(list(seed)).random(6) for seed in seeds])
-    side, right, down, mirror, factor, offset = torch.from_numpy(draws).to(x.dtype).unbind(1)
-    side = _LEAST + (1 - _LEAST) * side
-    grid = torch.zeros(len(x), 2, 3, dtype=x.dtype)  # from -1 to 1 across the picture
-    grid[:, 0, 0] = side * torch.where((mirror < 0.5) & may_mirror, -1, 1)
-    grid[:, 1, 1] = side
-    grid[:, :, 2] = (2 * torch.stack([right, down], 1) - 1) * (1 - side)[:, None]
-    sampling = F.affine_grid(grid, list(x.shape), align_corners=False)
-    cut = F.grid_sample(x, sampling, padding_mode="border", align_corners=False)
-    light = 1 + _BRIGHTER * (2 * factor - 1), _LIGHTER * (2 * offset - 1)
-    return (cut * light[0][:, None, None, None] + light[1][:, None, None, None]).clamp(0, 1)
+    draws = draws.to(x)
+    side, right, down, mirror, factor, offset = draws[:, :6].unbind(1)
+    seen = x
+    if not set(kinds).isdisjoint({"affine", "crop", "flip"}):
+        where = _identity(x)
+        if "affine" in kinds:
+            where = _affine(2 * draws[:, 6:] - 1, x)
+        if "crop" in kinds:
+            side = _LEAST + (1 - _LEAST) * side
+            at = (2 * torch.stack([right, down], 1) - 1) * (1 - side)[:, None]
+            where = torch.cat([where[:, :, :2] * side[:, None, None], where[:, :, 2:] + at[:, :, None]], 2)
+        if "flip" in kinds:
+            where = torch.cat(
+                [where[:, :, :1] * torch.where(mirror < 0.5, -1, 1)[:, None, None], where[:, :, 1:]], 2
+            )
+        grid = F.affine_grid(where, list(x.shape), align_corners=False)
+        seen = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    if "brightness" in kinds:
+        light = 1 + _BRIGHTER * (2 * factor - 1), _LIGHTER * (2 * offset - 1)
+        seen = (seen * light[0][:, None, None, None] + light[1][:, None, None, None]).clamp(0, 1)
+    return seen
+
+
+def _identity(x: Tensor) -> Tensor:
+    """Where each place of a view lies in its picture, (N, 2, 3), from -1 to 1 across it: where it is."""
+    return torch.eye(2, 3, dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
+
+
+def _affine(draws: Tensor, x: Tensor) -> Tensor:
+    """The same where pictures are turned, scaled, sheared and moved, by five numbers from -1 to 1 each, (N, 5)."""
+    turn, scale, shear = _TURN * draws[:, 0], 1 + _SCALE * draws[:, 1], _SHEAR * draws[:, 2]
+    cos, sin = scale * turn.cos(), scale * turn.sin()
+    height, width = x.shape[2:]
+    where = _identity(x)
+    where[:, 0, 0], where[:, 0, 1] = cos, (cos * shear - sin) * height / width
+    where[:, 1, 0], where[:, 1, 1] = sin * width / height, sin * shear + cos
+    where[:, :, 2] = _SHIFT * draws[:, 3:]
+    return where

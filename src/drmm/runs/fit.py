@@ -35,11 +35,11 @@ from drmm.runs.run import Run, number, versions
 from drmm.runs.stages import CHOICE, FOLD, MODEL, TEACHER, is_cross_fitted, lesson_of, stages
 from drmm.storage.models import Recipe, start_model
 from drmm.trust.assessment import Assessment, assess
-from drmm.trust.crossfit import cross_fit, cross_fit_head
+from drmm.trust.crossfit import UNTUNED, Fold, cross_fit, cross_fit_head, does_harm
 
-__all__ = ["LEARNED_AT_ONCE", "fit_run", "learn", "learn_on"]
+__all__ = ["ENDS_FOR_GOOD", "fit_run", "learn", "learn_on"]
 
-LEARNED_AT_ONCE = {"em", "head"}
+ENDS_FOR_GOOD = {"em", "head", "tune"}
 """Kinds of learning that do not start from templates that are there: such a model does not go on learning."""
 
 
@@ -108,10 +108,10 @@ def fit_run(
     with locked(folder) if leader else nullcontext(), _cleared_after_mistakes(run, keep=resume or not leader):
         is_told = progress and leader
         outlook = Outlook(stages(whole, parts, candidates, done), tell) if is_told else progress
-        session = _Session(run, parts, progress=outlook)
+        session = _Session(run, parts, progress=outlook, tell=tell)
         parts = session.taught(whole, candidates[0])
         recipe, model, selection = session.trained(whole, candidates, done)
-        assessment = session.assess(whole, recipe, model)
+        model, assessment = session.assessed(whole, recipe, model)
     if not leader:
         return {}
     results = _results(whole, data, parts, model) | {"resumed": resume, "command": command, "selection": selection}
@@ -142,10 +142,11 @@ class _Session:
         run: its folder is written to while learning.
         parts: what it learns from.
         progress: show progress bars; an outlook tells how long all of its stages take.
+        tell: is told what it decides.
     """
 
-    def __init__(self, run: Run, parts: Parts, *, progress: bool | Outlook) -> None:
-        self.run, self.parts, self.progress = run, parts, progress
+    def __init__(self, run: Run, parts: Parts, *, progress: bool | Outlook, tell: Callable[[str], object]) -> None:
+        self.run, self.parts, self.progress, self.tell = run, parts, progress, tell
         self.before = run.seconds_so_far()
         self.start = time.perf_counter()
 
@@ -222,18 +223,32 @@ class _Session:
             self.run.model, experiment, self.parts, more, folder=folder, resume=True, progress=self._at(MODEL)
         )
 
-    def assess(self, experiment: Experiment, recipe: Recipe, model: DRMM) -> Assessment:
-        """How far the finished model can be trusted.
+    def assessed(self, experiment: Experiment, recipe: Recipe, model: DRMM) -> tuple[DRMM, Assessment]:
+        """The model to keep, and how far it can be trusted: a tuned one is kept unless its head alone is better.
 
         Nothing is cross-fitted where no image has a label, or a teacher has seen them.
         """
         x, y = self.parts.images, self.parts.labels
         if not is_cross_fitted(experiment, self.parts):
-            return assess(model, x, y, ())
-        folds, seed = experiment.trust.folds, experiment.training.seed
-        if experiment.training.learning == "head":
-            config, objective = experiment.training, experiment.objective
-            return assess(model, x, y, cross_fit_head(model, x, y, objective, config, folds=folds, same=alike))
+            return model, assess(model, x, y, ())
+        training = experiment.training
+        if training.learning == "head":
+            return model, assess(model, x, y, self._folds_of_head(experiment, model))
+        folds = self._folds(experiment, recipe, model)
+        if training.learning == "tune":
+            untuned = experiment.changed("training", learning="head")
+            head = learn(untuned, recipe, self.parts, progress=False)
+            without = self._folds_of_head(untuned, head)
+            if does_harm(folds, without, y):
+                self.tell(UNTUNED)
+                return head, assess(head, x, y, without)
+        return model, assess(model, x, y, folds)
+
+    def _folds_of_head(self, experiment: Experiment, model: DRMM) -> list[Fold]:
+        x, y, folds = self.parts.images, self.parts.labels, experiment.trust.folds
+        return cross_fit_head(model, x, y, experiment.objective, experiment.training, folds=folds, same=alike)
+
+    def _folds(self, experiment: Experiment, recipe: Recipe, model: DRMM) -> list[Fold]:
         training, objective = experiment.trust.lesson(experiment.training, experiment.objective)
         lesson = replace(experiment, training=training, objective=objective)
         console = Console(stderr=True, quiet=not (self.progress and is_leader()))
@@ -245,7 +260,8 @@ class _Session:
             progress = self._at(FOLD, int(number) - 1)
             return learn(lesson, recipe, parts, folder=folder, resume=True, progress=progress)
 
-        return assess(model, x, y, cross_fit(without, model, x, y, folds=folds, seed=seed, same=alike))
+        x, y, folds = self.parts.images, self.parts.labels, experiment.trust.folds
+        return cross_fit(without, model, x, y, folds=folds, seed=training.seed, same=alike)
 
 
 def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) -> DRMM:
@@ -264,10 +280,10 @@ def learn_on(model: DRMM, experiment: Experiment, parts: Parts, epochs: int, **o
     """A trained model, trained for some more epochs by a schedule of their own; arguments as of `learn`.
 
     Raises:
-        InputError: if it was learned at once.
+        InputError: if its kind of learning ends for good.
     """
     learning = experiment.training.learning
-    if learning in LEARNED_AT_ONCE:
+    if learning in ENDS_FOR_GOOD:
         raise InputError(f"a model that was learned by {learning} does not go on learning: train a new one")
     changed = {"epochs": epochs, "min_steps": 0, "initialisation": "default", "patience": None}
     return _train(model, experiment.changed("training", **changed), parts, **options)

@@ -14,7 +14,7 @@ from scipy.special import expit
 from scipy.stats import binomtest
 from torch import Tensor
 
-from drmm.data.images import pixels
+from drmm.data.images import pixels, reduced
 from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once, predict_logits
 from drmm.model.deep import DRMM, Latents
 from drmm.trust.calibration import Calibration, fit_calibration
@@ -235,7 +235,7 @@ def _strangers(x: Tensor, y: Tensor, folds: Sequence[Fold]) -> float:
         return 0.0
     held_out = np.concatenate([fold.index for fold in folds])
     known = np.union1d(held_out, evenly_spread(np.flatnonzero(labels >= 0)))
-    pictures, others = (x[torch.from_numpy(rows)].flatten(1).numpy() for rows in (known, pool))
+    pictures, others = (reduced(x[torch.from_numpy(rows)]).flatten(1).numpy() for rows in (known, pool))
     return strangers_share(pictures, labels[known], others, [np.searchsorted(known, fold.index) for fold in folds])
 
 

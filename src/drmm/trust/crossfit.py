@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,16 @@ from drmm.data.duplicates import copies
 from drmm.data.splits import label_folds
 from drmm.learning.config import Training
 from drmm.learning.head import learn_head, views_of
-from drmm.learning.metrics import predict_logits
+from drmm.learning.metrics import are_more, predict_logits
 from drmm.learning.objective import Objective
 from drmm.model.deep import DRMM
 
-__all__ = ["Fold", "cross_fit", "cross_fit_head", "evenly_spread", "pool_of"]
+__all__ = ["UNTUNED", "Fold", "cross_fit", "cross_fit_head", "does_harm", "evenly_spread", "pool_of"]
 
 Figures = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+
+UNTUNED = "tuned nets make more mistakes on labels held out than heads on the net as it was: such a head is kept"
 
 _POOL = 1000  # unlabelled images by which nets are compared
 _TINY = 1e-6  # the lead where logits tell nothing apart
@@ -108,7 +110,7 @@ def cross_fit_head(
         folds: as of `cross_fit`.
         same: likewise.
     """
-    features = views_of(model.levels, x, config)
+    features = views_of(model.levels, x, objective, config)
     groups = same(x[y >= 0].numpy())
 
     def without(_: str, fewer: Tensor) -> nn.Module:
@@ -117,6 +119,22 @@ def cross_fit_head(
     return cross_fit(
         without, model.templates, features[0], y, folds=folds, seed=config.seed, same=lambda _: groups
     )
+
+
+def does_harm(folds: Sequence[Fold], without: Sequence[Fold], y: Tensor) -> bool:
+    """Whether nets make more mistakes on images held out than others that learned less, beyond chance.
+
+    Args:
+        folds: answers of the first.
+        without: of the others, for the same images.
+        y: class indices of all images, (N,).
+    """
+    labels = y.numpy()
+    wrong = np.zeros((2, len(labels)), bool)
+    for row, answers in zip(wrong, (folds, without), strict=True):
+        for fold in answers:
+            row[fold.index] = fold.logits.argmax(1) != labels[fold.index]
+    return are_more(int((wrong[0] & ~wrong[1]).sum()), int((wrong[1] & ~wrong[0]).sum()))
 
 
 def pool_of(x: Tensor, y: Tensor) -> Tensor:

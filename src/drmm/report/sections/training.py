@@ -31,6 +31,7 @@ _TERMS = {
     "train/reconstruction": "mean squared error of reconstructions",
     "train/kl": "KL divergence of posteriors and prior, in nats; negative where posteriors are confident",
     "train/balance": "KL divergence of the mean posterior from the prior, in nats",
+    "train/agreement": "cross entropy of views from their pictures' posteriors, in nats",
     "train/nonnegativity": "non-negativity penalty: mean square of templates below 0",
     "objective": "what EM maximises",
 }

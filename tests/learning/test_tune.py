@@ -1,0 +1,104 @@
+"""A net that has learned before goes on: class templates first, then upper levels, its norms as they were."""
+
+import pytest
+import torch
+
+from drmm.errors import InputError
+from drmm.learning import trainer
+from drmm.learning.config import Machine, Training
+from drmm.learning.objective import Objective
+from drmm.learning.train import train
+from drmm.model.presets import conv_small
+
+SHAPE = (1, 12, 12)
+AGREEING = Objective(kl=0.0, reconstruction=0.0, nonnegativity=0.0, agreement=1.0, views=("brightness",))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("drmm.data.caches.cache_dir", lambda: tmp_path)
+
+
+def images(n=48):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % 3
+    x = 0.2 * torch.rand(n, *SHAPE, generator=generator)
+    for i in range(n):
+        x[i, 0, 4 * int(y[i]) : 4 * int(y[i]) + 4] += 0.7
+    return x, torch.where(torch.arange(n) < 9, y, -1), y
+
+
+def net():
+    torch.manual_seed(0)
+    return conv_small(3, SHAPE, width=2)
+
+
+def tuned(learning="tune", **options):
+    x, y, _ = images()
+    config = Training(learning=learning, epochs=4, batch_size=12, labelled_per_batch=3, min_steps=0, **options)
+    return train(
+        net(), x, y, objective=AGREEING, config=config, machine=Machine(accelerator="cpu"), progress=False
+    )
+
+
+def measured(model):
+    return {name: tensor for name, tensor in model.levels.state_dict().items() if "running" in name}
+
+
+def differing(model, other):
+    """Levels whose parameters are others, from the pixels up."""
+    pairs = zip(model.levels, other.levels, strict=True)
+    return [
+        i
+        for i, (mine, theirs) in enumerate(pairs)
+        if any(not torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
+    ]
+
+
+def test_it_learns_and_the_statistics_of_norms_stay():
+    x, _, truth = images()
+    before, model = net(), tuned()
+    assert bool((model(x).argmax(1) == truth).all())
+    assert not model.training
+    assert all(torch.equal(tensor, measured(before)[name]) for name, tensor in measured(model).items())
+    others = measured(tuned(learning="sgd"))
+    assert not any(torch.equal(tensor, measured(before)[name]) for name, tensor in others.items()), "control"
+
+
+def test_it_starts_from_the_head(monkeypatch):
+    started = []
+    monkeypatch.setattr(trainer, "_rates", lambda model, _: started.append(model.templates.weight.clone()) or [])
+    with pytest.raises(ValueError, match="empty parameter list"):
+        tuned()
+    assert torch.equal(started[0], tuned_head().templates.weight)
+    assert not torch.equal(started[0], net().templates.weight), "control"
+
+
+def tuned_head():
+    x, y, _ = images()
+    return train(net(), x, y, objective=AGREEING, config=Training(learning="head"), progress=False)
+
+
+def test_lower_levels_learn_more_slowly_and_the_lowest_not_at_all():
+    model, config = net(), Training(learning="tune", learning_rate=1e-2, rate_decay=0.4)
+    with_weights = [i for i, level in enumerate(model.levels) if list(level.parameters())]
+    rates = [group["lr"] for group in trainer._rates(model, config)]
+    assert rates == pytest.approx([1e-2 * 0.4**i for i in range(1 + len(with_weights))])
+    slow, all_alike = tuned(rate_decay=0.4), tuned()
+    assert differing(slow, net()) == with_weights[-2:], "0.4 and 0.16 of the rate; 0.064 is too little"
+    assert differing(all_alike, net()) == with_weights, "control"
+    assert all(parameter.requires_grad for parameter in slow.parameters()), "for whoever goes on"
+
+
+def test_what_its_owner_has_frozen_stays_so():
+    model = net()
+    model.levels[0].requires_grad_(requires_grad=False)
+    with trainer._partly_still(model, Training(rate_decay=0.4)):
+        pass
+    assert not any(parameter.requires_grad for parameter in model.levels[0].parameters())
+
+
+def test_a_decay_is_a_share():
+    for decay in (0, 1.5):
+        with pytest.raises(InputError, match="rate_decay must be more than 0, and at most 1"):
+            Training(rate_decay=decay)
