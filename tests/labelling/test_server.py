@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Thread
+from urllib.request import urlopen
 
 import pytest
-from drmm.labelling.session import Session
-from made import Still, write_pictures
+from label_page import Still, write_pictures
 from starlette.testclient import TestClient
 
 from drmm.labelling.pool import Pool
@@ -18,6 +18,7 @@ from drmm.labelling.server.app import pages
 from drmm.labelling.server.desk import Desk
 from drmm.labelling.server.guard import Guard
 from drmm.labelling.server.serving import bound
+from drmm.labelling.session import Session
 from drmm.labelling.store import Store
 
 PORT = 8123
@@ -103,9 +104,12 @@ def test_cookies_of_other_servers_of_this_machine_are_no_trouble(page: Page) -> 
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.example", f"evil.example:{PORT}", "127.0.0.1", f"127.0.0.1:{PORT + 1}", f"127.0.0.1:{PORT}.", "", ":",
-        f"127.0.0.1:0{PORT}", f"127.0.0.1.nip.io:{PORT}", f"localhost.:{PORT}", f"a@127.0.0.1:{PORT}", f"[::2]:{PORT}",
-        f"0.0.0.0:{PORT}", f"127.1:{PORT}", f"[::1]:{PORT}, evil", f"::1:{PORT}", f"192.168.0.1:{PORT}", f":{PORT}",
+        "evil.example", f"evil.example:{PORT}", "127.0.0.1", f"127.0.0.1:{PORT + 1}", f"127.0.0.1:{PORT}.", "",
+        ":",
+        f"127.0.0.1:0{PORT}", f"127.0.0.1.nip.io:{PORT}", f"localhost.:{PORT}", f"a@127.0.0.1:{PORT}",
+        f"[::2]:{PORT}",
+        f"0.0.0.0:{PORT}", f"127.1:{PORT}", f"[::1]:{PORT}, evil", f"::1:{PORT}", f"192.168.0.1:{PORT}",
+        f":{PORT}",
     ],
 )  # fmt: skip
 def test_another_host(page: Page, host: str) -> None:
@@ -128,10 +132,12 @@ def test_two_hosts(page: Page) -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": ""}, {"Origin": f"https://127.0.0.1:{PORT}"},
+        {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": ""},
+        {"Origin": f"https://127.0.0.1:{PORT}"},
         {"Origin": f"http://127.0.0.1:{PORT + 1}"}, {"Origin": f"http://localhost:{PORT}"}, {"Origin": HERE + "/"},
         {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"},
-        {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}, {"Content-Type": ""},
+        {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": ""},
         {"Content-Type": "multipart/form-data; boundary=application/json"}, {"Content-Type": "application/jsonp"},
     ],
 )  # fmt: skip
@@ -182,8 +188,10 @@ def test_nothing_is_written_by_a_link(page: Page, path: str) -> None:
     [
         "/../pets/000.png", "/picture/../../etc/passwd", "/picture/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
         "/picture/..%5c..%5cpets", "/picture/%252e%252e%252f", "/thumbnail/000.png", "/picture/-1", "/picture/1e3",
-        "/picture/٣", "/picture/0x0", "/picture/99", "/picture/" + "9" * 1900, "/page.py", "/page.html", "/%2fevil.example",
-        "/page./../../store.py", "/picture/%00", "/picture/0%00.png", "/thumbnail/1%2f2", "/drawing/5", "/explained/99",
+        "/picture/٣", "/picture/0x0", "/picture/99", "/picture/" + "9" * 1900, "/page.py", "/page.html",
+        "/%2fevil.example",
+        "/page./../../store.py", "/picture/%00", "/picture/0%00.png", "/thumbnail/1%2f2", "/drawing/5",
+        "/explained/99",
         "/state/", "/picture/", "/.git/config", "/picture/%ff",
     ],
 )  # fmt: skip
@@ -200,8 +208,8 @@ def test_long_addresses(page: Page) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"1", b"\xff\xfe", b"{}", b'{"deeds": 1}', b'{"deeds": [1]}', b"[" * 100_000, b'{"deeds": {}}',
-     b"9" * 10_000],
+    [b"", b"{", b"[]", b"1", b"\xff\xfe", b"{}", b'{"deeds": 1}', b'{"deeds": [1]}', b"[" * 100_000,
+     b'{"deeds": {}}', b"9" * 10_000],
 )  # fmt: skip
 def test_what_is_not_understood(page: Page, content: bytes) -> None:
     headers = WRITES | {"Content-Type": "application/json"}
@@ -220,7 +228,8 @@ def test_what_is_not_understood(page: Page, content: bytes) -> None:
         {"kind": "label", "pictures": 3, "class": 0, "drawn": False}, {"kind": "rename", "class": [], "name": "a"},
         {"kind": "class", "name": "a" * 300, "pictures": []}, {"kind": "class", "name": "a\nb", "pictures": []},
         {"kind": ["label"]}, {"kind": "merge", "class": 0, "into": 0}, {"kind": "class", "name": "unlabelled"},
-        {"kind": "label", "pictures": ["0" * 32], "class": 10**400, "drawn": False}, {"kind": "skip", "pictures": None},
+        {"kind": "label", "pictures": ["0" * 32], "class": 10**400, "drawn": False}, {"kind": "skip",
+        "pictures": None},
     ],
 )  # fmt: skip
 def test_one_odd_deed_is_refused_alone(page: Page, odd: dict[str, object]) -> None:
@@ -290,6 +299,35 @@ def test_other_addresses(desk: tuple[Desk, Store], host: str, named: str, is_let
     assert answer.status_code == (303 if is_let_in else 403)
 
 
+def test_nothing_goes_out(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("it calls somebody")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("create_connection", "getaddrinfo", "gethostbyname"):
+        monkeypatch.setattr(socket, name, refuse)
+    one = page.person()
+    shown = one.get("/pictures?mode=next&n=3").json()["pictures"]
+    assert len(shown) == 3
+    for path in (
+        "/",
+        "/page.js",
+        "/page.css",
+        "/page.svg",
+        "/state",
+        "/picture/0",
+        "/thumbnail/0",
+        "/explained/0",
+    ):
+        assert one.get(path).status_code == 200
+    for mode in ("strangers", "doubts", "audit"):
+        assert one.get(f"/pictures?mode={mode}&n=3").json()["note"]
+    assert write(one).status_code == 200
+    with pytest.raises(AssertionError, match="calls"):
+        urlopen("http://127.0.0.1:9/")
+
+
 # --- by a real server: slow ones, and what is no HTTP ----------------------------------------------------
 
 
@@ -344,8 +382,8 @@ def test_who_sends_slowly_writes_nothing(port: int, desk: tuple[Desk, Store]) ->
 
 @pytest.mark.parametrize(
     "request_",
-    [b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00",
-     b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"],
+    [b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n",
+     b"\x16\x03\x01\x02\x00\x01\x00", b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"],
 )  # fmt: skip
 def test_what_is_no_request(port: int, request_: bytes) -> None:
     answer = said(port, request_)

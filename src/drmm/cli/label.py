@@ -69,8 +69,8 @@ def label(
         if not is_loopback(host):
             complain(
                 "warning",
-                f"who reaches {host} over the network can read what is sent there, and with it see the pictures and "
-                "write labels: leave --host out unless that is nobody else",
+                f"who reaches {host} over the network can read what is sent there, and with it see the pictures "
+                "and write labels: leave --host out unless that is nobody else",
                 "bold yellow",
             )
         serve(guard, listening, lambda: _show(guard.address, browser=browser))

@@ -119,7 +119,7 @@ function take(told) {
 }
 
 function forgetAhead(list) {
-  const last = isMany() ? pageOf(list).length + startOf(list) : list.at + 1;
+  const last = isMany() ? pageOf(list).length + startOf(list) : list.at + 2;
   list.items = list.items.filter((item, i) => i < last || item.isDone);
   list.isEnd = false;
 }
@@ -207,7 +207,7 @@ function show() {
   $("why").ariaPressed = String(isExplaining);
   if (mode === "try") return;
   const mine = list(), shown = pageOf(mine);
-  $("note").textContent = mine.note;
+  $("note").textContent = shown.length ? mine.note : "";
   $("stage").className = isMany() && shown.length ? "many" : "one";
   $("stage").replaceChildren(...(shown.length ? shown.map(tile) : [make("p", { className: "gone", textContent: emptiness(mine) })]));
   const at = document.querySelector(".here");

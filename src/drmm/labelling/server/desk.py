@@ -135,8 +135,8 @@ class Desk:
         if standing.trouble:
             return f"{standing.trouble[:1].upper()}{standing.trouble[1:]}."
         parts = [f"{labels:,} of {of:,} pictures have a label."]
-        if standing.seen < of - len(self.pool.skipped):
-            parts.append(f"{standing.seen:,} have been looked at so far.")
+        if standing.seen < of:
+            parts.append(f"{standing.seen:,} different ones were looked at.")
         if sum(n > 0 for n in standing.counts.values()) < 2:
             parts.append("With labels of two classes it begins to learn.")
         else:
@@ -190,8 +190,8 @@ class Desk:
         audit, _ = self._audit
         verdict = audit.verdict(state.labels, state.skipped)
         note = (
-            f"{verdict.of:,} pictures would be sorted, {100 * audit.promise:g} % of them right: {verdict.wrong} of "
-            f"{verdict.looked} were wrong, so that {verdict.low:,} to {verdict.high:,} of all are. "
+            f"{verdict.of:,} pictures would be sorted, {100 * audit.promise:g} % of them right: {verdict.wrong} "
+            f"of {verdict.looked} were wrong, so that {verdict.low:,} to {verdict.high:,} of all are. "
         )
         if verdict.outcome != "open":
             return (), f"{note}The promise is {verdict.outcome}."
@@ -304,7 +304,7 @@ class Desk:
     # --- what is explained ---
 
     def explained(self, number: int) -> dict[str, Any]:
-        """What is known of a picture: its classes, how it was seen, and the labelled ones that look most like it."""
+        """What is known of a picture: its classes, how it was seen, and the labelled ones most like it."""
         path, answers = self.pool.path(number), self._session.learner.answers
         if self._explainer is not None:
             told = self._told(self._explainer.explained(read_bytes(path), path.name))
@@ -315,8 +315,8 @@ class Desk:
         if answers is not None:
             told["near"] = list(self._near(answers.nearest[number].tolist()))
             told["notes"].append(
-                f"Familiarity {answers.familiarity[number]:.2f}: the share of the pictures with a label that are at "
-                "least as far from all others with one."
+                f"Familiarity {answers.familiarity[number]:.2f}: the share of the pictures with a label that are "
+                "at least as far from all others with one."
             )
         return told
 
