@@ -1,11 +1,16 @@
 """`drmm label` before the page opens: what cannot be is one line, and nothing is written or replaced."""
 
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from commands import files, refused
+from PIL import Image
 
+from drmm.errors import RunError
+from drmm.labelling.server.explaining import Explainer
 from drmm.labelling.store import Store
+from drmm.runs.run import Run
 
 
 @pytest.mark.parametrize(
@@ -44,3 +49,19 @@ def test_a_table_of_somebody_else_is_not_replaced(run_drmm, pictures: Path) -> N
 def test_one_page_at_a_time(run_drmm, pictures: Path) -> None:
     with Store(pictures.with_name("pictures.labels.sqlite")):
         refused(run_drmm("label", pictures), "another drmm label")
+
+
+def test_a_trained_model_explains(run: Path, pictures: Path) -> None:
+    explainer = Explainer(Run.open(run))
+    told = explainer.explained((pictures / "digit3.png").read_bytes(), "digit3.png")
+    assert len(told.answers) == 3
+    assert 0 < told.answers[2][1] <= told.answers[0][1] <= 1
+    captions = [caption for caption, _ in told.drawings]
+    assert captions[0] == "as the model sees it"
+    assert captions[1].startswith("evidence")
+    assert captions[2:] == [f"drawn as {name}" for name, _ in told.answers]
+    for _, png in told.drawings:
+        with Image.open(BytesIO(png)) as drawing:
+            assert drawing.size == (8, 8)
+    with pytest.raises(RunError, match="cannot read picture"):
+        explainer.explained(b"<svg/>", "digit3.png")

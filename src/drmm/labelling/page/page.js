@@ -207,19 +207,17 @@ function show() {
   $("why").ariaPressed = String(isExplaining);
   if (mode === "try") return;
   const mine = list(), shown = pageOf(mine);
-  $("note").textContent = shown.length ? mine.note : "";
-  $("stage").className = isMany() && shown.length ? "many" : "one";
-  $("stage").replaceChildren(...(shown.length ? shown.map(tile) : [make("p", { className: "gone", textContent: emptiness(mine) })]));
+  $("note").textContent = mine.note || (shown.length ? "" : mine.isEnd ? "There is nothing more to look at here." : "Looking …");
+  $("stage").hidden = !shown.length;
+  $("stage").className = isMany() ? "many" : "one";
+  $("stage").replaceChildren(...shown.map(tile));
+  if (document.activeElement === document.body) $("stage").focus();
   const at = document.querySelector(".here");
   if (at) $("stage").setAttribute("aria-activedescendant", at.id);
   else $("stage").removeAttribute("aria-activedescendant");
   if (isMany()) at?.scrollIntoView({ block: "nearest" });
   showOffer();
   explain();
-}
-
-function emptiness(mine) {
-  return mine.isEnd ? mine.note || "There is nothing more to look at here." : "Looking …";
 }
 
 function tile(item) {
