@@ -77,16 +77,17 @@ async function send() {
   try {
     const some = [...waiting].slice(0, 50).map(([once, deed]) => ({ ...deed, once }));
     const told = await ask("/deeds", { deeds: some });
-    told.done.forEach(forget);
-    Object.keys(told.refused).forEach(forget);
+    Object.keys(told.refused).forEach(unmark);
+    [...told.done, ...Object.keys(told.refused)].forEach(forget);
     const refused = Object.values(told.refused);
-    showTrouble(told.error || (refused.length ? `Not done: ${refused.join("; ")}` : ""));
+    showTrouble("deeds", refused.length ? `Not done: ${refused.join("; ")}. ` : "");
+    showTrouble("link", told.error ? `Nothing is lost, and tried again: ${told.error}.` : "");
     failures = told.error ? failures + 1 : 0;
     take(told.state);
     if (told.turned.length) showTurned(told.turned.at(-1));
   } catch (error) {
     failures += 1;
-    showTrouble(`Nothing is lost: what you do is kept in this browser and sent later (${reason(error)}).`);
+    showTrouble("link", `Nothing is lost: what you do is kept in this browser and sent later (${reason(error)}).`);
   }
   isSending = false;
   showSaved();
@@ -99,8 +100,20 @@ function showSaved() {
   $("saved").classList.toggle("waiting", n > 0 && failures > 0);
 }
 
-function showTrouble(text) {
-  if ($("trouble").textContent !== text) $("trouble").textContent = text;
+// What was refused is not labelled after all.
+function unmark(once) {
+  const pictures = waiting.get(once)?.pictures ?? [];
+  const items = Object.values(lists).flatMap((one) => one.items).filter((item) => pictures.includes(item.digest));
+  items.forEach((item) => Object.assign(item, { isDone: false, isSkipped: false, label: null, named: undefined }));
+  show();
+}
+
+const trouble = { deeds: "", link: "" };
+
+function showTrouble(kind, text) {
+  trouble[kind] = text;
+  const all = trouble.deeds + trouble.link;
+  if ($("trouble").textContent !== all) $("trouble").textContent = all;
 }
 
 // --- what the server says -----------------------------------------------------------------------------------------
@@ -127,9 +140,9 @@ function forgetAhead(list) {
 async function look() {
   try {
     take(await ask("/state"));
-    if (!waiting.size) showTrouble("");
+    if (!waiting.size) showTrouble("link", "");
   } catch (error) {
-    showTrouble(`Nothing is lost (${reason(error)}).`);
+    if (!waiting.size) showTrouble("link", `Nothing is lost (${reason(error)}).`);
   }
 }
 
@@ -171,7 +184,7 @@ async function fill() {
     mine.items.push(...fresh);
     fresh.forEach((item) => imageOf(item));
   } catch (error) {
-    showTrouble(`Nothing is lost (${reason(error)}).`);
+    showTrouble("link", `Nothing is lost (${reason(error)}).`);
   }
   mine.isFilling = false;
 }
@@ -640,7 +653,12 @@ const CLICKS = {
 };
 
 function start() {
-  for (const [id, action] of Object.entries(CLICKS)) $(id).addEventListener("click", () => action());
+  for (const [id, action] of Object.entries(CLICKS)) {
+    $(id).addEventListener("click", (event) => {
+      action();
+      if (event.detail && !document.querySelector("dialog[open]")) $("stage").focus(); // by mouse
+    });
+  }
   document.querySelectorAll("dialog .close").forEach((button) => button.addEventListener("click", () => button.closest("dialog").close()));
   document.addEventListener("keydown", onKey);
   $("search").addEventListener("input", showMatch);

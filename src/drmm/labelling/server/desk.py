@@ -95,12 +95,12 @@ class Desk:
     @property
     def command(self) -> str:
         """What sorts the pictures by their labels, into a folder that is not there yet."""
-        folder, n = self.pool.folder, 1
-        into = folder.with_name(f"{folder.resolve().name}-sorted")
+        folder, table = (Path(os.path.abspath(path)) for path in (self.pool.folder, self._table))  # noqa: PTH100
+        into, n = folder.with_name(f"{folder.name}-sorted"), 1
         while into.exists():
             n += 1
-            into = into.with_name(f"{folder.resolve().name}-sorted-{n}")
-        return shlex.join(["drmm", "sort", str(folder), "--into", str(into), "--labels", str(self._table)])
+            into = folder.with_name(f"{folder.name}-sorted-{n}")
+        return shlex.join(["drmm", "sort", str(folder), "--into", str(into), "--labels", str(table)])
 
     @property
     def table_line(self) -> str:
