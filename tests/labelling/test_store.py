@@ -261,7 +261,7 @@ def test_a_full_disk_is_told_and_nothing_counts_that_is_not_written(file):
         store.add_class("cat")
         pages = store._table.execute("PRAGMA page_count").fetchone()[0]
         store._table.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(RunError, match=r"cannot write .*full.*free space"):
+        with pytest.raises(RunError, match=r"cannot write .*full.*free space"):  # noqa: PT012
             for i in range(1000):
                 store.label([f"{i:032}"], 0)
         n = len(store.labels)
@@ -280,7 +280,7 @@ def test_labels_lie_beside_the_folder(tmp_path, monkeypatch):
     assert store_file(tmp_path / "pictures") == tmp_path / "pictures.labels.sqlite"
     monkeypatch.chdir(tmp_path / "pictures")
     assert store_file(Path()) == tmp_path / "pictures.labels.sqlite"
-    with pytest.raises(InputError, match="no place beside|no place is beside"):
+    with pytest.raises(InputError, match="no place is beside"):
         store_file(Path("/"))
 
 

@@ -14,7 +14,7 @@ from drmm.errors import InputError
 __all__ = ["drawn", "most_wrong", "pictures_needed", "possible", "wrong_allowed"]
 
 _RISK = 0.05  # that more are wrong than is said
-# What `possible` expects: beta distributions of the share of wrong ones, one in a hundred or any, and their weights.
+# Beta distributions of the share of wrong ones that `possible` expects, 1 % or any, and their weights.
 _EXPECTED = ((0.8, 1, 100), (0.2, 1, 1))
 
 
