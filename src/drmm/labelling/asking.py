@@ -136,7 +136,7 @@ def most_worth(
     if not may_be_asked.any():
         return []
     k = min(len(known) + n, _CLUSTERS, len(points))
-    found = MiniBatchKMeans(k, n_init=1, batch_size=2048, random_state=seed)
+    found = MiniBatchKMeans(k, n_init=3, batch_size=2048, random_state=seed)
     cluster = found.fit_predict(points, sample_weight=weight + 1e-9)
     likeness = (points * normalize(found.cluster_centers_)[cluster]).sum(1)
     worth = np.where(may_be_asked, weight * np.maximum(likeness, 1e-9), -1.0)
