@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 from sklearn.cluster import AgglomerativeClustering, MiniBatchKMeans
 from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import Normalizer, StandardScaler, normalize
+from sklearn.preprocessing import Normalizer, normalize
 
 from drmm.sorting.audit import drawn, possible, wrong_allowed
 from drmm.trust.health import doubt
@@ -99,10 +99,10 @@ def estimate(wrong: int, n: int) -> Estimate:
 def geometry(features: npt.ArrayLike) -> Pipeline:
     """Where pictures lie, so that near ones are alike: fitted on some features (N, D), it makes points of any.
 
-    Points are directions of the first 50 principal components of the standardised features, (N, 50) at most.
+    Points are directions among the first 50 principal components of the features' directions, (N, 50) at most.
     """
     x = np.asarray(features, np.float32)
-    found = make_pipeline(StandardScaler(), PCA(min(_COMPONENTS, *x.shape), svd_solver="full"), Normalizer())
+    found = make_pipeline(Normalizer(), PCA(min(_COMPONENTS, *x.shape), svd_solver="full"), Normalizer())
     with np.errstate(invalid="ignore"):  # pictures that are all the same
         return found.fit(x)
 
@@ -136,7 +136,7 @@ def most_worth(
     if not may_be_asked.any():
         return []
     k = min(len(known) + n, _CLUSTERS, len(points))
-    found = MiniBatchKMeans(k, n_init=1, batch_size=2048, random_state=seed)
+    found = MiniBatchKMeans(k, n_init=3, batch_size=2048, random_state=seed)
     cluster = found.fit_predict(points, sample_weight=weight + 1e-9)
     likeness = (points * normalize(found.cluster_centers_)[cluster]).sum(1)
     worth = np.where(may_be_asked, weight * np.maximum(likeness, 1e-9), -1.0)

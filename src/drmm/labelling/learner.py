@@ -29,7 +29,7 @@ __all__ = ["Answers", "Learned", "Learner", "learned"]
 _QUEUE = 50  # pictures that are proposed at once
 _NEAREST = 3
 _FOLDS = 5
-_STRENGTH = 10.0  # of logistic regression on directions; scikit-learn's C
+_STRENGTH = 50.0  # of logistic regression on directions; scikit-learn's C
 _NICE = 10
 
 Figures = npt.NDArray[np.float64]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -93,7 +94,7 @@ class Session:
         done = self._done(told, but, answers)
         n_done = len(told) + len(set(but) - {i for digest in told for i in self._numbers.get(digest, ())})
         drawn = iter(self._reserve)
-        chosen = iter((*(answers.queue if answers else ()), *((i, "spread") for i in self._spread)))
+        chosen = chain(answers.queue if answers else (), ((i, "spread") for i in self._spread))
         questions: list[Question] = []
         while len(questions) < n:
             is_drawn = (n_done + len(questions) + 1) % EVERY == 0

@@ -12,6 +12,7 @@ import re
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -316,13 +317,10 @@ class Store:
             for member, digest in zip(pool.files, pool.digests, strict=True)
             if digest in state.labels
         }
-        write_csv(file, ["file", "label"], [(str(member), label) for member, label in named.items()])
-        read = _read_back(file, pool) if named else {}
-        unnamed = tuple(member for member in named if read.get(member) != named[member])
-        if unnamed:
-            rows = [(str(member), label) for member, label in named.items() if member not in unnamed]
-            write_csv(file, ["file", "label"], rows)
-        return Exported(len(named) - len(unnamed), len(state.labels.keys() - set(pool.digests)), unnamed)
+        unnamed = _unnameable(pool.files) & named.keys()
+        rows = [(str(member), label) for member, label in named.items() if member not in unnamed]
+        write_csv(file, ["file", "label"], rows)
+        return Exported(len(rows), len(state.labels.keys() - set(pool.digests)), tuple(sorted(unnamed)))
 
     def import_table(self, file: Path, pool: Pool, *, once: str = "") -> int:
         """Take the labels of a table, by one deed; classes that are not there are added.
@@ -509,8 +507,13 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _read_back(file: Path, pool: Pool) -> dict[PurePosixPath, str]:
-    """What readers will make of a table."""
-    with suppress(InputError):
-        return matched(read_labels(file), pool.files, pool.folder, file)[0]
-    return {}
+def _unnameable(files: Collection[PurePosixPath]) -> set[PurePosixPath]:
+    """Those whose name a table cannot hold: no Unicode, spaces at its ends, or one that reads like another's."""
+    counts = Counter(nfc(str(member)) for member in files)
+    return {
+        member
+        for member in files
+        if (name := str(member)) != name.strip()
+        or counts[nfc(name)] > 1
+        or name != name.encode("utf-8", "ignore").decode()
+    }
