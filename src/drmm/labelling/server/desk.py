@@ -173,7 +173,7 @@ class Desk:
         groups = self._session.strangers()
         if not groups:
             return (), "Nothing here is unlike the pictures that have a label, as far as is known."
-        more = f"; {len(groups) - 1} more groups" if len(groups) > 1 else ""
+        more = f"; this is the first of {len(groups)} groups" if len(groups) > 1 else ""
         return groups[0], (
             f"{len(groups[0])} alike, and unlike all that have a label{more}. + makes a class of the chosen ones, "
             "the key of a class puts them there, and a click leaves one out."
