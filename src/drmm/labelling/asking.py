@@ -151,7 +151,7 @@ def most_worth(
     chosen = [by_cluster[c] for c in heaviest.tolist() if c in by_cluster and worth[by_cluster[c]] >= 0][:n]
     worth[chosen] = -1
     others = np.argsort(-worth, kind="stable")[: min(n - len(chosen), int((worth >= 0).sum()))]
-    return chosen + others.tolist()
+    return [*chosen, *others.tolist()]
 
 
 def nearest(points: Points, known: Indices, n: int) -> tuple[Indices, Figures]:
