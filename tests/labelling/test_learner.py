@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from folders import pictures
+from picture_folders import pictures
 from PIL import Image
 from sklearn.datasets import load_digits
 

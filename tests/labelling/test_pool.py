@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import pictures
+from picture_folders import pictures
 from PIL import Image
 
 from drmm.data import caches

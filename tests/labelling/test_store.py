@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from folders import pictures
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from picture_folders import pictures
 
 from drmm.data import load_folder_splits
 from drmm.data.label_files import read_labels
