@@ -1,4 +1,4 @@
-"""Are labels lost if the process is killed while they come? 1,000 kills at random moments: `make label-kills`.
+"""Are labels lost if the process is killed while they come? 1,000 kills at random moments: `make kills`.
 
 A process labels pictures, undoes and redoes, and says after each deed which it was. It is killed (SIGKILL) at a
 random moment; the store is then opened by another one, and must know every deed that was acknowledged. A control
@@ -104,4 +104,4 @@ def table(results: Results) -> str:
 
 if __name__ == "__main__":
     numbers = {"--kills": {"type": int, "default": 1000}, "--controls": {"type": int, "default": 20}}
-    study(run, table, name="label_kills", target="label-kills", seeds=1, options=numbers)
+    study(run, table, name="label_kills", target="kills", seeds=1, options=numbers)

@@ -15,6 +15,7 @@ from drmm.labelling.asking import (
     in_groups,
     is_reserved,
     most_worth,
+    nearest,
     weights_of,
 )
 from drmm.sorting.audit import possible, wrong_allowed
@@ -94,12 +95,18 @@ def test_what_the_model_is_unsure_of_and_what_is_rare_weighs_more():
 def test_strangers_come_in_groups_of_their_kind():
     points, kind = clusters([60, 15, 8])
     known = np.flatnonzero(kind == 0)[:40]
-    familiarity = familiarity_of(points, known)
+    near, far = nearest(points, known, 3)
+    assert (kind[near[kind == 0]] == 0).all()
+    assert not (near == np.arange(83)[:, None]).any(), "itself is no neighbour"
+    familiarity = familiarity_of(far, known)
     assert familiarity[kind == 0].mean() > 0.4
     assert familiarity[kind > 0].max() < 0.05
     groups = in_groups(points, familiarity, ~np.isin(np.arange(83), known))
     assert [set(kind[group]) for group in groups[:2]] == [{1}, {2}]
-    assert (familiarity_of(points, known[:1]) == 1).all(), "of one label nothing is known"
+    near, far = nearest(points, known[:1], 3)
+    assert (familiarity_of(far, known[:1]) == 1).all(), "of one label nothing is known"
+    assert (near[:, 1:] == -1).all()
+    assert (nearest(points, known[:0], 3)[0] == -1).all()
     assert in_groups(points, np.ones(83), np.ones(83, bool)) == []
 
 

@@ -7,6 +7,7 @@ from picture_folders import pictures
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from drmm.errors import InputError
 from drmm.labelling.asking import is_reserved
 from drmm.labelling.features import Seen, untaught
 from drmm.labelling.learner import Answers, Learner, answers_of, learned
@@ -196,6 +197,21 @@ def test_features_that_nothing_was_learned_for_tell_digits_apart():
     assert error < 0.3, "of ten classes"
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_few_pictures_are_enough(tmp_path, n):
+    folder = pictures(tmp_path / "pictures", n)
+    (folder / "copy.png").write_bytes((folder / "000.png").read_bytes())
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "black.png")
+    pool = Pool(folder)
+    state = State(1, {0: "a", 1: "b"}, {pool.digest(0): 0, pool.digest(n): 1})  # black.png
+    seen = Seen(folder, pool.files)
+    seen.look()
+    answers = answers_of(seen, state)
+    assert answers.classes == (0, 1)
+    assert np.isfinite(answers.probability).all()
+    np.testing.assert_array_equal(answers.probability[0], answers.probability[n + 1])  # copy.png
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 64)])
 def test_pictures_of_any_size_have_features(shape):
     x = torch.randint(0, 256, (7, *shape), dtype=torch.uint8)
@@ -219,6 +235,12 @@ def test_it_learns_in_a_process_of_its_own_and_stops_when_told(folder, tmp_path)
         learner._process.join(60)
         assert not learner._process.is_alive()
         assert learner.trouble == ""
+
+
+def test_pictures_that_cannot_be_read_are_told_in_a_line(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    with pytest.raises(InputError, match="can be read"):
+        Seen(tmp_path, Pool(tmp_path).files)
 
 
 def test_a_process_that_ends_is_told_in_a_line(tmp_path):

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 from sklearn.cluster import AgglomerativeClustering, MiniBatchKMeans
 from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, normalize
 
@@ -40,6 +41,7 @@ __all__ = [
     "in_groups",
     "is_reserved",
     "most_worth",
+    "nearest",
     "weights_of",
 ]
 
@@ -50,6 +52,7 @@ _COMPONENTS = 50
 _CLUSTERS = 500  # at most
 _STRANGE = 0.05  # p-value of familiarity below which a picture is shown among the strangers
 _STRANGERS = 500  # at most
+_APART = 1.0  # between directions, 60 degrees: such pictures make two groups
 
 Figures = npt.NDArray[np.float64]
 Points = npt.NDArray[np.float32]
@@ -103,7 +106,7 @@ def geometry(features: npt.ArrayLike) -> Pipeline:
     """
     x = np.asarray(features, np.float32)
     found = make_pipeline(Normalizer(), PCA(min(_COMPONENTS, *x.shape), svd_solver="full"), Normalizer())
-    with np.errstate(invalid="ignore"):  # pictures that are all the same
+    with np.errstate(invalid="ignore", divide="ignore"):  # one picture, or all the same
         return found.fit(x)
 
 
@@ -146,19 +149,39 @@ def most_worth(
     first = order[np.unique(cluster[order], return_index=True)[1]]
     by_cluster = dict(zip(cluster[first].tolist(), first.tolist(), strict=True))
     chosen = [by_cluster[c] for c in heaviest.tolist() if c in by_cluster and worth[by_cluster[c]] >= 0][:n]
-    others = [i for i in np.argsort(-worth, kind="stable").tolist() if worth[i] >= 0 and i not in set(chosen)]
-    return chosen + others[: n - len(chosen)]
+    worth[chosen] = -1
+    others = np.argsort(-worth, kind="stable")[: min(n - len(chosen), int((worth >= 0).sum()))]
+    return [*chosen, *others.tolist()]
 
 
-def familiarity_of(points: Points, known: Indices) -> Figures:
-    """Share of the labelled pictures that are at least as far from all other labelled ones, (N,): a p-value."""
+def nearest(points: Points, known: Indices, n: int) -> tuple[Indices, Figures]:
+    """The labelled pictures that are nearest to each, itself left out.
+
+    Returns:
+        Which, the nearest first, (N, n), -1 where there are no more; and how far the nearest is, (N,).
+    """
+    which, far = np.full((len(points), n), -1), np.full((len(points), n), np.inf)
+    if k := min(n + 1, len(known)):
+        neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points[known])
+        distance, place = neighbours.kneighbors(points)
+        found = known[place]
+        distance[found == np.arange(len(points))[:, None]] = np.inf
+        order = np.argsort(distance, 1, kind="stable")[:, :n]
+        far[:, : order.shape[1]] = np.take_along_axis(distance, order, 1)
+        which[:, : order.shape[1]] = np.take_along_axis(found, order, 1)
+    return np.where(np.isinf(far), -1, which), far[:, 0]
+
+
+def familiarity_of(far: Figures, known: Indices) -> Figures:
+    """Share of the labelled pictures that are at least as far from all other labelled ones, (N,): a p-value.
+
+    Args:
+        far: how far each picture is from the nearest labelled one, (N,).
+        known: pictures that have a label; of one alone nothing is known.
+    """
     if len(known) < 2:
-        return np.ones(len(points))
-    near = points @ points[known].T
-    among = near[known]
-    np.fill_diagonal(among, -np.inf)
-    usual = np.sort(among.max(1))
-    p = (1 + np.searchsorted(usual, near.max(1), side="right")) / (1 + len(known))
+        return np.ones(len(far))
+    p = (1 + len(known) - np.searchsorted(np.sort(far[known]), far)) / (1 + len(known))
     p[known] = 1
     return np.asarray(p)
 
@@ -169,7 +192,7 @@ def in_groups(points: Points, familiarity: Figures, may_be_asked: Flags) -> list
     strange = strange[np.argsort(familiarity[strange], kind="stable")][:_STRANGERS]
     if len(strange) < 2:
         return [[int(i)] for i in strange]
-    far = AgglomerativeClustering(n_clusters=None, distance_threshold=0.5, metric="cosine", linkage="average")
+    far = AgglomerativeClustering(n_clusters=None, distance_threshold=_APART, linkage="average")
     group = far.fit_predict(points[strange])
     groups = [strange[group == g].tolist() for g in np.unique(group)]
     return sorted(groups, key=len, reverse=True)

@@ -15,6 +15,7 @@ from drmm.data.duplicates import SIDE, blank, groups_of, made_small, near_pairs
 from drmm.data.index import Entry, indexed
 from drmm.data.listing import listed
 from drmm.data.sizes import working_size
+from drmm.errors import InputError
 from drmm.labelling.asking import chance, geometry
 from drmm.learning.features import features_of
 from drmm.learning.initialisation import initialise
@@ -41,7 +42,8 @@ class Seen:
 
     Attributes:
         digests: of the files; "" of what cannot be read.
-        number: of each picture that was seen, (M,).
+        copies: the first picture that has the same content, (N,).
+        number: of each picture that was seen, (M,); of copies the first one.
         points: where they lie (`drmm.labelling.asking.geometry`), (M, 50) at most.
         groups: of all N pictures, (N,): those that are the same picture share one; of what was not seen, copies.
     """
@@ -52,6 +54,8 @@ class Seen:
         self.files = files
         self.digests = [entries[file].digest if file in entries else "" for file in files]
         known = [entries[file] for file in files if file in entries]
+        if not known:
+            raise InputError(f"no picture in {folder} can be read")
         self._levels: nn.Module | None = None
         self._geometry: Pipeline | None = None
         self._shape = _shape_of(known)
@@ -60,13 +64,13 @@ class Seen:
             self._shape = (3, *tables["data"]["size"])
             self._levels = start_model(Recipe(**tables["model"]).fitted(self._shape, ("a", "b")), 0).levels
         first = np.unique(self.digests, return_index=True, return_inverse=True)
-        self._copies = first[1][first[2]]
-        there = [i for i in np.unique(self._copies).tolist() if self.digests[i]]
+        self.copies = first[1][first[2]]
+        there = [i for i in np.unique(self.copies).tolist() if self.digests[i]]
         self._waiting = sorted(there, key=lambda i: chance(self.digests[i]))
         self._small = np.zeros((0, SIDE, SIDE), np.uint8)
         self.number = np.zeros(0, np.int64)
         self.points = np.zeros((0, 0), np.float32)
-        self.groups = self._copies
+        self.groups = self.copies
 
     @property
     def is_done(self) -> bool:
@@ -106,7 +110,7 @@ class Seen:
     def _grouped(self) -> npt.NDArray[np.int64]:
         compared = np.flatnonzero(~blank(self._small))
         alike = self.number[compared[near_pairs(self._small[compared])]]
-        return groups_of(len(self.files), np.stack([np.arange(len(self.files)), self._copies], 1), alike)
+        return groups_of(len(self.files), np.stack([np.arange(len(self.files)), self.copies], 1), alike)
 
 
 def untaught(x: torch.Tensor) -> nn.Module:

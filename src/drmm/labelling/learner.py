@@ -19,7 +19,8 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
 from drmm.data.splits import label_folds
-from drmm.labelling.asking import doubtful, familiarity_of, in_groups, is_reserved, most_worth, weights_of
+from drmm.errors import DrmmError
+from drmm.labelling.asking import doubtful, familiarity_of, in_groups, is_reserved, most_worth, nearest, weights_of
 from drmm.labelling.features import Seen
 from drmm.labelling.store import State
 from drmm.trust.calibration import Calibration, fit_calibration
@@ -203,7 +204,8 @@ def _serve(link: Connection, folder: Path) -> None:
         except (EOFError, OSError):
             raise
         except Exception as error:  # noqa: BLE001  (the page says it)
-            link.send(f"{type(error).__name__}: {error}".splitlines()[0])
+            kind = "" if isinstance(error, DrmmError) else f"{type(error).__name__}: "
+            link.send(f"{kind}{error}".splitlines()[0])
 
 
 def _newest(link: Connection) -> State:
@@ -234,7 +236,8 @@ def answers_of(seen: Seen, state: State) -> Answers:
         probability, why = found.probability, "unsure"
         weight = weights_of(probability, np.bincount(y[known]))
         doubts = _doubts(found, y, seen.number, classes)
-    familiarity = familiarity_of(seen.points, known)
+    near, far = nearest(seen.points, known, _NEAREST)
+    familiarity = familiarity_of(far, known)
     queue = most_worth(seen.points, weight, known, may, _QUEUE, seed=state.version)
     return Answers(
         state.version,
@@ -242,7 +245,7 @@ def answers_of(seen: Seen, state: State) -> Answers:
         tuple(classes.tolist()) if len(classes) > 1 else (),
         _spread_out(probability, seen, np.nan),
         _spread_out(familiarity, seen, 1),
-        _spread_out(_nearest(seen, known), seen, -1).astype(np.int32),
+        _spread_out(np.where(near < 0, -1, seen.number[near]), seen, -1).astype(np.int32),
         seen.groups,
         tuple((int(seen.number[i]), why) for i in queue),
         tuple(tuple(seen.number[group].tolist()) for group in in_groups(seen.points, familiarity, may)),
@@ -262,18 +265,8 @@ def _doubts(found: Learned, y: Indices, number: Indices, classes: Indices) -> li
     ]
 
 
-def _nearest(seen: Seen, known: Indices) -> Indices:
-    """Numbers of the labelled pictures that look most like each, (M, 3)."""
-    found = np.full((len(seen.number), _NEAREST), -1)
-    likeness = seen.points @ seen.points[known].T
-    likeness[known, np.arange(len(known))] = -np.inf  # itself
-    k = min(_NEAREST, max(len(known) - 1, 0))
-    found[:, :k] = seen.number[known][np.argsort(-likeness, 1)[:, :k]]
-    return found
-
-
 def _spread_out(values: npt.NDArray[np.generic], seen: Seen, nothing: float) -> npt.NDArray[np.float32]:
     """Numbers of pictures that were seen, (M, ...), as those of all, (N, ...)."""
     whole = np.full((len(seen.files), *values.shape[1:]), nothing, np.float32)
     whole[seen.number] = values
-    return whole
+    return whole[seen.copies]
