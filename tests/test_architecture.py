@@ -28,7 +28,9 @@ ORDER = (
     ("trust",),
     ("runs",),
     ("estimators",),
-    ("report", "studies", "sorting"),
+    ("report", "sorting"),
+    ("labelling",),
+    ("studies",),
     ("cli",),
 )
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, NO_BROWSER, Browser
 from made import HOSTILE, dataset, trusted, write_pictures, write_run
 
+from browser import CHROMIUM, NO_BROWSER, Browser
 from drmm.data import load
 from drmm.files import write_json
 from drmm.report import write_report

@@ -252,6 +252,45 @@ def sort(
 
 
 @cli.command(rich_help_panel=_PICTURES)
+def label(
+    pictures: Annotated[Path, typer.Argument(parser=path, help="Folder of pictures.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(parser=path, help="Begin with the labels of this table: a CSV or Parquet file, file,label."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path, help="CSV file that the labels are written into.", show_default="PICTURES.labels.csv"
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(parser=path, help="File that keeps the labels.", show_default="PICTURES.labels.sqlite"),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(parser=path, help="Folder of a trained model: it explains pictures, and answers others."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Listen at this address; at others than this machine's own, others may look on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1024, max=65535, help="Listen at this port.", show_default="a free one")
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+) -> None:
+    """Label pictures on a page in the browser: those first that teach most, one key a class.
+
+    It learns meanwhile, proposes classes, and tells how many of its answers are wrong. Each label is on the disk
+    before the page says so; Ctrl-C ends the page, the same command goes on. It ends in the command of drmm sort.
+    """
+    from drmm.cli.label import label as show_page
+
+    show_page(pictures, store=store, labels=labels, out=out, run=run, host=host, port=port, browser=browser)
+
+
+@cli.command(rich_help_panel=_PICTURES)
 def audit(
     folder: Annotated[Path, typer.Argument(metavar="SORTED", parser=path, help="Folder of drmm sort.")],
     n: Annotated[

@@ -84,7 +84,7 @@ def decode_picture(
     *,
     channels: int | None = None,
     size: tuple[int, int] | None = None,
-    shape: Shape = "stretch",
+    shape: Shape | Literal["within"] = "stretch",
 ) -> Picture:
     """Decode one picture, turned upright by its EXIF tag.
 
@@ -97,7 +97,8 @@ def decode_picture(
         channels: 1 to 4 (grey, grey + alpha, RGB, RGBA) to convert to; by default 1 for grey, else 3.
             Without an alpha channel, transparent parts are shown on white, as viewers do.
         size: (H, W) to resize to, with antialiasing. A large JPEG is reduced while it is decoded.
-        shape: How to fill that size where the aspect ratio is another.
+        shape: How to fill that size where the aspect ratio is another; "within" keeps the ratio, and enlarges
+            nothing.
 
     Returns:
         Its first frame.
@@ -135,9 +136,7 @@ def _reason(error: Exception) -> str:
     return str(message).splitlines()[0] if message else type(error).__name__
 
 
-def _decoded(
-    content: bytes, name: str, channels: int | None, size: tuple[int, int] | None, shape: Shape
-) -> Picture:
+def _decoded(content: bytes, name: str, channels: int | None, size: tuple[int, int] | None, shape: str) -> Picture:
     if not content:
         raise ValueError("it is empty")
     suffix = PurePath(name).suffix.lower().strip()
@@ -165,10 +164,13 @@ def _decoded(
     return Picture(np.ascontiguousarray(planes), original, has_more, opened.format or "")
 
 
-def _filling(picture: Image.Image, size: tuple[int, int], shape: Shape) -> Image.Image:
+def _filling(picture: Image.Image, size: tuple[int, int], shape: str) -> Image.Image:
     """At a size (H, W)."""
     asked = (size[1], size[0])
     if picture.size == asked:
+        return picture
+    if shape == "within":
+        picture.thumbnail(asked, Image.Resampling.BILINEAR)
         return picture
     if shape == "pad":
         return ImageOps.pad(picture, asked, Image.Resampling.BILINEAR)

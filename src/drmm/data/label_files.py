@@ -76,7 +76,7 @@ def matched(
     said: dict[PurePosixPath, set[str]] = {}
     odd: dict[str, str] = {}
     for name, label in rows:
-        found = spellings.get(_relative(name, root), [])
+        found = spellings.get(nfc(name)) or spellings.get(_relative(name, root), [])
         if len(found) == 1:
             said.setdefault(found[0], set()).update({label} - {""})
         else:

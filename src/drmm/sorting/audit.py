@@ -7,13 +7,15 @@ import random
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from scipy.stats import hypergeom
+from scipy.stats import betabinom, hypergeom
 
 from drmm.errors import InputError
 
-__all__ = ["drawn", "most_wrong", "pictures_needed", "wrong_allowed"]
+__all__ = ["drawn", "most_wrong", "pictures_needed", "possible", "wrong_allowed"]
 
 _RISK = 0.05  # that more are wrong than is said
+# Beta distributions of the share of wrong ones that `possible` expects, 1 % or any, and their weights.
+_EXPECTED = ((0.8, 1, 100), (0.2, 1, 1))
 
 
 def drawn(pictures: Sequence[str], n: int, seed: int) -> list[str]:
@@ -54,6 +56,30 @@ def most_wrong(wrong: int, n: int, of: int) -> int:
         True,  # noqa: FBT003
         key=lambda number: bool(hypergeom.cdf(wrong, of, number, n) <= _RISK * (1 + 1e-9)),
     )
+
+
+def possible(wrong: int, n: int, of: int) -> tuple[int, int]:
+    """How many pictures are wrong at least and at most, at 95 % confidence, though one looks after every picture.
+
+    The range leaves out each number under which what was seen is 20 times less likely than by a mixture of beta
+    distributions: their ratio is a martingale (Waudby-Smith and Ramdas, "Confidence sequences for sampling without
+    replacement", 2020).
+
+    Args:
+        wrong: of those that were looked at.
+        n: that were looked at, drawn at random without replacement.
+        of: that they were drawn from.
+    """
+    least = _RISK * sum(weight * betabinom.pmf(wrong, n, a, b) for weight, a, b in _EXPECTED)
+    numbers = range(wrong, of - n + wrong + 1)
+    best = min(max(wrong * of // max(n, 1), numbers.start), numbers.stop - 1)
+
+    def is_out(number: int) -> bool:
+        return bool(hypergeom.pmf(wrong, of, number, n) <= least)
+
+    low = bisect_left(range(wrong, best), True, key=lambda number: not is_out(number))  # noqa: FBT003
+    high = bisect_left(range(best + 1, numbers.stop), True, key=is_out)  # noqa: FBT003
+    return wrong + low, best + high
 
 
 def pictures_needed(wrong: int, of: int, promise: float) -> int | None:

@@ -69,13 +69,13 @@ class Browser:
                 assert "error" not in answer, answer
                 return answer["result"]
 
-    def open(self, path: Path, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
-        """Load a file at a width."""
+    def open(self, page: Path | str, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
+        """Load a file or an address at a width."""
         self.media(dark=dark)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self._loaded = False
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not self._loaded:
             self._receive()
 
@@ -90,14 +90,27 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def press(self, key: str) -> None:
-        """A key, such as Tab, Enter, Escape or ArrowRight."""
-        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
+    def press(self, key: str, *, shift: bool = False) -> None:
+        """A key: a letter, or one such as Tab, Enter, Escape or ArrowRight."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
                  "ArrowDown": 40}  # fmt: skip
-        about = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
-        text = {"text": "\r"} if key == "Enter" else {}
+        code = codes.get(key, ord(key.upper()[0]))
+        name = key if len(key) > 1 else f"Digit{key}" if key.isdigit() else f"Key{key.upper()}"
+        about = {"key": key, "code": name, "windowsVirtualKeyCode": code, "modifiers": 8 * shift}
+        text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}
         self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    def type(self, text: str) -> None:
+        """As from a keyboard, into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def wait(self, condition: str, patience: float = 20) -> None:
+        """Until an expression in the page is true."""
+        end = time.monotonic() + patience
+        while not self.run(condition):
+            assert time.monotonic() < end, f"in vain: {condition}"
+            time.sleep(0.02)
 
     def click(self, selector: str) -> None:
         """With the mouse, on what the selector finds first."""

@@ -1,0 +1,1 @@
+"""The label page's server: one person on this machine, and nobody else."""
