@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking label-kills gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking kills gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -50,7 +50,7 @@ unlabelled: .venv/demo.stamp  ## What pictures without a label bring: DATA=folde
 asking: .venv/dev.stamp  ## Labels that are needed, by what is asked for: DATA=folder with CIFAR-10, ten minutes; resumable.
 	$(STUDY).asking $(IN_DATA)
 
-label-kills: .venv/demo.stamp  ## A thousand kills while labels come: none that was acknowledged is lost.
+kills: .venv/demo.stamp  ## A thousand kills while labels come: none that was acknowledged is lost.
 	$(STUDY).label_kills
 
 trust: .venv/demo.stamp  ## Calibration and the cross-fitted error: DATA=folder with CIFAR-10, an hour; resumable.

@@ -196,7 +196,7 @@ def run(asked: Namespace) -> Results:
 
 def needed(labels: list[int], errors: Array, target: float) -> float | None:
     """How many labels the mean curve takes down to an error, between two numbers in proportion."""
-    below = np.flatnonzero(errors <= target)
+    below = np.flatnonzero(np.round(errors, 6) <= round(target, 6))
     if not len(below):
         return None
     i = int(below[0])

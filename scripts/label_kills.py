@@ -17,10 +17,10 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from drmm.labelling.store import Store
 from drmm.progress import track
-from scripts.study import Results, study
 
 Work = Callable[[Path, Connection], None]
 MOST = 0.2  # seconds from the first acknowledgement to the kill
@@ -76,10 +76,10 @@ def killed(work: Work, file: Path, seconds: float) -> tuple[int, int]:
         return said, store.version
 
 
-def run(asked: Namespace) -> Results:
+def run(asked: Namespace) -> dict[str, Any]:
     """Kill one process after the other, of one store, and of a control."""
     moments = random.Random(0)  # noqa: S311  (no secret)
-    results: Results = {"kills": asked.kills}
+    results: dict[str, Any] = {"kills": asked.kills}
     with TemporaryDirectory() as folder:
         for name, work, kills in (("store", label_on, asked.kills), ("control", promise_first, asked.controls)):
             file = Path(folder, f"{name}.sqlite")
@@ -93,7 +93,7 @@ def run(asked: Namespace) -> Results:
     return results
 
 
-def table(results: Results) -> str:
+def table(results: dict[str, Any]) -> str:
     """What was lost."""
     lines = ["| who | kills | deeds | kills that lost an acknowledged one |", "|---|--:|--:|--:|"]
     for name in ("store", "control"):
@@ -103,5 +103,7 @@ def table(results: Results) -> str:
 
 
 if __name__ == "__main__":
+    from scripts.study import study  # heavy, and each process that is killed imports this file
+
     numbers = {"--kills": {"type": int, "default": 1000}, "--controls": {"type": int, "default": 20}}
     study(run, table, name="label_kills", target="kills", seeds=1, options=numbers)

@@ -47,9 +47,7 @@ class Pool:
             raise RunError(f"{folder} is no folder: name a folder of pictures, and unpack an archive first")
         self.folder = folder
         with listed(folder) as found:
-            for same in found.repeats():
-                for member in same[1:]:
-                    found.skip(member, f"read already (as {same[0]})")
+            found.read_once()
             self._found = found
         self.files: tuple[PurePosixPath, ...] = tuple(found.pictures)
         if not self.files:
