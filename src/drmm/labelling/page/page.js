@@ -178,7 +178,8 @@ async function fill() {
     const told = await ask(`/pictures?mode=${asked}&n=${missing}&but=${but}`);
     mine.note = told.note;
     mine.isEnd = !told.pictures.length;
-    const known = new Set(mine.items.map((item) => item.digest));
+    const unsent = [...waiting.values()].flatMap((deed) => deed.pictures ?? []); // of which the server knows nothing yet
+    const known = new Set([...mine.items.map((item) => item.digest), ...unsent]);
     const fresh = told.pictures.filter((item) => !known.has(item.digest));
     fresh.forEach((item) => Object.assign(item, { isDone: false, isChosen: asked === "strangers" }));
     mine.items.push(...fresh);
@@ -680,8 +681,7 @@ function start() {
   document.addEventListener("visibilitychange", () => document.hidden || look());
   setInterval(() => document.hidden || look(), EVERY);
   remember();
-  look().then(() => {
-    send();
+  look().then(send).then(() => {
     route();
     $("stage").focus();
   });
