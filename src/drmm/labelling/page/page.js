@@ -174,11 +174,11 @@ async function fill() {
   if (missing <= 0) return;
   mine.isFilling = true;
   try {
+    const unsent = [...waiting.values()].flatMap((deed) => deed.pictures ?? []); // of which the server may not know
     const but = mine.items.slice(-KNOWN).map((item) => item.number);
     const told = await ask(`/pictures?mode=${asked}&n=${missing}&but=${but}`);
     mine.note = told.note;
     mine.isEnd = !told.pictures.length;
-    const unsent = [...waiting.values()].flatMap((deed) => deed.pictures ?? []); // of which the server knows nothing yet
     const known = new Set([...mine.items.map((item) => item.digest), ...unsent]);
     const fresh = told.pictures.filter((item) => !known.has(item.digest));
     fresh.forEach((item) => Object.assign(item, { isDone: false, isChosen: asked === "strangers" }));
