@@ -20,6 +20,7 @@ import numpy as np
 from drmm import DRMMClassifier, Objective
 from drmm.data import load
 from drmm.progress import track
+from scripts.photographs import Draw
 from scripts.study import Results, difference, kept, spread, study
 
 Array = np.ndarray[Any, Any]
@@ -64,15 +65,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "agreement, KL": {"agreement": 1.0, "warm_up": 0.25, **NOTHING_DRAWN},
     "agreement, drawn": {"agreement": 1.0, "kl": 0.0, "warm_up": 0.25},
 }
-
-
-class Draw(NamedTuple):
-    """Images of a task: levels (N, C, H, W), and labels, -1 where they are not known."""
-
-    x: Array
-    y: Array
-    x_test: Array
-    y_test: Array
 
 
 def draw(task: Task, seed: int, asked: Namespace) -> Draw:

@@ -6,8 +6,8 @@ import torch
 from sklearn.base import clone
 
 from drmm import DRMMClassifier
-from drmm.estimators import classifier
 from drmm.storage import models as storage
+from drmm.trust import assessment
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_published_weights_are_what_it_starts_from(monkeypatch):
 def test_a_tuned_net_is_kept_unless_its_head_alone_is_better(does_harm, monkeypatch):
     x, truth = pictures(60)
     y = np.where(np.arange(len(x)) < 30, truth, -1)
-    monkeypatch.setattr(classifier, "does_harm", lambda *_: does_harm)
+    monkeypatch.setattr(assessment, "does_harm", lambda *_: does_harm)
     training = {"learning": "tune", "epochs": 2, "min_steps": 4}
     learner = DRMMClassifier(model={"preset": "conv_small", "width": 2}, training=training, random_state=0)
     head = clone(learner).set_params(training={"learning": "head"}).fit(x, y)

@@ -8,6 +8,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
+from stripes import SHAPE, images
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,18 +21,8 @@ from drmm.learning.train import train
 from drmm.model.presets import conv_small
 from drmm.rendering import Conv2d, Dropout, Flatten, Level, Linear, Sequential
 
-SHAPE = (1, 12, 12)
 EVERYTHING = Objective(mixup=1.0, translation=1, cutmix=0.5, warm_up=0.5, cool_down=0.5)
 CPU = Machine(accelerator="cpu")
-
-
-def images(n=48):
-    generator = torch.Generator().manual_seed(0)
-    y = torch.arange(n) % 3
-    x = 0.2 * torch.rand(n, *SHAPE, generator=generator)
-    for i in range(n):
-        x[i, 0, 4 * int(y[i]) : 4 * int(y[i]) + 4] += 0.7
-    return x, torch.where(torch.arange(n) < 9, y, -1)
 
 
 def small(**options):

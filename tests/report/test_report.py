@@ -246,7 +246,7 @@ def test_of_a_net_that_draws_nothing_no_drawing_is_shown(tmp_path: Path, shelf, 
     drawn = Page(written(run))
     assert {"templates", "samples"} <= set(drawn.sections)
     assert "draws next to nothing" not in drawn.text
-    monkeypatch.setattr(context, "_LEAST_DRAWN", 2.0)
+    monkeypatch.setattr(context, "LEAST_DRAWN", 2.0)
     silent = Page(written(run))
     assert silent.sections == [name for name in drawn.sections if name not in {"templates", "samples"}]
     assert "draws next to nothing" in silent.text

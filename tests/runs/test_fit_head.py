@@ -10,10 +10,10 @@ from drmm.cli.apply import predict
 from drmm.cli.prune import prune
 from drmm.errors import InputError
 from drmm.report import write_report
-from drmm.runs import fit
 from drmm.runs.fit import fit_run
 from drmm.runs.run import Run
 from drmm.storage.models import start_model
+from drmm.trust import assessment
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_tuned_net_is_kept_unless_its_head_alone_is_better(
 ) -> None:
     photos, told = write_photos(tmp_path / "photos", each=6), []
     judged = []
-    monkeypatch.setattr(fit, "does_harm", lambda *found: judged.append(found) or does_harm)
+    monkeypatch.setattr(assessment, "does_harm", lambda *found: judged.append(found) or does_harm)
     tuning = {"learning": "tune", "epochs": 2, "min_steps": 0}
     experiment = small(photos).changed("training", **tuning).changed("trust", folds=2, epochs_share=0.5)
     results = fit_run(experiment, tmp_path / "run", progress=False, tell=told.append)

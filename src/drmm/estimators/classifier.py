@@ -41,9 +41,9 @@ from drmm.runs.run import Run
 from drmm.storage.models import Recipe, misfit, start_model
 from drmm.storage.own import name_of
 from drmm.storage.preprocessing import Preprocessing
-from drmm.trust.assessment import Answers, Assessment, assess
+from drmm.trust.assessment import Answers, Assessment, assess, assess_tuned
 from drmm.trust.calibration import Calibration
-from drmm.trust.crossfit import UNTUNED, Fold, cross_fit, cross_fit_head, does_harm
+from drmm.trust.crossfit import Fold, cross_fit, cross_fit_head
 from drmm.trust.promise import PROMISE
 
 __all__ = ["DRMMClassifier"]
@@ -281,12 +281,14 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         if training.learning == "head":
             return model, assess(model, x, labels, of_head(model))
         folds = cross_fit(without, model, x, labels, folds=trust.folds, seed=training.seed)
-        if training.learning == "tune":
+        if training.learning != "tune":
+            return model, assess(model, x, labels, folds)
+
+        def untuned() -> tuple[DRMM, list[Fold]]:
             head = train(fresh(), x, labels, config=replace(training, learning="head"), **options)
-            if does_harm(folds, alone := of_head(head), labels):
-                warnings.warn(UNTUNED, UserWarning, stacklevel=3)
-                return head, assess(head, x, labels, alone)
-        return model, assess(model, x, labels, folds)
+            return head, of_head(head)
+
+        return assess_tuned(model, x, labels, folds, untuned, partial(warnings.warn, stacklevel=4))
 
     def _held_out(
         self, X: object, y: object, x: Tensor, codes: Array, seed: int

@@ -14,7 +14,7 @@ from drmm.errors import InputError
 from drmm.learning.class_prior import class_prior
 from drmm.learning.config import Training
 from drmm.learning.features import features_of
-from drmm.learning.metrics import are_more
+from drmm.learning.metrics import is_worse
 from drmm.learning.objective import Objective, balance, kl_divergence
 from drmm.model.deep import DRMM
 from drmm.rendering import Linear
@@ -112,7 +112,7 @@ def learn_head(
     if len(others) and objective.weights()["kl"]:
         shared = replace(best, is_shared=True)
         found[shared] = few.mistakes(shared, seed)
-        best = best if found[shared].is_worse(found[best]) else shared
+        best = best if is_worse(found[shared].wrong, found[best].wrong) else shared
     weight, bias = task.learned(best)
     head = nn.Linear(plain.shape[1], len(prior))
     with torch.no_grad():
@@ -137,10 +137,6 @@ class _Mistakes:
     def error(self) -> float:
         """In percent."""
         return 100 * float(self.wrong.double().mean()) if len(self.wrong) else 0.0
-
-    def is_worse(self, other: _Mistakes) -> bool:
-        """Whether it makes more mistakes on the same images, beyond chance."""
-        return are_more(int((self.wrong & ~other.wrong).sum()), int((other.wrong & ~self.wrong).sum()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,11 +20,11 @@ from drmm.storage.models import load_model
 
 __all__ = [
     "CERTIFIED_AT_ONCE",
-    "are_more",
     "at_once",
     "certified_percent",
     "cluster_accuracy",
     "error_percent",
+    "is_worse",
     "labels_from_folder",
     "name_clusters",
     "predict_logits",
@@ -39,13 +39,14 @@ _NUMBERS = 2**20  # of pixels and channels in one
 CERTIFIED_AT_ONCE = 100  # images whose certificates are computed at once
 
 
-def are_more(made: int, saved: int) -> bool:
+def is_worse(wrong: Tensor, other: Tensor) -> bool:
     """Whether one of two classifiers makes more mistakes on the same images, beyond a standard error (McNemar).
 
     Args:
-        made: images that it alone mistakes.
-        saved: images that the other alone mistakes.
+        wrong: which images it mistakes, bool (N,).
+        other: which the other one does.
     """
+    made, saved = int((wrong & ~other).sum()), int((other & ~wrong).sum())
     return made - saved > math.sqrt(made + saved)
 
 

@@ -26,10 +26,11 @@ from drmm.trust.decisions import UNFAMILIAR
 from drmm.trust.health import Finding
 from drmm.trust.promise import PROMISE
 
-__all__ = ["FEATURED", "Context", "decimal", "percent"]
+__all__ = ["FEATURED", "LEAST_DRAWN", "Context", "decimal", "percent"]
 
 _SHEET_BYTES = 900_000  # of the evaluated images that can be opened, before compression
-_LEAST_DRAWN = 1e-5  # of a picture's energy
+LEAST_DRAWN = 1e-5
+"""Of a picture's energy: a model that explains less draws nothing."""
 FEATURED = 12
 """Images of a kind that are shown with all that explains them: mistakes, least confident and unfamiliar ones."""
 
@@ -67,7 +68,7 @@ class Context:
     @cached_property
     def draws(self) -> bool:
         """Whether the model draws something of its pictures, as far as is known."""
-        return self.evaluation is None or float(np.median(self.evaluation.explained)) >= _LEAST_DRAWN
+        return self.evaluation is None or float(np.median(self.evaluation.explained)) >= LEAST_DRAWN
 
     @cached_property
     def predicted_names(self) -> tuple[str, ...]:

@@ -34,8 +34,8 @@ from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taugh
 from drmm.runs.run import Run, number, versions
 from drmm.runs.stages import CHOICE, FOLD, MODEL, TEACHER, is_cross_fitted, lesson_of, stages
 from drmm.storage.models import Recipe, start_model
-from drmm.trust.assessment import Assessment, assess
-from drmm.trust.crossfit import UNTUNED, Fold, cross_fit, cross_fit_head, does_harm
+from drmm.trust.assessment import Assessment, assess, assess_tuned
+from drmm.trust.crossfit import Fold, cross_fit, cross_fit_head
 
 __all__ = ["ENDS_FOR_GOOD", "fit_run", "learn", "learn_on"]
 
@@ -224,7 +224,7 @@ class _Session:
         )
 
     def assessed(self, experiment: Experiment, recipe: Recipe, model: DRMM) -> tuple[DRMM, Assessment]:
-        """The model to keep, and how far it can be trusted: a tuned one is kept unless its head alone is better.
+        """The model to keep, and how far it can be trusted.
 
         Nothing is cross-fitted where no image has a label, or a teacher has seen them.
         """
@@ -235,14 +235,14 @@ class _Session:
         if training.learning == "head":
             return model, assess(model, x, y, self._folds_of_head(experiment, model))
         folds = self._folds(experiment, recipe, model)
-        if training.learning == "tune":
-            untuned = experiment.changed("training", learning="head")
-            head = learn(untuned, recipe, self.parts, progress=False)
-            without = self._folds_of_head(untuned, head)
-            if does_harm(folds, without, y):
-                self.tell(UNTUNED)
-                return head, assess(head, x, y, without)
-        return model, assess(model, x, y, folds)
+        if training.learning != "tune":
+            return model, assess(model, x, y, folds)
+
+        def untuned() -> tuple[DRMM, list[Fold]]:
+            head = learn(experiment.changed("training", learning="head"), recipe, self.parts, progress=False)
+            return head, self._folds_of_head(experiment, head)
+
+        return assess_tuned(model, x, y, folds, untuned, self.tell)
 
     def _folds_of_head(self, experiment: Experiment, model: DRMM) -> list[Fold]:
         x, y, folds = self.parts.images, self.parts.labels, experiment.trust.folds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -18,16 +18,18 @@ from drmm.data.images import pixels, reduced
 from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once, predict_logits
 from drmm.model.deep import DRMM, Latents
 from drmm.trust.calibration import Calibration, fit_calibration
-from drmm.trust.crossfit import Fold, evenly_spread, pool_of
+from drmm.trust.crossfit import Fold, does_harm, evenly_spread, pool_of
 from drmm.trust.decisions import decisions, labels_needed, promised_share
 from drmm.trust.familiarity import Familiarity, fit_familiarity, looks_of_pictures
 from drmm.trust.promise import check_promise
 from drmm.trust.strangers import strangers_share
 
-__all__ = ["Answers", "Assessment", "HeldOut", "Surest", "assess"]
+__all__ = ["Answers", "Assessment", "HeldOut", "Surest", "assess", "assess_tuned"]
 
 Figures = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+
+_UNTUNED = "tuned nets make more mistakes on labels held out than heads on the net as it was: such a head is kept"
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,6 +227,31 @@ def assess(model: DRMM, x: Tensor, y: Tensor, folds: Sequence[Fold]) -> Assessme
     held_out = HeldOut(index, label, log_probability(logits), np.concatenate([np.zeros(0), *ranks]))
     pool = _pool(log_probability(predict_logits(model, pool_of(x, y)).double().numpy()))
     return Assessment(calibration, held_out, pool, fit_familiarity(model, x), _strangers(x, y, folds))
+
+
+def assess_tuned(
+    model: DRMM,
+    x: Tensor,
+    y: Tensor,
+    folds: Sequence[Fold],
+    untuned: Callable[[], tuple[DRMM, Sequence[Fold]]],
+    tell: Callable[[str], object],
+) -> tuple[DRMM, Assessment]:
+    """The model to keep, and what is known of it: a tuned one is kept unless its head alone is better.
+
+    Args:
+        model: tuned; the others as of `assess`.
+        x: likewise.
+        y: likewise.
+        folds: likewise.
+        untuned: makes the head on the net as it was, and its folds.
+        tell: is told where that is kept.
+    """
+    head, without = untuned()
+    if does_harm(folds, without, y):
+        tell(_UNTUNED)
+        return head, assess(head, x, y, without)
+    return model, assess(model, x, y, folds)
 
 
 def _strangers(x: Tensor, y: Tensor, folds: Sequence[Fold]) -> float:

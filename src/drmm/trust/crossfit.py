@@ -15,16 +15,14 @@ from drmm.data.duplicates import copies
 from drmm.data.splits import label_folds
 from drmm.learning.config import Training
 from drmm.learning.head import learn_head, views_of
-from drmm.learning.metrics import are_more, predict_logits
+from drmm.learning.metrics import is_worse, predict_logits
 from drmm.learning.objective import Objective
 from drmm.model.deep import DRMM
 
-__all__ = ["UNTUNED", "Fold", "cross_fit", "cross_fit_head", "does_harm", "evenly_spread", "pool_of"]
+__all__ = ["Fold", "cross_fit", "cross_fit_head", "does_harm", "evenly_spread", "pool_of"]
 
 Figures = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-
-UNTUNED = "tuned nets make more mistakes on labels held out than heads on the net as it was: such a head is kept"
 
 _POOL = 1000  # unlabelled images by which nets are compared
 _TINY = 1e-6  # the lead where logits tell nothing apart
@@ -130,11 +128,11 @@ def does_harm(folds: Sequence[Fold], without: Sequence[Fold], y: Tensor) -> bool
         y: class indices of all images, (N,).
     """
     labels = y.numpy()
-    wrong = np.zeros((2, len(labels)), bool)
+    wrong = torch.zeros(2, len(labels), dtype=torch.bool)
     for row, answers in zip(wrong, (folds, without), strict=True):
         for fold in answers:
-            row[fold.index] = fold.logits.argmax(1) != labels[fold.index]
-    return are_more(int((wrong[0] & ~wrong[1]).sum()), int((wrong[1] & ~wrong[0]).sum()))
+            row[fold.index] = torch.from_numpy(fold.logits.argmax(1) != labels[fold.index])
+    return is_worse(*wrong)
 
 
 def pool_of(x: Tensor, y: Tensor) -> Tensor:

@@ -13,13 +13,13 @@ from scipy.special import softmax
 from drmm.data.decoding import decode_picture
 from drmm.data.images import as_images
 from drmm.display.text import one_line
+from drmm.report.context import LEAST_DRAWN
 from drmm.report.sprites import Sprites, SpriteSheet
 from drmm.runs.run import Run
 
 __all__ = ["Explained", "Explainer"]
 
 _BEST = 3
-_LEAST_DRAWN = 1e-5  # of a picture's energy
 _DRAWS_NOTHING = "This model draws next to nothing of a picture: its weights were learned to tell classes apart."
 
 
@@ -50,7 +50,7 @@ class Explainer:
 
     def __init__(self, run: Run) -> None:
         self._model, self._recipe, self._assessment = run.model, run.recipe, run.assessment
-        self._fill = "stretch" if run.experiment is None else run.experiment.data.shape
+        self._fill = run.asked.shape
         self._turn = threading.Lock()
 
     @torch.no_grad()
@@ -85,7 +85,7 @@ class Explainer:
         drawings.append(
             (f"evidence: red is for {names[int(latents.label)]}, blue against", sprites.evidence(evidence))
         )
-        if 1 - float((x[0] - drawn[0]).square().sum() / x[0].square().sum().clamp(min=1e-12)) < _LEAST_DRAWN:
+        if 1 - float((x[0] - drawn[0]).square().sum() / x[0].square().sum().clamp(min=1e-12)) < LEAST_DRAWN:
             notes.append(_DRAWS_NOTHING)
         else:
             drawings += [(f"drawn as {names[c]}", sprites.pictures(drawn[i : i + 1])) for i, c in enumerate(best)]
