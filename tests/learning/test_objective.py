@@ -18,7 +18,7 @@ from drmm.learning.objective import (
     reconstruction,
 )
 from drmm.learning.train import train
-from drmm.learning.views import random_draws, viewed
+from drmm.learning.views import random_views
 from drmm.model.presets import conv_small, dense
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0], [0.0, 5.0, 0.0]])
@@ -295,7 +295,7 @@ def test_with_agreement_every_term_is_of_views_and_the_target_of_pictures(model,
     torch.manual_seed(3)
     terms = objective(model, x, y)
     torch.manual_seed(3)
-    views = viewed(x, random_draws(len(x)), objective.views)
+    views = random_views(x, objective.views)
     logits = model(views)
     torch.testing.assert_close(terms["cross_entropy"], cross_entropy(logits, y))
     assert not torch.allclose(terms["cross_entropy"], cross_entropy(model(x), y)), "control"
@@ -314,7 +314,7 @@ def test_agreement_moves_views_to_pictures_and_not_pictures_to_views(model, batc
         Objective(agreement=1, views=("crop",))(model, x, y)["agreement"], model.templates.weight
     )
     torch.manual_seed(3)
-    logits = model(viewed(x, random_draws(len(x)), ("crop",)))
+    logits = model(random_views(x, ("crop",)))
     fixed, free = (agreement(logits, target) for target in (model(x).detach(), model(x)))
     torch.testing.assert_close(found, torch.autograd.grad(fixed, model.templates.weight, retain_graph=True))
     assert not torch.allclose(found[0], torch.autograd.grad(free, model.templates.weight)[0]), "control"

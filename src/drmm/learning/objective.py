@@ -20,7 +20,7 @@ from drmm.errors import InputError
 from drmm.learning.class_prior import Prior
 from drmm.learning.config import Learning
 from drmm.learning.mixup import mixed
-from drmm.learning.views import View, random_draws, viewed
+from drmm.learning.views import View, random_views
 from drmm.model.deep import DRMM
 from drmm.records import Record
 
@@ -287,7 +287,7 @@ class Objective(Record):
         if agrees := weights["agreement"]:
             with torch.no_grad():
                 of_pictures = model.templates(model.levels(x))
-            x = viewed(x, random_draws(len(x)), self.views)
+            x = random_views(x, self.views)
         features, switches = model.levels.infer(x) if renders else (model.levels(x), None)
         logits = model.templates(features)
         prior, free, as_labelled = model.class_prior, logits, logits
