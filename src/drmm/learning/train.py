@@ -196,6 +196,6 @@ def seconds_in(folder: Path) -> float:
     Raises:
         RunError: if they are damaged.
     """
-    from drmm.learning.trainer import seconds_of  # noqa: PLC0415
+    from drmm.learning.checkpoints import seconds_of  # noqa: PLC0415
 
     return seconds_of(folder) + seconds_of_em(folder / "em")

@@ -27,9 +27,9 @@ def random_views(x: Tensor, kinds: Collection[View]) -> Tensor:
 
     A net that learns from changed pictures alone forgets the others, with which its views are to agree.
     """
-    draws, whole = torch.rand(len(x), _DRAWS), torch.rand(len(x), 1, 1, 1) < _WHOLE
-    plain, changed = viewed(x, draws, {"flip"}.intersection(kinds)), viewed(x, draws, kinds)
-    return torch.where(whole.to(x.device), plain, changed)
+    draws, is_whole = torch.rand(len(x), _DRAWS), torch.rand(len(x), 1, 1, 1) < _WHOLE
+    whole = viewed(x, draws, [kind for kind in kinds if kind == "flip"])
+    return torch.where(is_whole.to(x.device), whole, viewed(x, draws, kinds))
 
 
 def viewed(x: Tensor, draws: Tensor, kinds: Collection[View]) -> Tensor:
