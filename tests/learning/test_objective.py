@@ -1,12 +1,14 @@
 """The objective's terms against the slides' formulas, written out by hand."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from drmm import Objective
 from drmm.errors import InputError
+from drmm.learning import objective as objectives
 from drmm.learning.config import Training
 from drmm.learning.objective import (
     agreement,
@@ -18,7 +20,7 @@ from drmm.learning.objective import (
     reconstruction,
 )
 from drmm.learning.train import train
-from drmm.learning.views import random_views
+from drmm.learning.views import View, random_views
 from drmm.model.presets import conv_small, dense
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0], [0.0, 5.0, 0.0]])
@@ -320,9 +322,19 @@ def test_agreement_moves_views_to_pictures_and_not_pictures_to_views(model, batc
     assert not torch.allclose(found[0], torch.autograd.grad(free, model.templates.weight)[0]), "control"
 
 
-def test_agreement_is_between_views_that_there_are():
-    with pytest.raises(InputError, match="between views, and there are none: set views"):
-        Objective(agreement=1)
+@pytest.mark.parametrize(("channels", "kinds"), [(1, {"affine", "brightness"}), (3, set(get_args(View)))])
+def test_views_are_by_kind_of_picture_where_none_are_named(channels, kinds, monkeypatch):
+    asked = []
+    monkeypatch.setattr(objectives, "random_views", lambda x, views: asked.append(set(views)) or x)
+    net = conv_small(3, (channels, 12, 12), width=2).eval()
+    batch = torch.rand(4, channels, 12, 12), torch.tensor([0, 1, 2, -1])
+    Objective(agreement=1)(net, *batch)
+    Objective(agreement=1, views=("crop",))(net, *batch)
+    Objective(views=("crop",))(net, *batch)  # without agreement there are none
+    assert asked == [kinds, {"crop"}]
+
+
+def test_views_are_such_as_there_are():
     with pytest.raises(InputError, match="no views 'turn': choose from affine, brightness, crop, flip"):
         Objective(views=("turn",))
     assert Objective().set_params(views="crop,flip").views == ("crop", "flip")

@@ -20,7 +20,7 @@ from drmm.errors import InputError
 from drmm.learning.class_prior import Prior
 from drmm.learning.config import Learning
 from drmm.learning.mixup import mixed
-from drmm.learning.views import View, random_views
+from drmm.learning.views import View, random_views, usual_views
 from drmm.model.deep import DRMM
 from drmm.records import Record
 
@@ -169,7 +169,8 @@ class Objective(Record):
         translation: pixels by which images are moved, at most, before they are mixed: augmentation.
         agreement: weight of the term that asks views of a picture for the posterior of the picture itself. With it
             every other term is of such views.
-        views: in what views of a picture differ, which leaves its class: no "flip" of letters and digits.
+        views: in what views of a picture differ, which leaves its class: no "flip" of letters. None are
+            those of `drmm.learning.views.usual_views`: all for pictures in colour, "affine" and "brightness" for grey.
         warm_up: share of the training over which the weights of KL, mixup and agreement rise from 0. Posteriors
             that are sure before the labels have shaped them are sure of what is wrong, and stay so: a cluster is
             captured by a wrong class.
@@ -217,12 +218,10 @@ class Objective(Record):
         self._check_parts()
 
     def _check_parts(self) -> None:
-        """Refuse settings of terms that have no weight, and a term without what it is about."""
+        """Refuse settings of terms that have no weight."""
         for name in ("translation", "cutmix"):
             if getattr(self, name) and not self.mixup:
                 raise InputError(f"{name} is a part of mixup, which has no weight: set mixup, to 1 say")
-        if self.agreement and not self.views:
-            raise InputError("agreement is between views, and there are none: set views, to brightness,crop say")
 
     def resolved(self, constraint: str = "soft", learning: Learning = "sgd", *, taught: bool = False) -> Objective:
         """The same with a number in place of every none.
@@ -287,7 +286,7 @@ class Objective(Record):
         if agrees := weights["agreement"]:
             with torch.no_grad():
                 of_pictures = model.templates(model.levels(x))
-            x = random_views(x, self.views)
+            x = random_views(x, self.views or usual_views(x.shape[1]))
         features, switches = model.levels.infer(x) if renders else (model.levels(x), None)
         logits = model.templates(features)
         prior, free, as_labelled = model.class_prior, logits, logits

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["View", "random_views", "viewed"]
+__all__ = ["View", "random_views", "usual_views", "viewed"]
 
 View = Literal["affine", "brightness", "crop", "flip"]
 """What may differ between views: "affine" turns, shears, scales and moves a picture, "flip" mirrors it."""
@@ -20,6 +20,11 @@ _BRIGHTER, _LIGHTER = 0.3, 0.08  # at most: a share of each level, and of white
 _TURN, _SCALE, _SHEAR, _SHIFT = math.radians(15), 0.1, 0.2, 0.14  # at most; of a picture's half side
 _DRAWS = 11  # numbers that decide a view
 _WHOLE = 0.5  # of random views
+
+
+def usual_views(channels: int) -> tuple[View, ...]:
+    """What leaves the class of most pictures: of grey ones, which are letters and digits too, no mirroring."""
+    return ("affine", "brightness") if channels == 1 else ("affine", "brightness", "crop", "flip")
 
 
 def random_views(x: Tensor, kinds: Collection[View]) -> Tensor:
