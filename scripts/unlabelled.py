@@ -64,6 +64,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "agreement": {"agreement": 1.0, "kl": 0.0, "warm_up": 0.25, **NOTHING_DRAWN},
     "agreement, KL": {"agreement": 1.0, "warm_up": 0.25, **NOTHING_DRAWN},
     "agreement, drawn": {"agreement": 1.0, "kl": 0.0, "warm_up": 0.25},
+    "agreement, KL, drawn": {"agreement": 1.0, "warm_up": 0.25},
 }
 
 

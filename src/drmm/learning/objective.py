@@ -169,8 +169,8 @@ class Objective(Record):
         translation: pixels by which images are moved, at most, before they are mixed: augmentation.
         agreement: weight of the term that asks views of a picture for the posterior of the picture itself. With it
             every other term is of such views.
-        views: in what views of a picture differ, which leaves its class: no "flip" of letters. None are
-            those of `drmm.learning.views.usual_views`: all for pictures in colour, "affine" and "brightness" for grey.
+        views: in what views of a picture differ, which leaves its class: no "flip" of letters. None are all
+            of them for pictures in colour, "affine" and "brightness" for grey ones.
         warm_up: share of the training over which the weights of KL, mixup and agreement rise from 0. Posteriors
             that are sure before the labels have shaped them are sure of what is wrong, and stay so: a cluster is
             captured by a wrong class.
