@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from commands import read_csv, refused
 from pyarrow import parquet
@@ -51,6 +52,31 @@ def test_all_shards_have_the_rows_of_one_in_order(run, pictures, tmp_path, out, 
     told = [{name: str(cell(value)) for name, value in row.items() if name != "reason"} for row in rows]
     assert told == read_csv(tmp_path / "out.csv"), "as without shards"
     assert {row["reason"] for row in rows} == {""}
+
+
+@pytest.mark.parametrize("is_data_set", [True, False])
+def test_shards_may_lie_in_the_source(is_data_set, run, pictures, run_drmm, monkeypatch) -> None:
+    if is_data_set:
+        contents = [file.read_bytes() for file in sorted(pictures.iterdir())]
+        shutil.rmtree(pictures)
+        pictures.mkdir()
+        parquet.write_table(pa.table({"image": contents}), pictures / "a.parquet")
+    monkeypatch.chdir(pictures)
+    for number in (1, 2, 1):
+        code, _, err = run_drmm("predict", run, ".", "--shard", f"{number}/2")
+        assert code == 0, err
+    names = [f"a.parquet[{i}]" for i in range(5)] if is_data_set else [f"digit{i}.png" for i in range(5)]
+    assert parquet.read_table("predictions").column("image").to_pylist() == names
+
+
+def test_names_that_are_no_unicode(run, pictures, out, run_drmm) -> None:
+    (pictures / "digit0.png").rename(pictures / b"caf\xe9.png".decode("utf-8", "surrogateescape"))
+    (pictures / "digit1.png").rename(pictures / "a\nb.png")
+    (pictures / "digit2.png").write_bytes(b"")
+    code, _, err = run_drmm("predict", run, pictures, "--shard", "1/1", "--out", out)
+    assert (code, err.count("\n")) == (0, 1)
+    rows = parquet.read_table(out).column("image").to_pylist()
+    assert [name.removeprefix(f"{pictures}/") for name in rows[:2]] == ["a\nb.png", r"caf\udce9.png"]
 
 
 def test_more_shards_than_pictures(run, pictures, out, run_drmm) -> None:

@@ -89,4 +89,29 @@ def test_parquet_of_many_parts(tmp_path):
     assert parquet.read_table(tmp_path / "out.parquet").column("n").to_pylist() == [0, 1, 2, 3, 4]
     with table_in_parts(tmp_path / "none.parquet", {"n": int, "x": float}):
         pass
-    assert (tmp_path / "none.parquet").exists()
+    none = parquet.read_table(tmp_path / "none.parquet")
+    assert none.schema == parquet.read_schema(tmp_path / "out.parquet")
+    assert len(none) == 0
+
+
+def test_parquet_is_written_by_many_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_GROUP", 4)
+    with table_in_parts(tmp_path / "out.parquet", {"n": int}) as add:
+        for n in range(11):
+            add([(n,)])
+    with parquet.ParquetFile(tmp_path / "out.parquet") as file:
+        assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [4, 4, 3]
+        assert file.read().column("n").to_pylist() == list(range(11))
+
+
+def test_parquet_of_cells_that_are_none_and_names_that_are_no_unicode(tmp_path):
+    odd = b"caf\xe9".decode("utf-8", "surrogateescape")
+    with table_in_parts(tmp_path / "out.parquet", {odd: str, "x": float, "sure": bool}, {"made": "of"}) as add:
+        add([(None, None, None)])
+        add([(odd, 0.5, True)])
+    table = parquet.read_table(tmp_path / "out.parquet")
+    assert table.to_pylist() == [
+        {r"caf\udce9": None, "x": None, "sure": None},
+        {r"caf\udce9": r"caf\udce9", "x": 0.5, "sure": True},
+    ]
+    assert table.schema.metadata[b"made"] == b"of"

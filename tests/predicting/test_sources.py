@@ -229,10 +229,16 @@ def test_a_missing_file_of_a_list_stays_a_row(tmp_path, photos) -> None:
     assert [name for name, _ in read([path], 3)] == names
 
 
-def test_pictures_of_a_folder_come_before_what_holds_others(tmp_path, photos) -> None:
+def test_pictures_beside_what_holds_others_are_refused(tmp_path, photos) -> None:
     [path], names = folder(tmp_path, photos)
-    write_tar(path / "more.tar", photos)
-    source = Source.of([path])
+    write_tar(path / "sub" / "more.tar", photos)
+    with pytest.raises(
+        InputError, match=r"holds pictures and .*more\.tar: name what you mean, as in '.*/\*\.png'"
+    ):
+        Source.of([path])
+    assert [name for name, _ in read([path / "*.png"])] == names
+    assert len(read([path / "sub"])) == 11
+    source = Source.of([path], but=path / "sub")
     assert [name for name, _ in source.shard(1, 1).read()] == names
     assert {one.reason for one in source.skipped} == {"not a picture (.tar)", "not a picture (.txt)"}
 

@@ -57,7 +57,7 @@ def predict_shard(
     parquet_for("--shard")
     check_promise(promise)
     check_absent(file, ".parquet", force=True)
-    opened, source = Run.open(run), Source.of(sources)
+    opened, source = Run.open(run), Source.of(sources, but=out)
     settings = f"promise {promise:g}, all classes {all_classes}"
     made = {"run": opened.digest, "settings": settings, **_state(source, number, n)}
     if _is_there(file, made):
@@ -74,7 +74,7 @@ def predict_shard(
             broken = [f"{name} ({reason})" for name, reason in batch if isinstance(reason, str)]
             done, lost, example = done + len(batch), lost + len(broken), example or "".join(broken[:1])
             meter.update(done, shard_of.n)
-        if _state(Source.of(sources), number, n).items() - made.items():
+        if _state(Source.of(sources, but=out), number, n).items() - made.items():
             raise RunError(f"{', '.join(map(str, sources))} changed while it was read: start again")
     for note in notes_of(opened.assessment, promise):
         say(note)
@@ -102,9 +102,9 @@ def _state(source: Source, number: int, n: int) -> dict[str, str]:
 def _is_there(file: Path, made: Mapping[str, str]) -> bool:
     """Whether a shard is made; those of its folder have to be made like it."""
     for there in sorted(file.parent.glob("part-*.parquet")):
+        said = _said(there)
         if there.name.rpartition("-of-")[2] != file.name.rpartition("-of-")[2]:
             raise RunError(f"{there} is one of another number of shards: choose another --out")
-        said = _said(there)
         for key, how in _MADE.items():
             if said.get(key) != made[key] and (key != "pictures" or there == file):
                 raise RunError(f"{there} was made {how}: choose another --out")

@@ -17,6 +17,7 @@ from drmm.files import add_rows, open_csv, read_csv, replacing, unicode
 Rows = Sequence[Sequence[object]]
 
 PARQUET = {".parquet", ".pq"}
+_GROUP = 10_000  # rows that are written at once: of fewer, what reads them has to open many parts
 _OTHERWISE = ", or name a CSV file"
 
 
@@ -109,15 +110,25 @@ def _parquet_parts(
 
     kinds = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
     schema = pa.schema([(unicode(name), kinds[kind]) for name, kind in types.items()], metadata=about)
+    waiting: list[Sequence[object]] = []
+
+    def write() -> None:
+        cells = ([unicode(value) if isinstance(value, str) else value for value in row] for row in waiting)
+        columns = zip(zip(*cells, strict=True), schema.types, strict=True)
+        if waiting:
+            writer.write_table(pa.table([pa.array(values, kind) for values, kind in columns], schema=schema))
+            waiting.clear()
+
+    def add(rows: Rows) -> None:
+        waiting.extend(rows)
+        if len(waiting) >= _GROUP:
+            write()
+
     with parquet_for(str(path)).ParquetWriter(path, schema) as writer:
-
-        def add(rows: Rows) -> None:
-            cells = ([unicode(value) if isinstance(value, str) else value for value in row] for row in rows)
-            columns = zip(zip(*cells, strict=True), schema.types, strict=True)
-            if rows:
-                writer.write_table(pa.table([pa.array(values, kind) for values, kind in columns], schema=schema))
-
-        yield add
+        try:
+            yield add
+        finally:
+            write()
 
 
 def parquet_for(what: str, otherwise: str = "") -> ModuleType:

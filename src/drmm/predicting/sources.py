@@ -69,18 +69,19 @@ class Source:
     skipped: Sequence[Skipped]
 
     @classmethod
-    def of(cls, paths: Iterable[Path]) -> Source:
+    def of(cls, paths: Iterable[Path], *, but: Path | None = None) -> Source:
         """What there is.
 
         Args:
             paths: of folders, lists, tars and data sets, or patterns of them.
+            but: a folder that may lie in one of these, of tars and data sets that are not meant.
 
         Raises:
             InputError: if there are no pictures, it is of another kind, or pyarrow is needed and missing.
             RunError: if a path leads nowhere, or a file is damaged.
         """
         skipped: list[Skipped] = []
-        pieces = [piece for path in paths for one in _matching(path) for piece in _pieces_of(one, skipped)]
+        pieces = [piece for path in paths for one in _matching(path) for piece in _pieces_of(one, but, skipped)]
         if not any(piece.length for piece in pieces):
             found = f" ({summary(skipped)})" if skipped else ""
             raise InputError(f"no images found{found}: name {_KINDS}")
@@ -152,10 +153,10 @@ def _matching(path: Path) -> list[Path]:
     raise RunError(f"no file or folder {path}: check the path")
 
 
-def _pieces_of(path: Path, skipped: list[Skipped]) -> Iterator[_Piece]:
+def _pieces_of(path: Path, but: Path | None, skipped: list[Skipped]) -> Iterator[_Piece]:
     suffix = path.suffix.lower()
     if path.is_dir():
-        yield from _folder(path, skipped)
+        yield from _folder(path, but, skipped)
     elif not path.is_file():
         raise RunError(f"no file or folder {path}: check the path")
     elif suffix in HOLDERS:
@@ -170,20 +171,21 @@ def _pieces_of(path: Path, skipped: list[Skipped]) -> Iterator[_Piece]:
         raise InputError(f"{path} is no source of pictures: name {_KINDS}")
 
 
-def _folder(path: Path, skipped: list[Skipped]) -> Iterator[_Piece]:
-    """Pictures, or else what holds pictures."""
+def _folder(path: Path, but: Path | None, skipped: list[Skipped]) -> Iterator[_Piece]:
+    """Pictures, or tars and data sets; those of both are refused, as it is not known which are meant."""
     with listed(path) as found:
         found.read_once()
         names = [str(path / member) for member in found.pictures]
-    others = [PurePosixPath(one.file) for one in found.skipped if one.reason.startswith("not a picture")]
-    holders = [one for one in others if one.suffix.lower() in HOLDERS]
-    if names or not holders:
+    others = [path / one.file for one in found.skipped if one.reason.startswith("not a picture")]
+    holders = [one for one in others if one.suffix.lower() in HOLDERS and not one.name.startswith((_CACHE, "_"))]
+    meant = [one for one in holders if but is None or not one.resolve().is_relative_to(but.resolve())]
+    if names and meant:
+        raise InputError(f"{path} holds pictures and {meant[0]}: name what you mean, as in '{path}/*.png'")
+    if names or not meant:
         skipped += found.skipped
         yield _of_paths(lambda: names, Path())
-        return
-    for one in holders:
-        if not one.name.startswith((_CACHE, "_")):
-            yield from _pieces_of(path / one, skipped)
+    for one in meant:
+        yield from _pieces_of(one, but, skipped)
 
 
 def _of_paths(names: Callable[[], Iterable[str]], root: Path) -> _Piece:
