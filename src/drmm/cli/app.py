@@ -534,6 +534,27 @@ def report(
 
 
 @cli.command(rich_help_panel=_MODELS)
+def card(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, help="Markdown file to write.", show_default="RUN/README.md")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write the card of a model, as hubs show it: data, errors with intervals, how sure it is, limits, versions.
+
+    The licence, and what the model is for, are left to you.
+    """
+    from drmm.files import check_absent
+    from drmm.report.card import write_card
+
+    out = out or run / "README.md"
+    check_absent(out, ".md", force=force)
+    write_card(run, out)
+    say(f"written to {out}: say there who made it, what for, and under which licence")
+
+
+@cli.command(rich_help_panel=_MODELS)
 def sample(
     run: RunFolder,
     out: Annotated[Path, typer.Option(parser=path, help="PNG file to write.")] = Path("samples.png"),
