@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 import drmm
@@ -87,6 +88,11 @@ def test_whatever_a_picture_comes_as(given, predictor, pictures) -> None:
         (None, "there is none"),
         ({"bytes": None, "path": None}, "there is none"),
         ("nowhere.png", "No such file"),
+        (".", "no ordinary file"),
+        ("/dev/zero", "no ordinary file"),
+        ("x" * 300, "File name too long"),
+        ("a\0b", "null"),
+        (torch.ones(3, 8, 8, requires_grad=True), "requires grad"),
         (np.zeros((8, 8)), "float64 of shape (8, 8) is no picture"),
         (np.zeros((0, 3), np.uint8), "is no picture"),
         (np.zeros((5, 40, 50), np.uint8), "shape (5, 40, 50) are no picture"),

@@ -58,7 +58,7 @@ def predict_shard(
     check_promise(promise)
     check_absent(file, ".parquet", force=True)
     opened, source = Run.open(run), Source.of(sources, but=out)
-    settings = f"promise {promise:g}, all classes {all_classes}"
+    settings = f"promise {promise}, all classes {all_classes}"
     made = {"run": opened.digest, "settings": settings, **_state(source, number, n)}
     if _is_there(file, made):
         say(f"{file} is there already: nothing to do")

@@ -137,7 +137,7 @@ def _levels(name: str, picture: object, how: Mapping[str, Any]) -> Levels | str:
         return decode_picture(_source(picture), name, **how).levels
     except UnreadableError as error:
         return error.reason
-    except (TypeError, ValueError) as error:  # of which an `InputError` is one
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # of paths, tensors and arrays; `InputError`
         return str(error).partition("\n")[0]
 
 
@@ -148,7 +148,9 @@ def _source(picture: object) -> Path | bytes | Image.Image:
     if isinstance(picture, Image.Image):
         return picture
     if isinstance(picture, str | Path):
-        return Path(picture)
+        if (file := Path(picture)).exists() and not file.is_file():
+            raise InputError("it is no ordinary file")  # of which some have no end
+        return file
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
     if picture is None:
@@ -156,14 +158,15 @@ def _source(picture: object) -> Path | bytes | Image.Image:
     levels = np.asarray(picture)
     if levels.dtype != np.uint8 or not levels.size:
         raise InputError(f"{levels.dtype} of shape {levels.shape} is no picture: give levels 0..255 as uint8")
-    if levels.ndim == 1:
-        return levels.tobytes()
-    shape = levels.shape
-    if levels.ndim == 3 and shape[2] > 4:
-        levels = np.moveaxis(levels, 0, 2)
-    if levels.ndim not in {2, 3} or (levels.ndim == 3 and levels.shape[2] > 4):
-        raise InputError(f"levels of shape {shape} are no picture: give (H, W) or (H, W, C)")
-    return Image.fromarray(np.ascontiguousarray(levels.squeeze(2) if levels.shape[2:] == (1,) else levels))
+    return levels.tobytes() if levels.ndim == 1 else _drawn(levels)
+
+
+def _drawn(levels: Levels) -> Image.Image:
+    """Levels (H, W), (H, W, C) or (C, H, W) as a picture."""
+    last = np.moveaxis(levels, 0, 2) if levels.ndim == 3 and levels.shape[2] > 4 else levels
+    if last.ndim not in {2, 3} or (last.ndim == 3 and last.shape[2] > 4):
+        raise InputError(f"levels of shape {levels.shape} are no picture: give (H, W) or (H, W, C)")
+    return Image.fromarray(np.ascontiguousarray(last.squeeze(2) if last.shape[2:] == (1,) else last))
 
 
 def _strange_in(answers: Answers) -> list[str]:
