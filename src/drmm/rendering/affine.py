@@ -36,8 +36,8 @@ class Conv2d(nn.Conv2d, Dictionary):
         return draw(z, self.weight, self, switches.shape)
 
     def render_scaled(self, z: Tensor, switches: Switches, gain: Tensor) -> Tensor:
-        """The templates are scaled, where they are fewer numbers than the features."""
-        if self.weight.numel() > z.numel():
+        """The templates are scaled, where they are fewer numbers than the features; constants, to a compiler."""
+        if not torch.compiler.is_compiling() and self.weight.numel() > z.numel():
             return super().render_scaled(z, switches, gain)
         return draw(z, gain.reshape(-1, 1, 1, 1) * self.weight, self, switches.shape)
 

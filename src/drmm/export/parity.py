@@ -1,0 +1,93 @@
+"""Whether the file of a model answers as the model does, on pictures of every coarseness, alone and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from drmm.data.images import pixels
+from drmm.errors import InputError
+from drmm.export.answering import EXTRAS
+from drmm.export.formats import Answer
+from drmm.model.deep import DRMM
+from drmm.model.presets import Shape
+from drmm.trust.assessment import Assessment
+
+__all__ = ["check", "noise"]
+
+_BATCHES = (1, 7, 64)
+# How far each answer may be from PyTorch's, relative to 1 + its size; every label has to be the same.
+_TOLERANCES = {"label": 0.0, "probability": 1e-5, "familiarity": 0.01}
+_TOLERANCE = 1e-4  # of what is drawn or bounded: sums of many terms
+
+
+def check(answer: Answer, model: DRMM, assessment: Assessment | None, extras: Sequence[str], shape: Shape) -> str:
+    """How alike the answers are, in words.
+
+    Args:
+        answer: the file's.
+        model: in evaluation mode.
+        assessment: of the model, or None.
+        extras: which of `EXTRAS` the file answers.
+        shape: of one picture, (C, H, W).
+
+    Raises:
+        InputError: if they differ.
+    """
+    worst: dict[str, float] = {}
+    for number in _BATCHES:
+        pictures = noise(number, shape, seed=number)
+        expected, found = _expected(model, assessment, pictures, extras), answer(pictures)
+        for name in found:
+            worst[name] = max(worst.get(name, 0.0), _apart(name, found, expected))
+    for name, apart in worst.items():
+        if not apart <= _TOLERANCES.get(name, _TOLERANCE):
+            raise InputError(
+                f"the file would answer otherwise than PyTorch ({name} by {apart:.2g}), and is not written: "
+                "answer with drmm predict, and report this"
+            )
+    return (
+        f"on {sum(_BATCHES)} pictures, in batches of {', '.join(map(str, _BATCHES))}, every label is that of "
+        f"PyTorch, and probabilities are within {worst['probability']:.1g}"
+    )
+
+
+def noise(n: int, shape: Shape, seed: int) -> Tensor:
+    """Pictures of blots from one to all pixels wide, uint8 (n, C, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    grids = [2 + i % 2 ** (1 + i % 6) for i in range(n)]
+    blots = [torch.rand(1, shape[0], grid, grid, generator=generator) for grid in grids]
+    pictures = [functional.interpolate(blot, shape[1:], mode="bilinear") for blot in blots]
+    return (torch.cat(pictures) * 255).round().to(torch.uint8)
+
+
+@torch.no_grad()
+def _expected(
+    model: DRMM, assessment: Assessment | None, pictures: Tensor, extras: Sequence[str]
+) -> dict[str, Tensor]:
+    """What `drmm predict` says."""
+    x = pixels(pictures)
+    latents = model.infer(x)
+    if assessment is None:
+        probability = latents.logits.double().softmax(1)
+        expected = {"label": probability.argmax(1), "probability": probability}
+    else:
+        answers = assessment.answers(model, x, latents)
+        probability = torch.from_numpy(answers.probability)
+        familiarity = torch.from_numpy(answers.familiarity)
+        expected = {"label": probability.argmax(1), "probability": probability, "familiarity": familiarity}
+    for name in extras:
+        expected |= EXTRAS[name](model, x, latents)
+    return expected
+
+
+def _apart(name: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest difference, relative to 1 + the size of the value."""
+    one, other = found[name].double(), expected[name].double()
+    if name == "certified":  # a gap at the edge of the tolerance may fall on either side
+        edge = 1e-5 * (1 + expected["score"].abs())
+        one = torch.where((expected["gap"] - edge).abs() > edge / 2, one, other)
+    return float(((one - other).abs() / (1 + other.abs())).max())
