@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from drmm.data.images import pixels
 from drmm.errors import InputError
 from drmm.model.deep import DRMM, Latents
 from drmm.records import nearest
-from drmm.rendering import Level
+from drmm.rendering import BatchNorm2d, Conv2d, FrozenBatchNorm2d, Identity, Level, Sequential
 from drmm.rendering.bounds import NoBoundError, bound
 from drmm.rendering.kinds import Dictionary
 from drmm.trust.assessment import Assessment
@@ -23,6 +26,8 @@ from drmm.trust.familiarity import Ranking, looks
 __all__ = ["EXTRAS", "Answering"]
 
 Answers = dict[str, Tensor]
+
+_NORMS = (BatchNorm2d, FrozenBatchNorm2d)
 
 
 def _certificate(model: DRMM, x: Tensor, latents: Latents) -> Answers:
@@ -51,7 +56,7 @@ class Answering(nn.Module):
     """A model with what is known of its trust, as one module from pictures to answers.
 
     Args:
-        model: in evaluation mode; it is copied, its norms folded into the fused levels.
+        model: in evaluation mode; it is copied, with its norms in the convolutions below them.
         assessment: calibrates the probabilities, and says what is familiar; None leaves the net's own
             probabilities, and no familiarity.
         extras: which of `EXTRAS` to answer too.
@@ -60,6 +65,8 @@ class Answering(nn.Module):
     Raises:
         InputError: if there is no such answer, or the model has none.
     """
+
+    offset: Tensor
 
     def __init__(
         self, model: DRMM, assessment: Assessment | None, extras: Sequence[str] = (), *, quick: bool = False
@@ -105,7 +112,7 @@ class Answering(nn.Module):
 
 @torch.no_grad()
 def _folded(model: DRMM) -> DRMM:
-    """A copy with plain weights, and without norms in fused levels: their dictionaries infer and draw for both."""
+    """A copy with plain weights, and with norms in the convolutions below them, which infer and draw for both."""
     plain = copy.deepcopy(model).requires_grad_(requires_grad=False)
     for module in list(plain.modules()):
         if isinstance(module, Level) and module.norm is not None:
@@ -114,7 +121,18 @@ def _folded(model: DRMM) -> DRMM:
             # Torch's own way to take a parametrization off does so of the original too, whose class it changes.
             if isinstance(child, Dictionary) and parametrize.is_parametrized(child):
                 setattr(module, name, child.with_weight(child.weight, child.bias))
+        if isinstance(module, Sequential):
+            _fold(module)
     return plain
+
+
+def _fold(levels: Sequential) -> None:
+    """Put norms with running statistics into the convolutions right below them."""
+    for i, (conv, norm) in enumerate(pairwise(list(levels))):  # `children` leaves out what comes twice
+        if isinstance(conv, Conv2d) and isinstance(norm, _NORMS) and norm.running_mean is not None:
+            statistics: Any = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            levels[i] = conv.with_weight(*fuse_conv_bn_weights(conv.weight, conv.bias, *statistics))
+            levels[i + 1] = Identity()
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,7 +48,7 @@ def quantised(content: bytes, pictures: Tensor) -> tuple[bytes, str]:
     same = float((floats["label"] == integers["label"]).double().mean())
     apart = float((floats["probability"] - integers["probability"]).abs().max())
     batch = held_out[:_AT_ONCE]
-    times = take_turns({name: lambda a=answer: a(batch) for name, answer in answers.items()}, _ROUNDS, _PATIENCE)
+    times = take_turns({name: partial(answer, batch) for name, answer in answers.items()}, _ROUNDS, _PATIENCE)
     speed = ratio(times["floats"], times["integers"])
     figures = (
         f"with 8-bit integers {100 * same:.2f} % of {len(held_out)} labels are the same, probabilities differ by "

@@ -52,7 +52,8 @@ def pull_back(function: Callable[..., Tensor], points: tuple[Tensor, ...], z: Te
         )
 
         with torch._C.DisableTorchFunction(), disable_proxy_modes_tracing():  # noqa: SLF001
-            pulled = make_fx(pulled, torch.export.default_decompositions())(*points, z)
+            table: Any = torch.export.default_decompositions()
+            pulled = make_fx(pulled, table)(*points, z)
     return pulled(*points, z)
 
 

@@ -198,8 +198,9 @@ def looks(model: DRMM, x: Tensor, latents: Latents) -> Tensor:
         x: images (N, C, H, W).
         latents: theirs.
     """
-    residual = (x - model.picture(latents)).flatten(1).square().mean(1)
-    energy = x.flatten(1).square().mean(1)
+    picture = x.flatten(1).double()  # of deep nets what is drawn is a millionth of the energy
+    residual = (picture - model.picture(latents).flatten(1)).square().mean(1)
+    energy = picture.square().mean(1)
     parts = [(residual + _TINY).log(), 1 - residual / energy.clamp(min=_TINY), (latents.amplitude + _TINY).log()]
     if model.prior is not None:
         parts += model.prior.log_probs(latents.switches)
