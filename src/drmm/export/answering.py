@@ -112,8 +112,11 @@ class Answering(nn.Module):
 
 @torch.no_grad()
 def _folded(model: DRMM) -> DRMM:
-    """A copy with plain weights, and with norms in the convolutions below them, which infer and draw for both."""
-    plain = copy.deepcopy(model).requires_grad_(requires_grad=False)
+    """A copy with plain weights, and with norms in the convolutions below them, which infer and draw for both.
+
+    Products of weights are rounded once: rounding each factor moves probabilities of deep nets by 1e-5.
+    """
+    plain = copy.deepcopy(model).requires_grad_(requires_grad=False).double()
     for module in list(plain.modules()):
         if isinstance(module, Level) and module.norm is not None:
             module.dictionary, module.norm = module.dictionary.with_weight(*module.folded()), None
@@ -123,7 +126,7 @@ def _folded(model: DRMM) -> DRMM:
                 setattr(module, name, child.with_weight(child.weight, child.bias))
         if isinstance(module, Sequential):
             _fold(module)
-    return plain
+    return plain.to(model.templates.weight.dtype)
 
 
 def _fold(levels: Sequential) -> None:

@@ -29,7 +29,7 @@ _TOLERANCES = {
     "certified": 0.0,
 }
 # Of drawings, by their norm: a unit that rounding has on one side of its threshold or the other draws or does not.
-_DRAWN = 0.02
+_DRAWN = 0.1
 
 
 def check(answer: Answer, model: DRMM, assessment: Assessment | None, extras: Sequence[str], shape: Shape) -> str:
