@@ -66,8 +66,10 @@ def onnx_answer(content: bytes) -> Answer:
     """
     import onnxruntime  # noqa: PLC0415  (an extra)
 
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
     try:
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of its own kinds
         raise InputError(f"ONNX Runtime cannot run the file ({error}), which is not written: use .pt2") from error
     names = [output.name for output in session.get_outputs()]
