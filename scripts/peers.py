@@ -49,9 +49,10 @@ from drmm.errors import InputError
 from drmm.explain.plots import readable_log
 from drmm.files import read_json
 from drmm.learning.batches import Batches, unlabelled
+from drmm.learning.callbacks import moving_average
 from drmm.learning.metrics import error_percent
 from drmm.learning.objective import cross_entropy
-from drmm.learning.trainer import moving_average, warm_cosine
+from drmm.learning.rates import warm_cosine
 from drmm.model.presets import conv_small
 from drmm.progress import track
 from drmm.runs.experiment import Experiment

@@ -1,7 +1,6 @@
 """Features are computed once, whatever happens in between."""
 
 import sqlite3
-from functools import partial
 
 import numpy as np
 import pytest
@@ -103,20 +102,6 @@ def test_a_full_disk_is_no_loss(monkeypatch):
     monkeypatch.setattr(features, "database", lambda *given: Full(database(*given)))
     net, x = Net(), pictures(6)
     torch.testing.assert_close(features_of(net, x, progress=False), net.eval()(x.float() / 255))
-
-
-def test_every_view_of_a_picture_has_features_of_its_own_and_is_kept():
-    net, x, kinds = Net(), pictures(6), ("crop", "flip")
-    find = partial(features_of, net, kinds=kinds, progress=False)
-    plain, other = features_of(net, x, progress=False), find(x, view=1)
-    assert not torch.allclose(plain, other)
-    assert not torch.allclose(other, find(x, view=2))
-    seen = sum(net.seen)
-    assert torch.equal(find(x, view=1), other)
-    assert torch.equal(find(x.flip(0), view=1), other.flip(0)), "whatever their order"
-    assert sum(net.seen) == seen + 2, "each time one picture, to see how many features there are"
-    assert torch.equal(find(x, view=1, kinds=kinds[::-1]), other), "in whatever order they are named"
-    assert not torch.allclose(find(x, view=1, kinds=("crop",)), other)
 
 
 def test_another_way_through_the_same_weights_has_features_of_its_own(own_cache):

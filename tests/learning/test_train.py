@@ -20,12 +20,13 @@ from safetensors.torch import load_file
 import drmm
 from drmm.errors import InputError, RunError
 from drmm.learning.batches import Batches
+from drmm.learning.checkpoints import checkpoint_of
 from drmm.learning.config import Machine, Training
 from drmm.learning.em import relax
 from drmm.learning.initialisation import initialise
 from drmm.learning.metrics import error_percent
 from drmm.learning.train import train
-from drmm.learning.trainer import checkpoint_of, device_of, run_loop
+from drmm.learning.trainer import device_of, run_loop
 from drmm.storage.models import Recipe, load_model, save_model
 
 CLASSES = ("0", "1", "2")

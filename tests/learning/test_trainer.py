@@ -1,6 +1,7 @@
 """The loop: it does not wait for the device, ends on a broken loss, and draws from streams of its own."""
 
 import re
+import time
 import traceback
 from collections import Counter
 from threading import Thread
@@ -14,7 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import drmm
 from drmm.errors import InputError
+from drmm.learning import callbacks
 from drmm.learning import trainer as loop
+from drmm.learning.callbacks import moving_average
+from drmm.learning.checkpoints import checkpoint_of
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.learning.train import train
@@ -87,11 +91,11 @@ def test_an_epoch_waits_as_often_however_many_steps_it_has():
 
 
 def test_what_is_shown_is_seldom_asked_for(monkeypatch):
-    monkeypatch.setattr(loop.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     few, many = waits(4, progress=True)[0], waits(20, progress=True)[0]
     assert many == few
     seconds = iter(range(10_000))
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(40 * next(seconds)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(40 * next(seconds)))
     assert waits(20, progress=True)[0] >= few + 16  # control: time flies
 
 
@@ -99,14 +103,14 @@ def test_how_far_it_is_is_a_line_where_there_is_no_terminal(monkeypatch, capsys)
     waits(4, progress=True)
     assert capsys.readouterr() == ("", "")
     seconds = iter(range(10_000))
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(20 * next(seconds)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(20 * next(seconds)))
     waits(4, progress=True)
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(
         r"(training, epoch 1 of 1, loss -?\d+\.\d{3}: [1-4] of 4(, about \d+ seconds left)?\n)+", err
     ), err
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(20 * next(seconds)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(20 * next(seconds)))
     waits(4)
     assert capsys.readouterr().err == "", "control"
 
@@ -149,7 +153,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing_of_it(tmp_path
     ):
         train(small(), x, y, config=config, machine=CPU, folder=tmp_path, progress=False)
     assert len(made) == 4 * (epoch + 1)  # to the end of its epoch
-    saved = loop.checkpoint_of(tmp_path)
+    saved = checkpoint_of(tmp_path)
     if epoch == 0:
         assert saved is None
     else:
@@ -161,7 +165,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing_of_it(tmp_path
 def test_control_a_finite_run_is_saved(tmp_path):
     x, y = images()
     train(small(), x, y, config=Training(epochs=1, min_steps=0), machine=CPU, folder=tmp_path, progress=False)
-    assert loop.checkpoint_of(tmp_path) is not None
+    assert checkpoint_of(tmp_path) is not None
 
 
 def test_a_long_epoch_is_not_waited_for(monkeypatch):
@@ -188,7 +192,7 @@ def test_weights_that_break_at_the_last_step_are_not_saved(tmp_path, monkeypatch
     config = Training(epochs=1, batch_size=48, labelled_per_batch=0, min_steps=0)
     with pytest.raises(InputError, match="the loss is not finite"):
         train(small(), x, y, config=config, machine=CPU, folder=tmp_path, progress=False)
-    assert loop.checkpoint_of(tmp_path) is None
+    assert checkpoint_of(tmp_path) is None
 
 
 # --- patience ---
@@ -306,14 +310,14 @@ def test_two_threads_that_learn_at_once_learn_as_one_after_the_other(make):
 
 def test_the_average_of_the_loop_is_torchs_with_the_same_update():
     net, decay = nn.Linear(2, 2), 0.9
-    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=loop.moving_average(decay), use_buffers=True)
+    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=moving_average(decay), use_buffers=True)
     mine = [parameter.detach().clone() for parameter in net.parameters()]
     for n in range(20):
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.add_(torch.randn_like(parameter))
         average.update_parameters(net)
-        loop._average(mine, net.parameters(), n, decay)
+        callbacks._average(mine, net.parameters(), n, decay)
     for one, other in zip(mine, average.module.parameters(), strict=True):
         torch.testing.assert_close(one, other)
     assert not np.allclose(mine[0].numpy(), net.weight.detach().numpy())

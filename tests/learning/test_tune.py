@@ -8,6 +8,7 @@ from drmm.errors import InputError
 from drmm.learning import trainer
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
+from drmm.learning.rates import partly_still, rates
 from drmm.learning.train import train
 from drmm.model.presets import conv_small
 
@@ -58,7 +59,7 @@ def test_it_learns_and_the_statistics_of_norms_stay():
 
 def test_it_starts_from_the_head(monkeypatch):
     started = []
-    monkeypatch.setattr(trainer, "_rates", lambda model, _: started.append(model.templates.weight.clone()) or [])
+    monkeypatch.setattr(trainer, "rates", lambda model, _: started.append(model.templates.weight.clone()) or [])
     with pytest.raises(ValueError, match="empty parameter list"):
         tuned()
     assert torch.equal(started[0], tuned_head().templates.weight)
@@ -67,14 +68,14 @@ def test_it_starts_from_the_head(monkeypatch):
 
 def tuned_head():
     x, y = images()
-    return train(net(), x, y, objective=AGREEING, config=Training(learning="head"), progress=False)
+    return train(net(), x, y, objective=AGREEING.of_head(), config=Training(learning="head"), progress=False)
 
 
 def test_lower_levels_learn_more_slowly_and_the_lowest_not_at_all():
     model, config = net(), Training(learning="tune", learning_rate=1e-2, rate_decay=0.4)
     with_weights = [i for i, level in enumerate(model.levels) if list(level.parameters())]
-    rates = [group["lr"] for group in trainer._rates(model, config)]
-    assert rates == pytest.approx([1e-2 * 0.4**i for i in range(1 + len(with_weights))])
+    found = [group["lr"] for group in rates(model, config)]
+    assert found == pytest.approx([1e-2 * 0.4**i for i in range(1 + len(with_weights))])
     slow, all_alike = tuned(rate_decay=0.4), tuned()
     assert differing(slow, net()) == with_weights[-2:], "0.4 and 0.16 of the rate; 0.064 is too little"
     assert differing(all_alike, net()) == with_weights, "control"
@@ -84,7 +85,7 @@ def test_lower_levels_learn_more_slowly_and_the_lowest_not_at_all():
 def test_what_its_owner_has_frozen_stays_so():
     model = net()
     model.levels[0].requires_grad_(requires_grad=False)
-    with trainer._partly_still(model, Training(rate_decay=0.4)):
+    with partly_still(model, Training(rate_decay=0.4)):
         pass
     assert not any(parameter.requires_grad for parameter in model.levels[0].parameters())
 

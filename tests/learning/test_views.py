@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from drmm.learning import views
-from drmm.learning.views import draws_of, random_draws, viewed
+from drmm.learning.views import random_views, viewed
 
-SEEDS = [bytes([i, 7]) for i in range(40)]
-DRAWS = draws_of(SEEDS)
+DRAWS = torch.rand(40, 11, generator=torch.Generator().manual_seed(7))
 ALL = ("affine", "brightness", "crop", "flip")
 
 
@@ -26,7 +25,7 @@ def rising(seen):
 def test_a_view_depends_on_its_draws_and_picture_alone(kind):
     x = torch.rand(5, 3, 12, 9)
     seen = viewed(x, DRAWS[:5], [kind])
-    alone = torch.cat([viewed(x[i : i + 1], draws_of(SEEDS[i : i + 1]), [kind]) for i in range(5)])
+    alone = torch.cat([viewed(x[i : i + 1], DRAWS[i : i + 1], [kind]) for i in range(5)])
     torch.testing.assert_close(seen, alone, rtol=0, atol=1e-6)
     assert seen.shape == x.shape
     assert not torch.allclose(seen, x, atol=0.01)
@@ -38,13 +37,25 @@ def test_without_kinds_pictures_stay_as_they_are():
     assert torch.equal(viewed(x, DRAWS[:5], ()), x)
 
 
-def test_random_draws_are_the_generators():
+def test_random_views_are_the_generators():
     torch.manual_seed(3)
-    x, draws = torch.rand(40, 1, 9, 9), random_draws(40)
+    x = torch.rand(40, 1, 9, 9)
+    seen = random_views(x, ALL)
     torch.manual_seed(3)
-    again = torch.rand(40, 1, 9, 9), random_draws(40)
-    assert torch.equal(viewed(x, draws, ALL), viewed(*again, ALL))
-    assert not torch.equal(viewed(x, random_draws(40), ALL), viewed(x, draws, ALL)), "control"
+    assert torch.equal(random_views(torch.rand(40, 1, 9, 9), ALL), seen)
+    assert not torch.equal(random_views(x, ALL), seen), "control"
+
+
+def test_about_half_of_random_views_are_whole():
+    torch.manual_seed(3)
+    x = torch.rand(200, 1, 9, 12)
+
+    def share(seen, *ways):
+        return sum(float(((seen - way).abs().amax((1, 2, 3)) < 1e-5).float().mean()) for way in ways)
+
+    assert 0.4 < share(random_views(x, ("affine", "brightness")), x) < 0.6
+    assert 0.4 < share(random_views(x, ALL), x, x.flip(3)) < 0.6
+    assert 0.15 < share(random_views(x, ALL), x) < 0.35, "control: the others are mirrored"
 
 
 def test_levels_stay_levels_and_nothing_from_outside_comes_in():

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from drmm.files import write_json
-from drmm.learning.trainer import moving_average
+from drmm.learning.callbacks import moving_average
 from scripts import peers
 
 PEERS = vars(peers)

@@ -38,7 +38,6 @@ class Training(Record):
             loss, by the weights that its terms have in the end; none never stops early.
         rate_decay: by what the learning rate is multiplied from each level with weights to the one below; levels
             with less than a tenth of it stay as they are, which saves their time.
-        head_views: of each picture that a head is learned from: the picture as it is, and other views of it.
         seed: of the label draw, the weights, the order of images and all that draws.
     """
 
@@ -55,7 +54,6 @@ class Training(Record):
     tolerance: float = 1e-3
     patience: int | None = None
     rate_decay: float = 1.0
-    head_views: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,7 +67,6 @@ class Training(Record):
             "batch_size": 2,
             "min_steps": 0,
             "labelled_per_batch": 0,
-            "head_views": 1,
             "seed": 0,
         }
         at_least |= {"gradient_clip": 0, "tolerance": 0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 
 import numpy as np
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from drmm.data.base import digest, digest_of
 from drmm.data.caches import database
 from drmm.data.images import pixels
-from drmm.learning.views import View, draws_of, viewed
 from drmm.model.modes import evaluation
 from drmm.progress import track
 
@@ -26,9 +25,7 @@ _TABLE = "features (picture BLOB PRIMARY KEY, numbers BLOB)"
 
 
 @torch.no_grad()
-def features_of(
-    levels: nn.Module, x: Tensor, *, view: int = 0, kinds: Collection[View] = (), progress: bool = True
-) -> Tensor:
+def features_of(levels: nn.Module, x: Tensor, *, progress: bool = True) -> Tensor:
     """The features of each picture, float32 (N, D) on the CPU.
 
     They lie in the user's cache folder, by the net's weights and the picture's levels: what was seen before is not
@@ -37,21 +34,15 @@ def features_of(
     Args:
         levels: a net whose output is (N, D); it is asked in evaluation mode.
         x: pictures (N, C, H, W), float in [0, 1] or uint8, on the CPU.
-        view: 0 for the pictures as they are; other numbers draw other views of them (`drmm.learning.views`).
-        kinds: in what such views may differ.
         progress: show a progress bar.
     """
-    drawn = f"{view} {' '.join(sorted(kinds))}".encode() if view else b""
-    names = [digest(np.ascontiguousarray(picture).data) + drawn for picture in x.numpy()]
+    names = [digest(np.ascontiguousarray(picture).data) for picture in x.numpy()]
     with closing(database(f"features/{_digest_of(levels, x)}.sqlite", _TABLE)) as table, evaluation(levels):
         features = torch.empty(len(x), _known_again(table, levels, x))
         missing = _read(table, names, features)
         batches = [missing[i : i + _AT_ONCE] for i in range(0, len(missing), _AT_ONCE)]
         for batch in track(batches, "computing features") if progress else batches:
-            pictures = pixels(x[batch])
-            if view:
-                pictures = viewed(pictures, draws_of([names[i] for i in batch]), kinds)
-            features[batch] = levels(pictures).float()
+            features[batch] = levels(pixels(x[batch])).float()
             _keep(table, [(names[i], features[i].numpy().tobytes()) for i in batch])
     return features
 

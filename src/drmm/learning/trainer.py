@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import logging
-import math
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from copy import deepcopy
 from functools import cached_property
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
-from pickle import UnpicklingError
-from textwrap import shorten
 from threading import RLock
 from typing import Any, cast
 
@@ -26,72 +19,33 @@ from pytorch_lightning.callbacks import (
     Callback,
     EarlyStopping,
     ModelCheckpoint,
-    WeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from drmm.data.images import pixels
 from drmm.errors import InputError, RunError
-from drmm.files import write_bytes
 from drmm.learning.batches import Batches, unlabelled
+from drmm.learning.callbacks import Average, Shown
+from drmm.learning.checkpoints import AtomicCheckpoints, check_checkpoint, checkpoint_of
 from drmm.learning.class_prior import class_prior
+from drmm.learning.compiling import Compiled, compiling
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.learning.processes import lead, local_rank
+from drmm.learning.quiet import quiet
+from drmm.learning.rates import partly_still, rates, warm_cosine
 from drmm.model.deep import DRMM
 from drmm.model.randomness import seeded
 from drmm.progress import Meter, Outlook
-from drmm.storage.models import misfit
 
-__all__ = [
-    "Steps",
-    "calibrate",
-    "checkpoint_of",
-    "device_of",
-    "moving_average",
-    "run_loop",
-    "seconds_of",
-    "steps_of_an_epoch",
-    "warm_cosine",
-]
+__all__ = ["calibrate", "device_of", "run_loop", "steps_of_an_epoch"]
 
 _CALIBRATION_BATCHES = 40
-_LEAST_RATE = 0.1  # of the learning rate: levels with less stay as they are
-
-# What the loop tells its own developers, as regular expressions.
-_CHATTER = (
-    ".*does not have many workers",
-    ".*exists and is not empty",
-    ".*GPU available but not used",
-    ".*has `__len__` defined",
-    ".*LeafSpec.* is deprecated",
-    "Grad strides do not match bucket view strides",
-    "The dirpath has changed from",
-    ".*module\\(s\\) in eval mode at the start of training",
-    "You defined a `validation_step` but have no",
-)
-
-_TALKATIVE = (
-    "pytorch_lightning",
-    "lightning_fabric",
-    "lightning.pytorch",
-    "lightning.fabric",
-    "torch._dynamo",
-    "torch._inductor",
-)
-
-# What the compiler warns itself of.
-_COMPILER_CHATTER = (
-    ".*torch.autograd.function.Function.* should not be instantiated",
-    "The .grad attribute of a Tensor that is not a leaf Tensor",
-)
 
 # Warning filters, loggers and the handlers of signals belong to the process, and the loop changes all of them: two
 # threads that train take turns.
@@ -104,9 +58,6 @@ _STEPS_UNSEEN = 100
 # What patience watches without validation images: the loss with the weights that the training ends with. That with
 # the weights of the moment rises while the KL's weight does.
 _WATCHED = "train/final_loss"
-
-# Two sizes of batches, twice nine levels, and what is left of each after a break.
-_MOST_GRAPHS = 256
 
 
 def run_loop(
@@ -131,12 +82,12 @@ def run_loop(
     learner = _Learner(model, objective, config, machine, x, y)
     checkpoint = checkpoint_of(folder) if resume and folder is not None else None
     if checkpoint is not None:
-        _check_checkpoint(checkpoint, learner)
+        check_checkpoint(checkpoint, learner)
     loaders = None if validation is None else _loader(TensorDataset(*validation), batch_size=500)
-    still = _partly_still(model, config)
-    with _ONE_LOOP, still, _quiet(), _compiling(machine), closing(Meter("training", outlook=progress)) as meter:
-        average = _Average(config.weight_average)
-        callbacks = [average, *watching, *([_Shown(meter)] if progress else [])]
+    still = partly_still(model, config)
+    with _ONE_LOOP, still, quiet(), compiling(machine), closing(Meter("training", outlook=progress)) as meter:
+        average = Average(config.weight_average)
+        callbacks = [average, *watching, *([Shown(meter)] if progress else [])]
         trainer = _trainer(config, machine, folder, callbacks, validated=validation is not None)
         try:
             trainer.fit(learner, val_dataloaders=loaders, ckpt_path=checkpoint, weights_only=True)
@@ -158,7 +109,7 @@ def device_of(machine: Machine) -> torch.device:
     Raises:
         InputError: if this machine has none such, or there is no such precision.
     """
-    with _quiet():
+    with quiet():
         return _trainer(Training(), machine, None, (), validated=False).strategy.root_device
 
 
@@ -171,37 +122,6 @@ def calibrate(model: DRMM, x: Tensor, config: Training) -> None:
     """Measure the norms' statistics on some batches of the run."""
     order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": 0}
     model.calibrate(unlabelled(x, **order, most=_CALIBRATION_BATCHES))
-
-
-def checkpoint_of(folder: Path) -> Path | None:
-    """The newest training state in a run's folder, if there is one."""
-    path = folder / "checkpoints" / "last.ckpt"
-    return path if path.is_file() else None
-
-
-def seconds_of(folder: Path) -> float:
-    """For how long the training in a folder has run, over all its sessions; 0 where there is no checkpoint.
-
-    Raises:
-        RunError: if the checkpoint is damaged.
-    """
-    path = checkpoint_of(folder)
-    return 0.0 if path is None else float(_read_checkpoint(path).get("seconds", 0.0))
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        return cast("dict[str, Any]", torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, AttributeError, OSError) as error:
-        raise RunError(f"{path} is damaged: remove the run's folder and train again") from error
-
-
-def _check_checkpoint(path: Path, learner: _Learner) -> None:
-    state = _read_checkpoint(path).get("state_dict")
-    if not isinstance(state, dict):
-        raise RunError(f"{path} is damaged: remove the run's folder and train again")
-    if misfit(learner.state_dict(), state) is not None:
-        raise RunError(f"{path} is from another architecture: train into a new folder")
 
 
 class _Learner(pl.LightningModule):
@@ -230,7 +150,7 @@ class _Learner(pl.LightningModule):
     @cached_property
     def _seen(self) -> DRMM:
         """The model as the objective sees it."""
-        return cast("DRMM", _Compiled(self.model)) if self._machine.compile else self.model
+        return cast("DRMM", Compiled(self.model)) if self._machine.compile else self.model
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep for how long all sessions have learned."""
@@ -301,40 +221,10 @@ class _Learner(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam with a warm-up and a cosine to 0."""
-        optimizer = torch.optim.Adam(_rates(self.model, self._config), lr=self._config.learning_rate)
+        optimizer = torch.optim.Adam(rates(self.model, self._config), lr=self._config.learning_rate)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def _rates(model: DRMM, config: Training) -> list[dict[str, Any]]:
-    """Parameters by level, from the class templates down, and their learning rates."""
-    rate, groups = config.learning_rate, []
-    if config.rate_decay == 1:
-        return [{"params": list(model.parameters()), "lr": rate}]
-    for level in (model.templates, *reversed(list(model.levels))):
-        if parameters := list(level.parameters()):
-            groups.append({"params": parameters, "lr": rate})
-            rate *= config.rate_decay
-    return groups
-
-
-@contextmanager
-def _partly_still(model: DRMM, config: Training) -> Iterator[None]:
-    """For a while, levels that would learn very slowly ask for no gradients."""
-    still = [
-        parameter
-        for group in _rates(model, config)
-        for parameter in group["params"]
-        if parameter.requires_grad and group["lr"] < _LEAST_RATE * config.learning_rate
-    ]
-    for parameter in still:
-        parameter.requires_grad = False
-    try:
-        yield
-    finally:
-        for parameter in still:
-            parameter.requires_grad = True
 
 
 def _loader(data: Dataset[Any], batch_size: int | None) -> DataLoader[Any]:
@@ -354,171 +244,6 @@ def _batches(x: Tensor, y: Tensor, config: Training, epoch: int, rank: int, worl
         rank=rank,
         world_size=world_size,
     )
-
-
-class _Compiled:
-    """A model whose passes through the levels are compiled; all else is the model's own.
-
-    What the model keeps track of beside them is not compiled: its weight changes at every step, and every step
-    would be compiled anew.
-    """
-
-    def __init__(self, model: DRMM) -> None:
-        self._model = model
-        self.levels = _CompiledLevels(model.levels)
-
-    def __getattr__(self, name: str) -> Any:
-        """What is not compiled."""
-        return getattr(self._model, name)
-
-
-class _CompiledLevels:
-    """Bottom-up, with and without switches, and top-down: where the time goes, and functions of tensors.
-
-    The compiler does not learn of sizes that vary (`dynamic`): it has made programs of the position switches that
-    did not run.
-    """
-
-    def __init__(self, levels: Any) -> None:
-        self.infer = torch.compile(levels.infer, dynamic=False)
-        self.render_levels = torch.compile(levels.render_levels, dynamic=False)
-        self._forward = torch.compile(levels.forward, dynamic=False)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The features alone."""
-        return self._forward(x)  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _compiling(machine: Machine) -> Iterator[None]:
-    """Leave room for the graphs of all levels, and say in one line what the compiler cannot do."""
-    if not machine.compile:
-        yield
-        return
-    from torch._dynamo import config as dynamo  # noqa: PLC0415
-    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415
-
-    try:
-        with dynamo.patch(recompile_limit=_MOST_GRAPHS), _ignoring(_COMPILER_CHATTER):
-            yield
-    except TorchDynamoException as error:
-        reason = shorten(str(error), 200) or type(error).__name__
-        raise InputError(
-            f"torch.compile cannot compile this model ({reason}): set machine.compile to false"
-        ) from error
-
-
-class Steps(Callback):
-    """Loss of every step and the seconds it took, as `losses` and `seconds`."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.seconds: list[float] = []
-        self._last = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Start the clock."""
-        self._last = time.perf_counter()
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,  # noqa: ARG002
-        pl_module: pl.LightningModule,  # noqa: ARG002
-        outputs: Any,
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
-        """Reading the loss waits for the device, so that the time is the step's own."""
-        self.losses.append(float(outputs["loss"]))
-        now = time.perf_counter()
-        self.seconds.append(now - self._last)
-        self._last = now
-
-
-def warm_cosine(steps: int) -> Callable[[int], float]:
-    """Share of the learning rate at each step: a short warm-up, then a cosine to 0."""
-    warm = max(1, min(100, steps // 10))
-    return lambda step: min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-
-
-def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Exponential average, shorter while there are few steps to average over.
-
-    Args:
-        decay: after many steps. After n it is (1 + n) / (10 + n) at most, or the first weights would weigh too
-            much.
-
-    Returns:
-        What `torch.optim.swa_utils.AveragedModel` takes as `multi_avg_fn`.
-    """
-
-    def update(average: Any, current: Any, n_averaged: Any) -> None:
-        _average(average, current, int(n_averaged), decay)
-
-    return update
-
-
-@torch.no_grad()
-def _average(average: Iterable[Tensor], current: Iterable[Tensor], n: int, decay: float) -> None:
-    """Move the average of n towards what is current, in place."""
-    share = 1 - min(decay, (1 + n) / (10 + n)) if n else 1.0
-    for mine, theirs in zip(average, current, strict=True):
-        if mine.is_floating_point():
-            mine.lerp_(theirs, share)
-        else:
-            mine.copy_(theirs)
-
-
-class _Average(WeightAveraging):
-    """Lightning's average of the weights, by the steps that the host has counted: the device is not asked."""
-
-    def __init__(self, decay: float) -> None:
-        super().__init__()
-        self._decay = decay
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
-        """Take the weights of this step in."""
-        average = cast("AveragedModel", self._average_model)
-        mine, theirs = (chain(net.parameters(), net.buffers()) for net in (average.module, pl_module))
-        _average(mine, theirs, trainer.global_step - 1, self._decay)
-        average.n_averaged += 1
-        self._latest_update_step = trainer.global_step
-
-
-class _Shown(Callback):
-    """How far the training is, and the loss, which is seldom asked for: each reading waits for the device."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
-        """A step is done."""
-        if trainer.is_global_zero:
-            steps = int(trainer.estimated_stepping_batches)
-            self._meter.update(
-                trainer.global_step, steps, lambda: self._note(trainer, cast("_Learner", pl_module))
-            )
-
-    @staticmethod
-    def _note(trainer: pl.Trainer, learner: _Learner) -> str:
-        error = trainer.callback_metrics.get("val/error")
-        validated = "" if error is None else f", validation error {float(error):.2f} %"
-        epoch = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        return f"{epoch}, loss {float(learner.loss):.3f}{validated}"
 
 
 def _trainer(
@@ -548,7 +273,7 @@ def _trainer(
             precision=machine.precision,  # type: ignore[arg-type]
             callbacks=callbacks,
             logger=_loggers(folder),
-            plugins=[_AtomicCheckpoints(), LightningEnvironment()],
+            plugins=[AtomicCheckpoints(), LightningEnvironment()],
             gradient_clip_val=config.gradient_clip or None,
             reload_dataloaders_every_n_epochs=1,
             enable_progress_bar=False,
@@ -570,38 +295,3 @@ def _loggers(folder: Path | None) -> list[Logger] | bool:
     if find_spec("tensorboard") is not None:
         loggers.append(TensorBoardLogger(folder, name="logs", version=""))
     return loggers
-
-
-class _AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are whole whenever the process dies."""
-
-    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside, then move. Through memory: torch's own writer hides what the disk says."""
-        del storage_options
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_bytes(Path(path), content.getvalue())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what the loop says to its developers: worker counts, device lists, tips."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with _ignoring(_CHATTER):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _ignoring(messages: Sequence[str]) -> Iterator[None]:
-    """Hide some warnings, by regular expressions."""
-    with warnings.catch_warnings():
-        for message in messages:
-            warnings.filterwarnings("ignore", message)
-        yield

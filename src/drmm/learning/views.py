@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["View", "draws_of", "random_draws", "viewed"]
+__all__ = ["View", "named_views", "random_views", "viewed"]
 
-View = Literal["affine", "brightness", "crop", "flip"]
-"""What may differ between views: "affine" turns, shears, scales and moves a picture, "flip" mirrors it."""
+View = Literal["affine", "brightness", "crop", "flip", "usual"]
+"""What may differ between views: "affine" turns, shears, scales and moves a picture, "flip" mirrors it; "usual" is
+what leaves the class of most pictures: all of it in colour, "affine" and "brightness" in grey, as letters are."""
 
 _LEAST = 0.7  # of a picture's sides that is left
 _BRIGHTER, _LIGHTER = 0.3, 0.08  # at most: a share of each level, and of white
 _TURN, _SCALE, _SHEAR, _SHIFT = math.radians(15), 0.1, 0.2, 0.14  # at most; of a picture's half side
 _DRAWS = 11  # numbers that decide a view
+_WHOLE = 0.5  # of random views
 
 
-def draws_of(seeds: Sequence[bytes]) -> Tensor:
-    """What decides a view of each picture, (N, …), whatever other pictures there are.
+def named_views(kinds: Collection[View], channels: int) -> tuple[View, ...]:
+    """The kinds with those that are usual for pictures of so many channels in place of "usual"."""
+    usual: tuple[View, ...] = (
+        ("affine", "brightness") if channels == 1 else ("affine", "brightness", "crop", "flip")
+    )
+    named = tuple(kind for kind in kinds if kind != "usual")
+    return named if len(named) == len(kinds) else (*usual, *(kind for kind in named if kind not in usual))
 
-    Args:
-        seeds: one for each.
+
+def random_views(x: Tensor, kinds: Collection[View]) -> Tensor:
+    """Random views of pictures (N, C, H, W), by torch's own generator; about half are no more than mirrored.
+
+    A net that learns from changed pictures alone forgets the others, with which its views are to agree.
     """
-    return torch.from_numpy(np.stack([np.random.default_rng(list(seed)).random(_DRAWS) for seed in seeds]))
-
-
-def random_draws(n: int) -> Tensor:
-    """The same at random, by torch's own generator."""
-    return torch.rand(n, _DRAWS)
+    draws, is_whole = torch.rand(len(x), _DRAWS), torch.rand(len(x), 1, 1, 1) < _WHOLE
+    whole = viewed(x, draws, [kind for kind in kinds if kind == "flip"])
+    return torch.where(is_whole.to(x.device), whole, viewed(x, draws, kinds))
 
 
 def viewed(x: Tensor, draws: Tensor, kinds: Collection[View]) -> Tensor:
@@ -41,7 +47,7 @@ def viewed(x: Tensor, draws: Tensor, kinds: Collection[View]) -> Tensor:
 
     Args:
         x: pictures (N, C, H, W), float in [0, 1].
-        draws: what decides each view, (N, …), from `draws_of` or `random_draws`.
+        draws: eleven numbers in [0, 1] that decide each view, (N, 11).
         kinds: in what views may differ.
     """
     draws = draws.to(x)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from drmm.data.duplicates import copies
 from drmm.data.splits import label_folds
 from drmm.learning.config import Training
-from drmm.learning.head import learn_head, views_of
+from drmm.learning.features import features_of
+from drmm.learning.head import learn_head
 from drmm.learning.metrics import is_worse, predict_logits
 from drmm.learning.objective import Objective
 from drmm.model.deep import DRMM
@@ -108,15 +109,13 @@ def cross_fit_head(
         folds: as of `cross_fit`.
         same: likewise.
     """
-    features = views_of(model.levels, x, objective, config)
+    features = features_of(model.levels, x, progress=False)
     groups = same(x[y >= 0].numpy())
 
     def without(_: str, fewer: Tensor) -> nn.Module:
         return learn_head(features, fewer, model.class_prior, objective, seed=config.seed)[0]
 
-    return cross_fit(
-        without, model.templates, features[0], y, folds=folds, seed=config.seed, same=lambda _: groups
-    )
+    return cross_fit(without, model.templates, features, y, folds=folds, seed=config.seed, same=lambda _: groups)
 
 
 def does_harm(folds: Sequence[Fold], without: Sequence[Fold], y: Tensor) -> bool:

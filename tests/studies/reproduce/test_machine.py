@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import drmm
 from drmm.errors import InputError
 from drmm.learning import trainer as loop
+from drmm.learning.callbacks import Steps
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.studies.reproduce import Cell, benchmark, cells, dry_run, run_cells, run_one
@@ -121,7 +122,7 @@ def steps(
         labelled_per_batch=4,
         learning_rate=rate,
     )
-    machine, watch = Machine("cpu", precision=precision, **options), loop.Steps()
+    machine, watch = Machine("cpu", precision=precision, **options), Steps()
     loop.run_loop(model.train(), x, y, objective or Objective(), config, machine, watching=[watch])
     assert len(watch.losses) == len(watch.seconds) == n
     return model, torch.tensor(watch.losses)

@@ -21,8 +21,8 @@ from drmm.learning.batches import Batches
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
 from drmm.learning.processes import is_leader
+from drmm.learning.rates import warm_cosine
 from drmm.learning.train import train
-from drmm.learning.trainer import warm_cosine
 from drmm.studies.reproduce.dry import drawn_images
 from drmm.studies.reproduce.processes import launch
 

@@ -201,7 +201,7 @@ def run_one(
         InputError: if the data set has fewer labels, or no test images with labels, or the machine is not there.
         RunError: if a file cannot be read or written.
     """
-    from drmm.learning.trainer import checkpoint_of  # noqa: PLC0415  # Lightning takes seconds to import
+    from drmm.learning.checkpoints import checkpoint_of  # noqa: PLC0415  # Lightning takes seconds to import
 
     experiment, here = cell.experiment.resolved(), machine or Machine()
     experiment = replace(experiment, machine=here)

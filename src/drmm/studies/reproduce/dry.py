@@ -72,7 +72,8 @@ def dry_run(table: Benchmark, row: str, machine: Machine, steps: int, seed: int 
 
 
 def _steps(experiment: Experiment, steps: int) -> DryRun:
-    from drmm.learning.trainer import Steps, run_loop  # noqa: PLC0415  # Lightning takes seconds to import
+    from drmm.learning.callbacks import Steps  # noqa: PLC0415  # Lightning takes seconds to import
+    from drmm.learning.trainer import run_loop  # noqa: PLC0415
 
     shape, training = _SHAPES[experiment.data.source], experiment.training
     model = experiment.model.fitted(shape, tuple(map(str, range(_CLASSES)))).build(training.seed)
