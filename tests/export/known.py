@@ -27,16 +27,17 @@ def preset(name: str = "conv_small", constraint: str = "soft") -> DRMM:
 
 
 class Residual(nn.Module):
-    """A skip connection, a norm, and a smooth unit: what is drawn by joins, gains and slopes."""
+    """A skip connection, a norm, a smooth unit and two pools: what is drawn by joins, gains, slopes and places."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.below, self.norm = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)
-        self.body, self.smooth, self.top = nn.Conv2d(3, 3, 3, padding=1), nn.GELU(), nn.Linear(3, 3)
+        self.below, self.norm, self.average = nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.AvgPool2d(2)
+        self.body, self.smooth, self.top = nn.Conv2d(3, 3, 3, padding=1), nn.SiLU(), nn.Linear(12, 3)
+        self.largest = nn.AdaptiveMaxPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.below(x)).relu()
-        return self.top((x + self.smooth(self.body(x))).mean((2, 3)))
+        x = self.average(self.norm(self.below(x)).relu())
+        return self.top(self.largest(x + self.smooth(self.body(x))).flatten(1))
 
 
 def lifted(net: nn.Module) -> DRMM:

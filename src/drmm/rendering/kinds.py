@@ -24,7 +24,18 @@ from torch import Tensor, nn
 from drmm.errors import InputError
 from drmm.rendering.base import Channels, NoBoundError, Rendering, Switches, Window, chosen
 
-__all__ = ["AffineRendering", "Dictionary", "Gate", "Norm", "Pool", "extremes", "interval", "present", "pull_back"]
+__all__ = [
+    "AffineRendering",
+    "Dictionary",
+    "Gate",
+    "Norm",
+    "Pool",
+    "extremes",
+    "interval",
+    "is_exporting",
+    "present",
+    "pull_back",
+]
 
 Entries = Callable[[Tensor], Tensor]
 
@@ -38,6 +49,11 @@ def present(entries: Tensor) -> Tensor:
     return (entries != 0).to(entries.dtype)
 
 
+def is_exporting() -> bool:
+    """Whether an exporter traces; torch before 2.7 does not say."""
+    return bool(getattr(torch.compiler, "is_exporting", bool)())
+
+
 def pull_back(function: Callable[..., Tensor], points: tuple[Tensor, ...], z: Tensor) -> tuple[Tensor, ...]:
     """Jᵀz for each argument of a function, J being its derivative at the points; differentiable in z."""
 
@@ -45,7 +61,7 @@ def pull_back(function: Callable[..., Tensor], points: tuple[Tensor, ...], z: Te
         canvases: tuple[Tensor, ...] = torch.func.vjp(function, *inputs[:-1])[1](inputs[-1])
         return canvases
 
-    if getattr(torch.compiler, "is_exporting", bool)():  # an exporter does not look into a transform of torch
+    if is_exporting():  # which does not look into a transform of torch
         from torch.fx.experimental.proxy_tensor import (  # noqa: PLC0415  (slow)
             disable_proxy_modes_tracing,
             make_fx,
