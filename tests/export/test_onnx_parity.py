@@ -1,6 +1,7 @@
 """A file of ONNX answers as PyTorch does, for any number of pictures."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -86,4 +87,18 @@ def test_a_file_that_answers_otherwise_is_refused(exported: SimpleNamespace) -> 
         return {**found, "probability": found["probability"].where(found["probability"] < 0.4, torch.nan)}
 
     with pytest.raises(InputError, match="probability by nan"):
-        check(broken, exported.model, exported.known, (), SHAPE)
+        check(broken, exported.model, exported.known, list(EXTRAS), SHAPE)
+
+
+@pytest.mark.parametrize(("ranks", "passes"), [(1, True), (9, False)])
+def test_familiarity_may_be_off_by_a_rank_where_there_are_few(
+    exported: SimpleNamespace, ranks: int, *, passes: bool
+) -> None:
+    """Among 24 pictures each is a share of 0.04."""
+
+    def nudged(pictures: Tensor) -> Mapping[str, Tensor]:
+        found = exported.answer(pictures)
+        return {**found, "familiarity": found["familiarity"] + ranks / 25}
+
+    with nullcontext() if passes else pytest.raises(InputError, match="familiarity by"):
+        check(nudged, exported.model, exported.known, list(EXTRAS), SHAPE)
