@@ -31,6 +31,7 @@ ORDER = (
     ("report", "sorting"),
     ("labelling",),
     ("studies",),
+    ("export",),
     ("cli",),
 )
 

@@ -278,13 +278,14 @@ def _unwritable(path: Path, error: OSError) -> RunError:
     return RunError(f"cannot write {path}: {error.strerror or error}; free space or choose another place")
 
 
-def check_absent(path: Path, suffix: str, *, force: bool = False) -> None:
+def check_absent(path: Path, suffix: str, *, force: bool = False, option: str = "--out") -> None:
     """Refuse, before any work, to write a file that is there, unless that is wanted, or one that cannot be.
 
     Args:
         path: of the file.
         suffix: of files with such content; a name that promises another one is refused too.
         force: whether it may be replaced.
+        option: by which another place is chosen.
 
     Raises:
         RunError: if it is there and not to be replaced, is no file, or cannot be written there.
@@ -292,7 +293,7 @@ def check_absent(path: Path, suffix: str, *, force: bool = False) -> None:
     _check_place(path)
     _check_file(path)
     if path.exists() and not force:
-        raise RunError(f"{path} exists: choose another --out, or replace it with --force")
+        raise RunError(f"{path} exists: choose another {option}, or replace it with --force")
     types = MimeTypes()  # those that Python knows, whatever this machine adds
     if types.guess_type(path.name) not in {(None, None), ("text/plain", None), types.guess_type(f"x{suffix}")}:
         raise RunError(f"{path} does not get what its name promises: let it end in {suffix}")

@@ -618,6 +618,48 @@ def prune(
     say(f"written to {out}; next: drmm predict {out} IMAGES, drmm sample {out}")
 
 
+@cli.command(rich_help_panel=_MODELS)
+def export(
+    run: RunFolder,
+    to: Annotated[
+        Path,
+        typer.Option(parser=path, help="File to write: .onnx (with drmm[onnx]), or .pt2 for torch.export.load."),
+    ],
+    extras: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            metavar="ANSWER,...",
+            help="More answers besides label, probability and familiarity: certificate, reconstruction, evidence.",
+            show_default="none",
+        ),
+    ] = "",
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="8-bit integers: kept if 99.5 % of labels are the same and it is faster on this machine.",
+        ),
+    ] = False,
+    calibrate_on: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path, help="Pictures to measure them on.", show_default="those without a label of the run"
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    force: Force = False,
+) -> None:
+    """Write a model into one file that runs elsewhere, checked against PyTorch on batches of 1, 7 and 64.
+
+    Pictures go in as levels, uint8 (N, C, H, W); the file's metadata say what classes there are and how pictures
+    are resized.
+    """
+    from drmm.cli.export import export as write
+
+    write(run, to, extras=extras, int8=int8, calibrate_on=calibrate_on, data_dir=data_dir, force=force)
+
+
 @cli.command(name="scenes", rich_help_panel=_THEORY)
 def draw_scenes(
     out: Annotated[Path, typer.Argument(parser=path, help="Folder to write; a new one.")],

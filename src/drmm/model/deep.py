@@ -284,7 +284,7 @@ class DRMM(nn.Module):
         dropped at random, or a rendering has no registered bound, there is no certificate: the bound is infinite.
         """
         self.admit(x)
-        nothing_known = x.new_full((len(x), self.n_classes), math.inf)
+        nothing_known = x.new_full((x.shape[0], self.n_classes), math.inf)
         if self._varies():
             return nothing_known
         try:
@@ -349,7 +349,7 @@ class DRMM(nn.Module):
     def log_density(self, x: Tensor, picture: Tensor, observed: Tensor | None = None) -> Tensor:
         """Log N(I; picture, σ²) of each image, (N,), in nats; of its pixels in the bool mask, if there is one."""
         residual = (x - picture).flatten(1)
-        pixels = torch.full((len(x),), residual.shape[1], device=x.device)
+        pixels = torch.full((x.shape[0],), residual.shape[1], device=x.device)
         if observed is not None:
             residual = torch.where(observed.flatten(1), residual, 0.0)
             pixels = observed.flatten(1).sum(1)
@@ -469,14 +469,14 @@ class DRMM(nn.Module):
     def _max_sum(self, x: Tensor, label: Tensor | int | None) -> tuple[Tensor, Tensor, Switches, Tensor]:
         """As `max_sum`, and the features (N, D)."""
         self.admit(x)
-        parts = [slice(None)] if self._varies() else pieces(len(x), x.shape[1:])
+        parts = [slice(None)] if self._varies() else pieces(x.shape[0], x.shape[1:])
         found = [self.levels.infer(x[part]) for part in parts]
         features, switches = found[0]
         if len(found) > 1:
             features = torch.cat([y for y, _ in found])
             switches = Switches.joined([choices for _, choices in found])
         logits: Tensor = self.templates(features)
-        chosen = logits.argmax(1) if label is None else self.check_label(label, len(x))
+        chosen = logits.argmax(1) if label is None else self.check_label(label, x.shape[0])
         return chosen, logits, switches, features
 
     def _drawn(self, x: Tensor, label: Tensor | int | None, observed: Tensor | None = None) -> Tensor:

@@ -63,7 +63,7 @@ class Drawing(Later[Sketch]):
 
 def draw(levels: Sequential, z: Tensor, switches: Switches) -> Tensor:
     """Λ_g z, (N, C, H, W): what `levels.render` draws, a few images at a time where no gradient is wanted."""
-    parts = pieces(len(z), switches.shape)
+    parts = pieces(z.shape[0], switches.shape)
     drawn = [levels.render(z[part], switches.select(part)) for part in parts]
     return torch.cat(drawn) if len(drawn) > 1 else drawn[0]
 

@@ -129,7 +129,7 @@ class SwitchPrior(nn.Module, Prior):
             for name, choice in leaf.choices():
                 probability = self.floored(i, name)
                 if name == "t":
-                    chosen = probability.expand(len(choice), *probability.shape)
+                    chosen = probability.expand(choice.shape[0], *probability.shape)
                     chosen = chosen.gather(1, choice.long().unsqueeze(1)).squeeze(1)
                     yield chosen.log().flatten(1).sum(1)
                 else:  # a matrix product: a tenth of the time of a logarithm for each unit of each image

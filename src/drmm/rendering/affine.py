@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, final
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from drmm.errors import InputError
 from drmm.rendering.base import Switches
 from drmm.rendering.convolution import as_channels_last, draw, padding_of
-from drmm.rendering.kinds import AffineRendering, Dictionary
+from drmm.rendering.kinds import AffineRendering, Dictionary, is_exporting, pull_back
 from drmm.rendering.pooling import parts, window_of, windows
 
 __all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "Choice", "Conv2d", "Flatten", "Identity", "Linear", "SamePad2d"]
@@ -36,8 +37,8 @@ class Conv2d(nn.Conv2d, Dictionary):
         return draw(z, self.weight, self, switches.shape)
 
     def render_scaled(self, z: Tensor, switches: Switches, gain: Tensor) -> Tensor:
-        """The templates are scaled, where they are fewer numbers than the features."""
-        if self.weight.numel() > z.numel():
+        """The templates are scaled, where they are fewer numbers than the features; constants, to a compiler."""
+        if not torch.compiler.is_compiling() and self.weight.numel() > z.numel():
             return super().render_scaled(z, switches, gain)
         return draw(z, gain.reshape(-1, 1, 1, 1) * self.weight, self, switches.shape)
 
@@ -240,12 +241,11 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d, AffineRendering):
         return total * change(1 / (rows.sum(1)[:, None] * columns.sum(1)))
 
 
-def _transpose(average: nn.Module, z: Tensor, switches: Switches) -> Tensor:
-    """Transpose of a linear module by its vector-Jacobian product, which is differentiable in z."""
+def _transpose(average: AffineRendering, z: Tensor, switches: Switches) -> Tensor:
+    """Transpose of an average by its vector-Jacobian product; files know no backward pass of torch's averages."""
     blank = z.new_zeros(z.shape[0], *switches.shape)
-    pull_back = torch.func.vjp(average, blank)[1]
-    (canvas,) = pull_back(z)
-    return canvas  # type: ignore[no-any-return]
+    function = partial(average.reweighted, change=lambda share: share) if is_exporting() else average
+    return pull_back(function, (blank,), z)[0]
 
 
 def _filled(dictionary: Kind, weight: Tensor, bias: Tensor | None) -> Kind:

@@ -348,5 +348,8 @@ def chosen(choice: Tensor | None, name: str) -> Tensor:
 
 
 def masked(z: Tensor, mask: Tensor) -> Tensor:
-    """Z where the mask, bool of the same shape, is True, 0 elsewhere: as bytes, three times as fast on a CPU."""
-    return z * mask.view(torch.int8)
+    """Z where the mask, bool of the same shape, is True, 0 elsewhere: as bytes, three times as fast on a CPU.
+
+    A compiler makes its own code of it, and files of models know no bytes of a bool.
+    """
+    return z * (mask if torch.compiler.is_compiling() else mask.view(torch.int8))

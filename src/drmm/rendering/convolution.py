@@ -59,7 +59,7 @@ def _draw_pixels(z: Tensor, weight: Tensor, stride: tuple[int, int], shape: tupl
     drawn = F.conv2d(z, weight.transpose(0, 1))
     if drawn.shape[2:] == shape[1:]:
         return drawn
-    canvas = z.new_zeros(len(z), *shape)
+    canvas = z.new_zeros(z.shape[0], *shape)
     canvas = as_channels_last(canvas) if drawn.stride(1) == 1 else canvas
     canvas[..., :: stride[0], :: stride[1]] = drawn
     return canvas

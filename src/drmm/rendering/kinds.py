@@ -24,7 +24,18 @@ from torch import Tensor, nn
 from drmm.errors import InputError
 from drmm.rendering.base import Channels, NoBoundError, Rendering, Switches, Window, chosen
 
-__all__ = ["AffineRendering", "Dictionary", "Gate", "Norm", "Pool", "extremes", "interval", "present", "pull_back"]
+__all__ = [
+    "AffineRendering",
+    "Dictionary",
+    "Gate",
+    "Norm",
+    "Pool",
+    "extremes",
+    "interval",
+    "is_exporting",
+    "present",
+    "pull_back",
+]
 
 Entries = Callable[[Tensor], Tensor]
 
@@ -38,10 +49,28 @@ def present(entries: Tensor) -> Tensor:
     return (entries != 0).to(entries.dtype)
 
 
+def is_exporting() -> bool:
+    """Whether an exporter traces; torch before 2.7 does not say."""
+    return bool(getattr(torch.compiler, "is_exporting", bool)())
+
+
 def pull_back(function: Callable[..., Tensor], points: tuple[Tensor, ...], z: Tensor) -> tuple[Tensor, ...]:
     """Jᵀz for each argument of a function, J being its derivative at the points; differentiable in z."""
-    canvases: tuple[Tensor, ...] = torch.func.vjp(function, *points)[1](z)
-    return canvases
+
+    def pulled(*inputs: Tensor) -> tuple[Tensor, ...]:
+        canvases: tuple[Tensor, ...] = torch.func.vjp(function, *inputs[:-1])[1](inputs[-1])
+        return canvases
+
+    if is_exporting():  # which does not look into a transform of torch
+        from torch.fx.experimental.proxy_tensor import (  # noqa: PLC0415  (slow)
+            disable_proxy_modes_tracing,
+            make_fx,
+        )
+
+        with torch._C.DisableTorchFunction(), disable_proxy_modes_tracing():  # noqa: SLF001
+            table: Any = torch.export.default_decompositions()
+            pulled = make_fx(pulled, table)(*points, z)
+    return pulled(*points, z)
 
 
 def extremes(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -128,7 +157,8 @@ class AffineRendering(_Channelwise):
             negative = self.reweighted(torch.cat([upper, lower]), lambda entries: entries.clamp(max=0))
         except InputError as error:
             raise NoBoundError(str(error)) from error
-        smallest, largest = (positive + negative + self.forward(torch.zeros_like(lower[:1]))).chunk(2)
+        both = positive + negative + self.forward(torch.zeros_like(lower[:1]))
+        smallest, largest = both.unflatten(0, (2, -1))
         return smallest, largest
 
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
@@ -140,6 +170,8 @@ class AffineRendering(_Channelwise):
 
     def _check_increasing(self, like: Tensor) -> None:
         """Refuse a map that falls, by an image of a few large numbers among many small ones."""
+        if torch.compiler.is_compiling():  # which sees no values, of a model that has been checked before
+            return
         draws = torch.rand(like.shape, generator=torch.Generator().manual_seed(0)).to(like) ** 8
         blank, image = self.forward(torch.cat([torch.zeros_like(like), draws]))
         rounding = 1e2 * torch.finfo(like.dtype).eps * (1 + float(blank.abs().max()) + float(image.abs().max()))
@@ -322,10 +354,9 @@ class Gate(_Choosing):
         """Each unit on its piece; any shape."""
         choice, pieces = self.choose(x), self.pieces(x)
         sizes = zip(choice.shape[1:], x.shape[1:], strict=False)
-        if choice.ndim != x.ndim or len(choice) != len(x) or not all(n in {1, m} for n, m in sizes):
+        if choice.ndim != x.ndim or choice.shape[0] != x.shape[0] or not all(n in {1, m} for n, m in sizes):
             raise InputError(f"choose of {self.name} returns {tuple(choice.shape)} for features {tuple(x.shape)}")
-        numbers = choice.long() if choice.numel() else torch.zeros(1)
-        if choice.is_floating_point() or int(numbers.max()) >= len(pieces) or int(numbers.min()) < 0:
+        if choice.is_floating_point() or not _are_below(choice, len(pieces)):
             raise InputError(f"choose of {self.name} must return bools, or integers below {len(pieces)}")
         if choice.dtype == torch.bool and len(pieces) != 2:
             raise InputError(f"{self.name} has {len(pieces)} pieces: choose must return integers")
@@ -422,7 +453,7 @@ class Pool(_Choosing):
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """The chosen one of each unit's candidates."""
         candidates = self.candidates(x)
-        if candidates.ndim < 2 or len(candidates) != len(x):
+        if candidates.ndim < 2 or candidates.shape[0] != x.shape[0]:
             raise InputError(f"candidates of {self.name} must be (N, ..., K), got {tuple(candidates.shape)}")
         choice = self.choose(candidates)
         if choice.shape != candidates.shape[:-1]:
@@ -433,7 +464,7 @@ class Pool(_Choosing):
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Put each unit at its place; what falls on one place adds up."""
         choice = self._choice(switches)[1].long().reshape(z.shape)
-        blank = z.new_zeros(len(z), *switches.shape)
+        blank = z.new_zeros(z.shape[0], *switches.shape)
         options = self.candidates(blank[:1]).shape[-1]
         spread = z.new_zeros(*z.shape, options).scatter(-1, choice[..., None], z[..., None])
         return pull_back(self.candidates, (blank,), spread)[0]
@@ -476,6 +507,8 @@ class Pool(_Choosing):
 
     def _check_places(self, shape: tuple[int, ...]) -> None:
         """Refuse candidates that are not the inputs themselves, by an image of distinct numbers."""
+        if torch.compiler.is_compiling():
+            return
         image = 1 + torch.rand(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         listed = self.candidates(image)
         known = torch.isin(listed, image) | (listed == -math.inf)
@@ -520,6 +553,14 @@ class Norm(_Channelwise):
         return torch.where(self.render(torch.ones_like(paths), switches) != 0, paths, 0.0)
 
 
+def _are_below(choice: Tensor, pieces: int) -> bool:
+    """Whether integers are numbers of pieces; a compiler sees no values."""
+    if torch.compiler.is_compiling() or not choice.numel():
+        return True
+    numbers = choice.long()
+    return int(numbers.max()) < pieces and int(numbers.min()) >= 0
+
+
 def _picked(choice: Tensor, values: Sequence[Tensor]) -> Tensor:
     """For each unit the value of its choice, of the values' shape."""
     if choice.dtype == torch.bool:
@@ -532,6 +573,8 @@ def _picked(choice: Tensor, values: Sequence[Tensor]) -> Tensor:
 
 def _check_one_of(rendering: Rendering, y: Tensor, values: Sequence[Tensor]) -> None:
     """Refuse a gate or a pool whose own `infer` does not do what its class declares."""
+    if torch.compiler.is_compiling():
+        return
     rounding = 1e2 * torch.finfo(y.dtype).eps * (1 + y.abs())
     matches = torch.stack([(y - value).abs() <= rounding for value in torch.broadcast_tensors(y, *values)[1:]])
     if not bool(matches.any(0).all()):

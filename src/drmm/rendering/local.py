@@ -214,7 +214,7 @@ class LocalJoin(Join):
 
 
 def _per_image(y: Tensor, x: Tensor) -> Tensor:
-    if y.ndim == 0 or len(y) != len(x):
+    if y.ndim == 0 or y.shape[0] != x.shape[0]:
         raise InputError(
             f"an operation turns {len(x)} images into {tuple(y.shape)}: keep images in the first dimension"
         )

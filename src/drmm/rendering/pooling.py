@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drmm.rendering.base import Switches, Window, chosen
-from drmm.rendering.kinds import Pool
+from drmm.rendering.kinds import Pool, is_exporting
 
 __all__ = [
     "AdaptiveMaxPool2d",
@@ -194,7 +194,10 @@ class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d, _Max):
     def infer(self, x: Tensor) -> tuple[Tensor, Switches]:
         """(N, C, H, W) to (N, C, *output_size)."""
         size: Any = self.output_size
-        y, index = F.adaptive_max_pool2d(x, size, return_indices=True)
+        if is_exporting():  # files do not know the operation
+            y, index = self.candidates(x).max(-1)
+        else:
+            y, index = F.adaptive_max_pool2d(x, size, return_indices=True)
         window = Window((x.shape[-2], x.shape[-1]), (0, 0), (0, 0), (1, 1))
         return y, Switches(tuple(x.shape[1:]), t=index.to(_smallest(window.positions)), window=window)
 

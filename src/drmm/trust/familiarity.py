@@ -10,20 +10,21 @@ by his table: parts depend on each other, so that the sum is ranked again.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import StandardScaler, normalize
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from drmm.data.images import pixels
 from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once
 from drmm.model.deep import DRMM, Latents
 
-__all__ = ["PARTS", "Familiarity", "fit_familiarity", "looks_of_pictures"]
+__all__ = ["PARTS", "Familiarity", "Ranking", "fit_familiarity", "looks", "looks_of_pictures"]
 
 Figures = npt.NDArray[np.float64]
 
@@ -62,23 +63,6 @@ class Familiarity:
     reference: Figures
     sums: Figures
 
-    def distances(self, looks: Figures) -> Figures:
-        """Of pictures from known ones in each part, (N, 4); arguments as of `p_values`."""
-        drawn, features = np.split(looks, [len(self.mean)], axis=1)
-        white = (drawn - self.mean) @ self.whitening
-        far = 2 - 2 * normalize(features).astype(np.float32) @ self.directions.T
-        white_features = features @ self.within
-        from_centres = [np.linalg.norm(white_features - centre, axis=1) for centre in self.centres]
-        return np.stack(
-            [
-                np.linalg.norm(white[:, :_PIXELS], axis=1),
-                np.linalg.norm(white[:, _PIXELS:], axis=1),
-                np.sqrt(np.where(far < _SAME**2, np.inf, far).min(1)),
-                np.min(from_centres, axis=0),
-            ],
-            1,
-        )
-
     def p_values(self, looks: Figures) -> tuple[Figures, Figures]:
         """Share of the known pictures that are at least as strange, from 1 / (R + 1) to 1.
 
@@ -88,15 +72,53 @@ class Familiarity:
         Returns:
             In all, (N,), and in each part, (N, 4).
         """
-        p = self.ranked(self.distances(looks))
-        nearer = np.searchsorted(self.sums, _sum(p) - _ROUNDING)
-        return 1 - nearer / (len(self.sums) + 1), p
+        p, parts = Ranking(self)(torch.from_numpy(looks))
+        return p.numpy(), parts.numpy()
 
-    def ranked(self, distances: Figures) -> Figures:
+
+class Ranking(nn.Module):
+    """Familiarity as a module, of tensors: what a file of a model carries.
+
+    Args:
+        known: which pictures are.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    directions: Tensor
+    within: Tensor
+    centres: Tensor
+    reference: Tensor
+    sums: Tensor
+
+    def __init__(self, known: Familiarity) -> None:
+        super().__init__()
+        for one in fields(known):
+            self.register_buffer(one.name, torch.from_numpy(np.ascontiguousarray(getattr(known, one.name))))
+
+    def forward(self, looks: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Familiarity.p_values`, float64."""
+        parts = self.ranked(self.distances(looks))
+        return _share(self.sums[:, None], -parts.log().sum(1, keepdim=True))[:, 0], parts
+
+    def distances(self, looks: Tensor) -> Tensor:
+        """Of pictures from known ones in each part, (N, 4); looks (N, P + D), float64."""
+        drawn, features = looks.tensor_split([self.mean.shape[0]], 1)
+        white = (drawn - self.mean) @ self.whitening
+        far = 2 - 2 * functional.normalize(features).float() @ self.directions.mT
+        inner = features @ self.within
+        squares = (inner.square().sum(1, keepdim=True), self.centres.square().sum(1))
+        parts = [
+            white[:, :_PIXELS].square().sum(1),
+            white[:, _PIXELS:].square().sum(1),
+            torch.where(far < _SAME**2, math.inf, far).amin(1).double(),
+            (sum(squares) - 2 * inner @ self.centres.mT).amin(1).clamp(min=0),
+        ]
+        return torch.stack(parts, 1).sqrt()
+
+    def ranked(self, distances: Tensor) -> Tensor:
         """Share of the known pictures that are at least as far in each part, (N, 4)."""
-        parts = zip(self.reference.T, distances.T, strict=True)
-        nearer = [np.searchsorted(known, part - _ROUNDING) for known, part in parts]
-        return np.asarray(1 - np.stack(nearer, 1) / (len(self.reference) + 1))
+        return _share(self.reference, distances)
 
 
 def fit_familiarity(model: DRMM, x: Tensor) -> Familiarity:
@@ -114,10 +136,12 @@ def fit_familiarity(model: DRMM, x: Tensor) -> Familiarity:
     distances = []
     for one in np.unique(turn):
         others = turn != one if turn.any() else turn == one
-        distances.append(_typical(looks[others], label[others], width).distances(looks[turn == one]))
-    apart = np.concatenate(distances)
-    known = replace(_typical(looks, label, width), reference=np.sort(apart, 0))
-    return replace(known, sums=np.sort(_sum(known.ranked(apart))))
+        known = Ranking(_typical(looks[others], label[others], width))
+        distances.append(known.distances(torch.from_numpy(looks[turn == one])))
+    apart = torch.cat(distances)
+    typical = replace(_typical(looks, label, width), reference=apart.sort(0).values.numpy())
+    sums = -Ranking(typical).ranked(apart).log().sum(1)
+    return replace(typical, sums=sums.sort().values.numpy())
 
 
 def _typical(looks: Figures, label: npt.NDArray[np.int64], width: int) -> Familiarity:
@@ -143,8 +167,10 @@ def _whitening(numbers: Figures) -> Figures:
     return np.asarray(vectors / np.sqrt(values.clip(_FLOOR)) / scaler.scale_[:, None])
 
 
-def _sum(p: Figures) -> Figures:
-    return np.asarray(-np.log(p).sum(1))
+def _share(known: Tensor, distances: Tensor) -> Tensor:
+    """Share of the known pictures (R, K) that are at least as far in each of K ways, of distances (N, K)."""
+    nearer = (known < distances[:, None] - _ROUNDING).sum(1)
+    return 1 - nearer.double() / (known.shape[0] + 1)
 
 
 @torch.no_grad()
@@ -156,7 +182,12 @@ def _looks(model: DRMM, x: Tensor) -> tuple[Figures, npt.NDArray[np.int64]]:
 
 @torch.no_grad()
 def looks_of_pictures(model: DRMM, x: Tensor, latents: Latents) -> Figures:
-    """What a picture is judged by, (N, P + D): pixels first, then switches level by level, then features.
+    """What a picture is judged by, (N, P + D); as of `looks`."""
+    return np.asarray(looks(model, x, latents).numpy())
+
+
+def looks(model: DRMM, x: Tensor, latents: Latents) -> Tensor:
+    """What a picture is judged by, float64 (N, P + D): pixels first, then switches level by level, then features.
 
     Log of the residual's mean square; share of the energy that is drawn; log of the amplitude; of each kind of
     choice, bottom-up, its log-prior in nats; of each level, the share of switches that are on; the D features of
@@ -167,8 +198,9 @@ def looks_of_pictures(model: DRMM, x: Tensor, latents: Latents) -> Figures:
         x: images (N, C, H, W).
         latents: theirs.
     """
-    residual = (x - model.picture(latents)).flatten(1).square().mean(1)
-    energy = x.flatten(1).square().mean(1)
+    picture = x.flatten(1).double()  # of deep nets what is drawn is a millionth of the energy
+    residual = (picture - model.picture(latents).flatten(1)).square().mean(1)
+    energy = picture.square().mean(1)
     parts = [(residual + _TINY).log(), 1 - residual / energy.clamp(min=_TINY), (latents.amplitude + _TINY).log()]
     if model.prior is not None:
         parts += model.prior.log_probs(latents.switches)
@@ -176,4 +208,4 @@ def looks_of_pictures(model: DRMM, x: Tensor, latents: Latents) -> Figures:
     parts += [a.sum(tuple(range(1, a.ndim))).double() / math.prod(a.shape[1:]) for a in on]
     numbers = torch.stack([part.double() for part in parts], 1)
     features = model.levels(x) if latents.features is None else latents.features
-    return np.asarray(torch.cat([numbers, features.double()], 1).numpy())
+    return torch.cat([numbers, features.double()], 1)
