@@ -5,10 +5,10 @@ from sklearn.datasets import make_blobs
 
 from drmm.data.base import digest
 from drmm.errors import InputError
+from drmm.labelling.answering import doubtful
 from drmm.labelling.asking import (
     Audit,
     chance,
-    doubtful,
     estimate,
     familiarity_of,
     geometry,

@@ -8,9 +8,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from drmm.errors import InputError
+from drmm.labelling.answering import answers_of, learned
 from drmm.labelling.asking import is_reserved
 from drmm.labelling.features import Seen, untaught
-from drmm.labelling.learner import Answers, Learner, answers_of, learned
+from drmm.labelling.learner import Answers, Learner
 from drmm.labelling.pool import Pool
 from drmm.labelling.session import Session
 from drmm.labelling.store import State, Store
@@ -52,7 +53,7 @@ def session(folder, tmp_path):
     with Store(tmp_path / "labels.sqlite") as store:
         for c in range(10):
             store.add_class(str(c))
-        yield Session(pool, store, Told(Seen(folder, pool.files)))
+        yield Session(pool, store, Told(Seen(pool.files, pool.known)))
 
 
 def label(session: Session, question) -> None:
@@ -206,7 +207,7 @@ def test_a_few_pictures_are_enough(tmp_path, n):
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "black.png")
     pool = Pool(folder)
     state = State(1, {0: "a", 1: "b"}, {pool.digest(0): 0, pool.digest(n): 1})  # black.png
-    seen = Seen(folder, pool.files)
+    seen = Seen(pool.files, pool.known)
     seen.look()
     answers = answers_of(seen, state)
     assert answers.classes == (0, 1)
@@ -222,7 +223,7 @@ def test_pictures_of_any_size_have_features(shape):
 
 def test_it_learns_in_a_process_of_its_own_and_stops_when_told(folder, tmp_path):
     pool = Pool(folder)
-    learner = Learner(folder, pool.files)
+    learner = Learner(pool)
     with Store(tmp_path / "labels.sqlite") as store:
         for c in (0, 1):
             store.add_class(str(c), [pool.digest(i) for i in np.flatnonzero(c == TRUTH)[:5]])
@@ -242,11 +243,11 @@ def test_it_learns_in_a_process_of_its_own_and_stops_when_told(folder, tmp_path)
 def test_pictures_that_cannot_be_read_are_told_in_a_line(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     with pytest.raises(InputError, match="can be read"):
-        Seen(tmp_path, Pool(tmp_path).files)
+        Seen((pool := Pool(tmp_path)).files, pool.known)
 
 
 def test_a_process_that_ends_is_told_in_a_line(tmp_path):
-    learner = Learner(pictures(tmp_path / "pictures", 3), ())
+    learner = Learner(Pool(pictures(tmp_path / "pictures", 3)))
     learner.learn(State())
     while learner._process.pid is None:
         time.sleep(0.01)

@@ -26,7 +26,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, normalize
 
 from drmm.sorting.audit import drawn, possible, wrong_allowed
-from drmm.trust.health import doubt
 from drmm.trust.promise import check_promise
 
 __all__ = [
@@ -34,7 +33,6 @@ __all__ = [
     "Audit",
     "Estimate",
     "chance",
-    "doubtful",
     "estimate",
     "familiarity_of",
     "geometry",
@@ -196,18 +194,6 @@ def in_groups(points: Points, familiarity: Figures, may_be_asked: Flags) -> list
     group = far.fit_predict(points[strange])
     groups = [strange[group == g].tolist() for g in np.unique(group)]
     return sorted(groups, key=len, reverse=True)
-
-
-def doubtful(held_out: Figures, label: Indices) -> list[tuple[int, int]]:
-    """Labels that are probably wrong, the most suspicious first: which, and what it looks like.
-
-    Args:
-        held_out: probability of each class by models that had not learned the picture's label, (n, C).
-        label: class indices, (n,); each class occurs.
-    """
-    suspect, other, _ = doubt(held_out, label)
-    order = np.argsort(-suspect, kind="stable")[: np.count_nonzero(suspect > 0)]
-    return [(int(i), int(other[i])) for i in order]
 
 
 # --- whether a promise is kept ---------------------------------------------------------------------------

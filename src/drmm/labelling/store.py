@@ -12,7 +12,6 @@ import re
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -317,7 +316,7 @@ class Store:
             for member, digest in zip(pool.files, pool.digests, strict=True)
             if digest in state.labels
         }
-        unnamed = _unnameable(pool.files) & named.keys()
+        unnamed = pool.unnameable & named.keys()
         rows = [(str(member), label) for member, label in named.items() if member not in unnamed]
         write_csv(file, ["file", "label"], rows)
         return Exported(len(rows), len(state.labels.keys() - set(pool.digests)), tuple(sorted(unnamed)))
@@ -505,15 +504,3 @@ def _checked_name(name: str) -> str:
         raise InputError(f"{one_line(name)!r} is no name of a class: give it another one, of one line")
     folder_names([name], RESERVED)
     return name
-
-
-def _unnameable(files: Collection[PurePosixPath]) -> set[PurePosixPath]:
-    """Those whose name a table cannot hold: no Unicode, spaces at its ends, or one that reads like another's."""
-    counts = Counter(nfc(str(member)) for member in files)
-    return {
-        member
-        for member in files
-        if (name := str(member)) != name.strip()
-        or counts[nfc(name)] > 1
-        or name != name.encode("utf-8", "ignore").decode()
-    }
