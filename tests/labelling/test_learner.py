@@ -1,3 +1,4 @@
+import pickle
 import time
 
 import numpy as np
@@ -7,7 +8,9 @@ from picture_folders import pictures
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from drmm.errors import InputError
+from drmm.data import index
+from drmm.errors import InputError, RunError
+from drmm.labelling import pool as pool_module
 from drmm.labelling.answering import answers_of, learned
 from drmm.labelling.asking import is_reserved
 from drmm.labelling.features import Seen, untaught
@@ -234,10 +237,32 @@ def test_it_learns_in_a_process_of_its_own_and_stops_when_told(folder, tmp_path)
         answers = awaited(learner, store.version)
         assert answers.classes == (0, 1)
         assert answers.probability.shape == (len(pool), 2)
+        other = pool.path(7).read_bytes()
+        (best, share), _ = sorted(learner.answer(other, store.state).items(), key=lambda one: -one[1])
+        assert best == answers.probability[7].argmax()
+        assert share == pytest.approx(answers.probability[7].max(), abs=1e-4)
+        with pytest.raises(RunError, match="picture"):
+            learner.answer(b"no picture", store.state)
+        with pytest.raises(InputError, match="two classes"):
+            learner.answer(other, State())
         learner.close()
         learner._process.join(60)
         assert not learner._process.is_alive()
         assert learner.trouble == ""
+        with pytest.raises(RunError, match="start again"):
+            learner.answer(other, store.state)
+
+
+def test_a_folder_is_looked_at_once(tmp_path, monkeypatch):
+    folder, looks = pictures(tmp_path / "pictures", 3), []
+    real = pool_module.indexed
+    for module in (pool_module, index):
+        monkeypatch.setattr(module, "indexed", lambda found: looks.append(found) or real(found))
+    pool = Pool(folder)
+    seen = Seen(*pickle.loads(pickle.dumps((pool.files, pool.known))))  # as the learner's process gets them
+    seen.look()
+    assert len(seen.number) == 3
+    assert len(looks) == 1
 
 
 def test_pictures_that_cannot_be_read_are_told_in_a_line(tmp_path):
