@@ -37,6 +37,7 @@ _FORM = 1  # of the events; a store of a later one is for a later version
 _OURS = 0x64726D6D  # "drmm", in the file's header
 _TABLE = "events (number INTEGER PRIMARY KEY, time REAL, kind TEXT, deed TEXT, once TEXT UNIQUE)"
 _PICTURE = re.compile("[0-9a-f]{32}")
+_JOINERS = str.maketrans("", "", "\u200c\u200d")  # within words of Persian and Hindi, and within emoji
 
 
 @dataclass(frozen=True)
@@ -500,7 +501,8 @@ def _checked_name(name: str) -> str:
         InputError: if no class can be called so: not by the table of labels, nor by a folder.
     """
     name = nfc(name).strip()
-    if not name.isprintable() or name.lower() in NO_CLASSES:
+    shown = name.translate(_JOINERS)
+    if not shown.isprintable() or shown.lower() in NO_CLASSES:
         raise InputError(f"{one_line(name)!r} is no name of a class: give it another one, of one line")
     folder_names([name], RESERVED)
     return name
