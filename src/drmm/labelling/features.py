@@ -111,7 +111,7 @@ class Seen:
         """
         if self._levels is None or self._geometry is None:
             raise InputError("no picture of the folder has been looked at yet: try again in a moment")
-        images = decode_picture(content, "picture", **self._form).levels[None]
+        images = np.array(decode_picture(content, "picture", **self._form).levels)[None]
         return np.asarray(self._geometry.transform(_features(self._levels, images)))
 
     @property

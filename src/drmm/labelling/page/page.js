@@ -271,7 +271,8 @@ function classes() {
 }
 
 function offerOf(item) {
-  return item && item.proposal !== null ? `${nameOf(item.proposal)}, ${Math.round(100 * item.sure)} % sure` : "";
+  if (!item || item.proposal === null) return "";
+  return nameOf(item.proposal) + (item.sure ? `, ${Math.round(100 * item.sure)} % sure` : "");
 }
 
 function showOffer() {

@@ -384,8 +384,7 @@ def _quality(standing: Standing) -> str:
     wrong, n, low, high = standing.error
     if not n:
         return "Not known yet: every tenth picture is drawn at random to tell."
-    share = round(100 * wrong / n)
-    return f"About {share} % wrong ({100 * low:.0f} to {100 * high:.0f} %), of {n} random pictures."
+    return f"{wrong} of {n} random pictures were wrong, so that {100 * low:.0f} to {100 * high:.0f} % of all are."
 
 
 def _doubts_note(n: int) -> str:
