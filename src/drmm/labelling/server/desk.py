@@ -376,7 +376,8 @@ class Desk:
         except DrmmError as error:
             self._table_says = f"is behind: {error}"
             return
-        left = f"; {len(unnamed)} files have names that no table can hold" if unnamed else ""
+        have = "file has a name" if len(unnamed) == 1 else "files have names"
+        left = f"; {len(unnamed)} {have} that no table can hold" if unnamed else ""
         self._written, self._table_says = version, f"holds {rows:,} labels{left}"
 
 
