@@ -19,6 +19,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
@@ -179,18 +180,18 @@ def write_set(folder: Path, name: str, n: int, data_dir: Path | None) -> dict[st
     return truth
 
 
-def measured(name: str, asked: Namespace) -> Results:
-    """Label a set, and sort it unless it is the large one."""
-    n = asked.large if name == LARGE else asked.n
+def measured(name: str, n: int, asked: Namespace) -> Results:
+    """Label so many pictures of a set, and sort them unless it is the large one."""
     with TemporaryDirectory() as above:
         os.environ["XDG_CACHE_HOME"] = above
         truth = write_set(Path(above, name), name, n, asked.data_dir)
         spent = processor_seconds()
         told = {"pictures": n, "label": labelled(Path(above, name), truth, asked.labels, asked.pause)}
+        command = told["label"].pop("command")
         told["label"]["processor_seconds"] = round(processor_seconds() - spent, 1)
         if name != LARGE:
             spent = processor_seconds()
-            told["sort"] = sorted_so(told["label"].pop("command"), truth)
+            told["sort"] = sorted_so(command, truth)
             told["sort"]["processor_seconds"] = round(processor_seconds() - spent, 1)
         return told
 
@@ -203,11 +204,9 @@ def processor_seconds() -> float:
 
 def run(asked: Namespace) -> Results:
     """Every set that is not there yet."""
-    cells = {
-        name: kept(asked.out / "labelling" / f"{name}.json", lambda name=name: measured(name, asked))
-        for name in asked.sets
-    }
-    return {"sets": cells}
+    sizes = {name: asked.large if name == LARGE else asked.n for name in asked.sets}
+    files = {name: asked.out / "labelling" / f"{name}-{n}.json" for name, n in sizes.items()}
+    return {"sets": {name: kept(files[name], partial(measured, name, n, asked)) for name, n in sizes.items()}}
 
 
 def table(results: Results) -> str:
