@@ -53,6 +53,7 @@ class Person:
         answer = self._link.getresponse()
         answer.read()
         cookie = str(answer.headers["Set-Cookie"]).partition(";")[0]
+        self._classes: dict[str, int] = {}
         self._headers = {"Cookie": cookie, "Origin": f"http://{where.netloc}", "Sec-Fetch-Site": "same-origin"}
 
     def get(self, path: str) -> bytes:
@@ -74,14 +75,15 @@ class Person:
 
     def label(self, picture: dict[str, Any], name: str) -> None:
         """Press the key of its class, or type its name; it is on the disk then."""
-        classes = {one["name"]: one["id"] for one in self.state()["classes"]}
-        deed = {"kind": "label", "class": classes[name]} if name in classes else {"kind": "class", "name": name}
+        number = self._classes.get(name)
+        deed = {"kind": "class", "name": name} if number is None else {"kind": "label", "class": number}
         sent = {**deed, "once": str(time.time_ns()), "pictures": [picture["digest"]], "drawn": picture["drawn"]}
         body = json.dumps({"deeds": [sent]})
         self._link.request("POST", "/deeds", body, self._headers | {"Content-Type": "application/json"})
         told = json.loads(self._link.getresponse().read())
         if not told["done"]:
             raise RuntimeError(told)
+        self._classes = {one["name"]: one["id"] for one in told["state"]["classes"]}
 
 
 @contextmanager
