@@ -150,6 +150,7 @@ def test_hostile_names_are_text(browser: Browser, started: list[Served], tmp_pat
         path.rename(folder / name.replace("/", "_"))
     opened(browser, started, folder, width)
     for n, name in enumerate(HOSTILE_CLASSES, 1):
+        browser.wait("document.querySelectorAll('.here').length > 0", 60)  # else it is a class without a picture
         browser.press("/")
         browser.type(name)
         browser.press("Enter", shift=True)
