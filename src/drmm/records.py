@@ -150,8 +150,9 @@ def _from_text(kind: Any, text: str) -> Any:
     options = get_args(kind) if get_origin(kind) in {Union, types.UnionType} else (kind,)
     if type(None) in options and text.strip().lower() in _NONE:
         return None
-    if any(get_origin(option) is tuple for option in options):
-        return [word.strip() for word in text.split(",") if word.strip()]
+    if several := next((get_args(option) for option in options if get_origin(option) is tuple), ()):
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        return [] if several[0] is not str and [word.lower() for word in words] == ["none"] else words
     return text.strip() if str not in options else text
 
 

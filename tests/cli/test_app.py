@@ -241,6 +241,33 @@ def test_every_weight_reaches_the_objective(tmp_path: Path, run_drmm) -> None:
     assert set(kept) == set(Objective().get_params()), "all there are"
 
 
+@pytest.mark.parametrize(
+    ("words", "views", "agreement"),
+    [
+        ((), ["affine", "brightness"], 1),  # of grey digits
+        (("--views", "flip, affine"), ["flip", "affine"], 1),
+        (("--views", "usual,crop"), ["affine", "brightness", "crop"], 1),
+        (("--views", "none"), [], 0),
+        (sets("objective.views=none"), [], 0),
+    ],
+)
+def test_views_are_named_or_usual(tmp_path: Path, run_drmm, words, views, agreement) -> None:
+    code, _, err = run_drmm(*FIT, *words, "--out", tmp_path / "run")
+    assert code == 0, err
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())["objective"]
+    assert (kept["views"], kept["agreement"]) == (views, agreement)
+
+
+@pytest.mark.parametrize("views", ["turn", "affine,turn", "flip,none"])
+def test_views_that_there_are_not_are_refused(tmp_path: Path, run_drmm, views) -> None:
+    code, _, err = run_drmm(*FIT, "--views", views, "--out", tmp_path / "run")
+    assert code != 0
+    assert "views cannot be" in err
+    assert "some of affine, brightness, crop, flip, usual" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_recipe_sets_what_is_not_given(tmp_path: Path, run_drmm) -> None:
     row = Experiment.read("best")
     words = ["--recipe", "best", *sets("objective.nonnegativity=0.25"), "--out", tmp_path / "run"]

@@ -27,7 +27,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def asked(photos: Path, *, recipe: str | None = None, size: int | None = None, sets=(), **options) -> Experiment:
-    everyday = of_pictures(str(photos), None, size, None, None)
+    everyday = of_pictures(str(photos), None, size, None, None, None)
     return asked_for(recipe, None, {**everyday, **options}, sets)
 
 
@@ -77,6 +77,7 @@ def test_options_that_suit_any_recipe_leave_the_choice(photos, capsys):
         {"teacher.source": "best"},
         {"data.labels_per_class": 0},
         {"data.clusters": 3},
+        {"objective.views": "flip"},
     ],
 )
 def test_who_says_how_to_learn_gets_no_other_recipe(photos, otherwise, capsys):

@@ -104,6 +104,7 @@ def test_every_weight_reaches_the_objective(calls: list[dict[str, Any]]) -> None
         "reconstruction": 0.1, "kl": 0.2, "balance": 0.3, "nonnegativity": 0.4, "mixup": 0.6,
         "warm_up": 0.7, "cool_down": 0.8, "translation": 2, "cutmix": 0.9, "kl_sign": "printed",
     }  # fmt: skip
+    weights |= {"agreement": 0.15, "views": ("affine",)}
     x, y = thirds(9)
     DRMMClassifier(model={"width": 2}, objective=weights).fit(x, [*y[:6], -1, -1, -1])
     assert [call["objective"] for call in calls] == [Objective(**weights)]

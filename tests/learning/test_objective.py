@@ -1,12 +1,14 @@
 """The objective's terms against the slides' formulas, written out by hand."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from drmm import Objective
 from drmm.errors import InputError
+from drmm.learning import objective as objectives
 from drmm.learning.config import Training
 from drmm.learning.objective import (
     agreement,
@@ -18,7 +20,7 @@ from drmm.learning.objective import (
     reconstruction,
 )
 from drmm.learning.train import train
-from drmm.learning.views import random_views
+from drmm.learning.views import View, random_views
 from drmm.model.presets import conv_small, dense
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5], [-3.0, 1.0, 4.0], [0.0, 5.0, 0.0]])
@@ -320,13 +322,42 @@ def test_agreement_moves_views_to_pictures_and_not_pictures_to_views(model, batc
     assert not torch.allclose(found[0], torch.autograd.grad(free, model.templates.weight)[0]), "control"
 
 
-def test_agreement_is_between_views_that_there_are():
+@pytest.mark.parametrize(
+    ("channels", "kinds"), [(1, {"affine", "brightness"}), (3, set(get_args(View)) - {"usual"})]
+)
+def test_usual_views_are_by_kind_of_picture(channels, kinds, monkeypatch):
+    asked = []
+    monkeypatch.setattr(objectives, "random_views", lambda x, views: asked.append(set(views)) or x)
+    net = conv_small(3, (channels, 12, 12), width=2).eval()
+    batch = torch.rand(4, channels, 12, 12), torch.tensor([0, 1, 2, -1])
+    for objective in (Objective(views=("usual",)), Objective(views=("crop",)), Objective()):
+        objective(net, *batch)
+    Objective(views=("crop",), agreement=0)(net, *batch)
+    assert asked == [kinds, {"crop"}], "without views, or agreement between them, pictures stay as they are"
+
+
+@pytest.mark.parametrize(
+    ("learning", "taught", "weight"),
+    [("sgd", False, 1), ("tune", False, 1), ("eg", False, 0), ("head", False, 0), ("sgd", True, 0)],
+)
+def test_agreement_comes_with_views_unless_there_is_nothing_to_agree_on(learning, taught, weight):
+    assert Objective(views=("crop",)).resolved(learning=learning, taught=taught).agreement == weight
+    assert Objective(views=("crop",), agreement=0.3).resolved(learning=learning, taught=taught).agreement == 0.3
+    assert Objective().resolved(learning=learning, taught=taught).agreement == 0
+
+
+def test_a_head_is_learned_without_views_however_the_net_is_tuned():
+    alone = Objective(views=("crop",), agreement=1, kl=0).of_head()
+    assert (alone.views, alone.agreement, alone.kl) == ((), 0, Objective().resolved().kl)
+
+
+def test_views_are_such_as_there_are():
     with pytest.raises(InputError, match="between views, and there are none: set views"):
         Objective(agreement=1)
-    with pytest.raises(InputError, match="no views 'turn': choose from affine, brightness, crop, flip"):
+    with pytest.raises(InputError, match="no views 'turn': choose from affine, brightness, crop, flip, usual"):
         Objective(views=("turn",))
     assert Objective().set_params(views="crop,flip").views == ("crop", "flip")
-    with pytest.raises(InputError, match="it is some of affine, brightness, crop, flip, with commas"):
+    with pytest.raises(InputError, match="it is some of affine, brightness, crop, flip, usual, with commas"):
         Objective().set_params(views="crop,turn")
 
 
@@ -349,7 +380,7 @@ SOFT = {"reconstruction": 1.0, "kl": 0.5, "balance": 0.5, "nonnegativity": 0.5}
 def test_a_weight_that_nobody_gives_depends_on_the_case(case, weights):
     everything = {"cross_entropy": 1.0, "mixup": 0.0, "agreement": 0.0, **weights}
     assert Objective().resolved(**case).weights() == everything
-    given = dict.fromkeys(SOFT, 0.25)
+    given = dict.fromkeys([*SOFT, "agreement"], 0.25) | {"views": ("crop",)}
     assert Objective(**given).resolved(**case) == Objective(**given), "what is given stays"
     assert Objective(kl=0.25).resolved(**case).weights() == {**everything, "kl": 0.25}
 

@@ -68,7 +68,7 @@ def test_it_starts_from_the_head(monkeypatch):
 
 def tuned_head():
     x, y = images()
-    return train(net(), x, y, objective=AGREEING, config=Training(learning="head"), progress=False)
+    return train(net(), x, y, objective=AGREEING.of_head(), config=Training(learning="head"), progress=False)
 
 
 def test_lower_levels_learn_more_slowly_and_the_lowest_not_at_all():

@@ -1,5 +1,6 @@
 import json
 import platform
+import subprocess
 import sys
 from contextlib import ExitStack
 
@@ -57,6 +58,16 @@ def test_run_and_table():
 @pytest.mark.skipif(
     not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="needs Linux with glibc"
 )
+def test_the_profiler_says_nothing_between_the_lines():
+    """In a process of its own: the profiler's C++ code reads how much it may say once."""
+    code = (
+        "from drmm.studies.benchmark import _convolution_share, _Rival\n"
+        "print(0 < _convolution_share(_Rival('plain', 4, 2), steps=1) < 1)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (said.stdout, said.stderr) == ("True\n", "")
+
+
 def test_tune_allocator_tunes_glibc_as_often_as_it_is_called():
     assert tune_allocator() is True
     assert tune_allocator() is True

@@ -106,6 +106,15 @@ Prior = Annotated[
         show_default="labels",
     ),
 ]
+Views = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND,KIND",
+        help="What may differ between pictures that show the same: affine (turned, moved, scaled), brightness, "
+        "crop, flip; usual, by whether they are in colour; or none. No flip of letters.",
+        show_default="usual",
+    ),
+]
 
 
 def main() -> None:
@@ -195,6 +204,7 @@ def sort(
     size: Size = None,
     shape: Fill = None,
     prior: Prior = None,
+    views: Views = None,
     net: Net = None,
     weights: Weights = None,
     preprocess: Preprocess = None,
@@ -214,8 +224,8 @@ def sort(
     """Sort pictures into a folder for each class, by their labels and a model; what it is unsure of goes apart.
 
     Nothing is replaced or lost. After a stop the same command goes on; given again later it adds new pictures.
-    --recipe, --size, --shape, --prior, --net, --weights, --preprocess and --set are for the training, as in
-    drmm fit.
+    --recipe, --size, --shape, --prior, --views, --net, --weights, --preprocess and --set are for the training, as
+    in drmm fit.
     """
     from drmm.cli.fit import of_net, of_pictures
     from drmm.cli.sort import asked_way, show_undo
@@ -223,7 +233,7 @@ def sort(
     from drmm.errors import InputError, RunError
 
     way = asked_way(copy=copy, link=link, move=move)
-    asked = of_pictures(None, labels, size, shape, prior) | of_net(net, weights, preprocess)
+    asked = of_pictures(None, labels, size, shape, prior, views) | of_net(net, weights, preprocess)
     options = {name.partition(".")[2]: value for name, value in asked.items()}  # are called like settings
     training = {"labels": labels, "recipe": recipe, **options, "set": assignments}
     given = [f"--{name}" for name, value in training.items() if value is not None]
@@ -389,6 +399,7 @@ def fit(
     weights: Weights = None,
     preprocess: Preprocess = None,
     prior: Prior = None,
+    views: Views = None,
     teacher: Annotated[
         str | None, typer.Option(help="Folder of a trained model: images without a label get its labels.")
     ] = None,
@@ -405,7 +416,7 @@ def fit(
     from drmm.cli.fit import asked_for, fit_and_report, of_net, of_pictures
 
     everyday = {
-        **of_pictures(data, labels, size, shape, prior),
+        **of_pictures(data, labels, size, shape, prior, views),
         **of_net(net, weights, preprocess),
         "data.labels_per_class": labels_per_class,
         "data.clusters": clusters,

@@ -45,7 +45,7 @@ def experiments(epochs: int = DEMO_EPOCHS, seed: int = 0) -> dict[str, Experimen
     """
     base = Experiment.read().changed("data", source="mnist-5k", labels_per_class=10)
     base = base.changed("model", preset="conv_small").changed("training", epochs=epochs, seed=seed, min_steps=0)
-    bare = {"reconstruction": 0, "kl": 0, "balance": 0, "nonnegativity": 0}
+    bare = {"reconstruction": 0, "kl": 0, "balance": 0, "nonnegativity": 0, "views": ()}
     half = {"labels_only": True, "epochs": max(1, epochs // 2)}
     # Every image has a label from the teacher: none of them comes twice in a batch.
     others = base.training.batch_size - base.training.labelled_per_batch

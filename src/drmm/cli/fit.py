@@ -49,7 +49,12 @@ _FEWEST = 5  # classes of the lowest recall, which are shown
 
 
 def of_pictures(
-    source: str | None, labels: Path | None, size: int | None, shape: Shape | None, prior: Prior | None
+    source: str | None,
+    labels: Path | None,
+    size: int | None,
+    shape: Shape | None,
+    prior: Prior | None,
+    views: str | None,
 ) -> dict[str, Any]:
     """The everyday settings of a folder of pictures, by "table.name"; None where an option was left out."""
     return {
@@ -58,6 +63,7 @@ def of_pictures(
         "data.size": None if size is None else (size, size),
         "data.shape": shape,
         "objective.prior": prior,
+        "objective.views": views,
     }
 
 

@@ -266,27 +266,29 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
     ) -> tuple[DRMM, Assessment]:
         """The model to keep, and how far it can be trusted; by no label where there are none."""
         x = x.to(self.model_.templates.weight.dtype)
-        config, objective = trust.lesson(training, options["objective"])
+        whole: Objective = options["objective"]
+        config, objective = trust.lesson(training, whole)
         fresh = partial(start_model, self.recipe_, training.seed, net=self.net_)
 
         def without(_: str, fewer: Tensor) -> DRMM:
             return train(fresh(), x, fewer, config=config, **{**options, "objective": objective})
 
-        def of_head(model: DRMM) -> list[Fold]:
-            return cross_fit_head(model, x, labels, options["objective"], training, folds=trust.folds)
+        def of_head(model: DRMM, objective: Objective) -> list[Fold]:
+            return cross_fit_head(model, x, labels, objective, training, folds=trust.folds)
 
         model = self.model_
         if not bool((labels >= 0).any()):
             return model, assess(model, x, labels, ())
         if training.learning == "head":
-            return model, assess(model, x, labels, of_head(model))
+            return model, assess(model, x, labels, of_head(model, whole))
         folds = cross_fit(without, model, x, labels, folds=trust.folds, seed=training.seed)
         if training.learning != "tune":
             return model, assess(model, x, labels, folds)
 
         def untuned() -> tuple[DRMM, list[Fold]]:
-            head = train(fresh(), x, labels, config=replace(training, learning="head"), **options)
-            return head, of_head(head)
+            alone = {**options, "objective": whole.of_head()}
+            head = train(fresh(), x, labels, config=replace(training, learning="head"), **alone)
+            return head, of_head(head, whole.of_head())
 
         return assess_tuned(model, x, labels, folds, untuned, partial(warnings.warn, stacklevel=4))
 

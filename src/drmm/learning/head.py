@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +88,6 @@ def learn_head(
     Returns:
         The templates, for features as they were given, and the cross-validated errors by way, in percent.
     """
-    if objective.agreement:  # between a net's own views: here the KL makes posteriors sure
-        objective = replace(objective, kl=None, agreement=0.0).resolved()
     mean, scale = features.mean(0), features.std(0).clamp(min=1e-6)
     known, others = y >= 0, _some(torch.nonzero(y < 0).flatten(), _MOST, seed)
     labelled, unlabelled = ((features[rows] - mean) / scale for rows in (known, others))

@@ -20,7 +20,7 @@ from drmm.errors import InputError
 from drmm.learning.class_prior import Prior
 from drmm.learning.config import Learning
 from drmm.learning.mixup import mixed
-from drmm.learning.views import View, random_views
+from drmm.learning.views import View, named_views, random_views
 from drmm.model.deep import DRMM
 from drmm.records import Record
 
@@ -168,8 +168,10 @@ class Objective(Record):
         cutmix: share of the mixed images that are cutmix, a rectangle of one image in the other, from 0 to 1.
         translation: pixels by which images are moved, at most, before they are mixed: augmentation.
         agreement: weight of the term that asks views of a picture for the posterior of the picture itself. With it
-            every other term is of such views.
-        views: in what views of a picture differ, which leaves its class: no "flip" of letters and digits.
+            every other term is of such views. None is 1 where there are views, and 0 for "eg", "head" and with a
+            teacher.
+        views: in what views of a picture differ, which leaves its class: no "flip" of letters. "usual" is by the
+            kind of picture (`drmm.learning.views.View`).
         warm_up: share of the training over which the weights of KL, mixup and agreement rise from 0. Posteriors
             that are sure before the labels have shaped them are sure of what is wrong, and stay so: a cluster is
             captured by a wrong class.
@@ -189,7 +191,7 @@ class Objective(Record):
     mixup: float = 0.0
     cutmix: float = 0.0
     translation: int = 0
-    agreement: float = 0.0
+    agreement: float | None = None
     views: tuple[View, ...] = ()
     warm_up: float = 0.0
     cool_down: float = 0.0
@@ -222,7 +224,7 @@ class Objective(Record):
             if getattr(self, name) and not self.mixup:
                 raise InputError(f"{name} is a part of mixup, which has no weight: set mixup, to 1 say")
         if self.agreement and not self.views:
-            raise InputError("agreement is between views, and there are none: set views, to brightness,crop say")
+            raise InputError("agreement is between views, and there are none: set views, to usual say")
 
     def resolved(self, constraint: str = "soft", learning: Learning = "sgd", *, taught: bool = False) -> Objective:
         """The same with a number in place of every none.
@@ -243,13 +245,19 @@ class Objective(Record):
             "kl": 0.0 if eg or taught else 0.5,
             "balance": 0.0 if eg or taught else 0.5,
             "nonnegativity": 0.0 if hard or eg else 0.5,
+            "agreement": 1.0 if self.views and not taught and learning not in {"eg", "head"} else 0.0,
         }
         missing: dict[str, Any] = {name: weight for name, weight in default.items() if getattr(self, name) is None}
         return replace(self, **missing)
 
+    def of_head(self) -> Objective:
+        """What class templates are learned by before their net is tuned: the KL makes them sure, not views."""
+        return replace(self, kl=None, agreement=None, views=()).resolved(learning="head")
+
     def without_drawing(self) -> Objective:
-        """The same without the terms that draw, for half the time, where the KL learns from all images."""
-        return replace(self, reconstruction=0.0, nonnegativity=0.0) if self.resolved().kl else self
+        """The same without the terms that draw, for half the time, where others learn from all images."""
+        whole = self.resolved()
+        return replace(self, reconstruction=0.0, nonnegativity=0.0) if whole.kl or whole.agreement else self
 
     def weights(self, progress: float | None = None) -> dict[str, float]:
         """The weight of each term.
@@ -287,7 +295,7 @@ class Objective(Record):
         if agrees := weights["agreement"]:
             with torch.no_grad():
                 of_pictures = model.templates(model.levels(x))
-            x = random_views(x, self.views)
+            x = random_views(x, named_views(self.views, x.shape[1]))
         features, switches = model.levels.infer(x) if renders else (model.levels(x), None)
         logits = model.templates(features)
         prior, free, as_labelled = model.class_prior, logits, logits

@@ -75,8 +75,10 @@ def train(
         start is not None and start != "default"
     ):  # a resumed run too: it may have been stopped before its first checkpoint
         initialise(model, start, x=x, y=y, seed=config.seed)
+    objective = (objective or Objective()).resolved(_constraint(model), config.learning)
     if config.learning in {"head", "tune"}:
-        train_head(model, x, y, (objective or Objective()).resolved(), config, progress=bool(progress))
+        at_first = objective.of_head() if config.learning == "tune" else objective
+        train_head(model, x, y, at_first, config, progress=bool(progress))
     if config.learning == "head":
         _settle(model.eval(), x, config)
         return model
@@ -87,7 +89,7 @@ def train(
         model,
         x,
         y,
-        (objective or Objective()).resolved(_constraint(model), config.learning),
+        objective,
         config,
         machine or Machine(),
         validation=None if validation is None else (_like(model, validation[0]), validation[1]),

@@ -10,16 +10,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["View", "random_views", "viewed"]
+__all__ = ["View", "named_views", "random_views", "viewed"]
 
-View = Literal["affine", "brightness", "crop", "flip"]
-"""What may differ between views: "affine" turns, shears, scales and moves a picture, "flip" mirrors it."""
+View = Literal["affine", "brightness", "crop", "flip", "usual"]
+"""What may differ between views: "affine" turns, shears, scales and moves a picture, "flip" mirrors it; "usual" is
+what leaves the class of most pictures: all of it in colour, "affine" and "brightness" in grey, as letters are."""
 
 _LEAST = 0.7  # of a picture's sides that is left
 _BRIGHTER, _LIGHTER = 0.3, 0.08  # at most: a share of each level, and of white
 _TURN, _SCALE, _SHEAR, _SHIFT = math.radians(15), 0.1, 0.2, 0.14  # at most; of a picture's half side
 _DRAWS = 11  # numbers that decide a view
 _WHOLE = 0.5  # of random views
+
+
+def named_views(kinds: Collection[View], channels: int) -> tuple[View, ...]:
+    """The kinds with those that are usual for pictures of so many channels in place of "usual"."""
+    usual: tuple[View, ...] = (
+        ("affine", "brightness") if channels == 1 else ("affine", "brightness", "crop", "flip")
+    )
+    named = tuple(kind for kind in kinds if kind != "usual")
+    return named if len(named) == len(kinds) else (*usual, *(kind for kind in named if kind not in usual))
 
 
 def random_views(x: Tensor, kinds: Collection[View]) -> Tensor:

@@ -26,6 +26,7 @@ from drmm.learning.processes import is_leader
 from drmm.learning.recipes import is_recipe, names, read_recipe
 from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
+from drmm.learning.views import named_views
 from drmm.model.deep import DRMM
 from drmm.progress import Outlook
 from drmm.runs.classes import kept_shares, told
@@ -239,8 +240,10 @@ class _Session:
             return model, assess(model, x, y, folds)
 
         def untuned() -> tuple[DRMM, list[Fold]]:
-            head = learn(experiment.changed("training", learning="head"), recipe, self.parts, progress=False)
-            return head, self._folds_of_head(experiment, head)
+            lesson = experiment.changed("training", learning="head")
+            lesson = replace(lesson, objective=experiment.objective.of_head())
+            head = learn(lesson, recipe, self.parts, progress=False)
+            return head, self._folds_of_head(lesson, head)
 
         return assess_tuned(model, x, y, folds, untuned, self.tell)
 
@@ -309,7 +312,9 @@ def _whole(experiment: Experiment, data: Dataset) -> Experiment:
     if data.files:  # pictures, of a size that was asked for or chosen
         height, width = data.x_train.shape[2:]
         asked = replace(asked, size=(height, width), labels=_absolute(asked.labels))
-    whole = replace(whole, data=asked, model=fitted_recipe(whole, data))
+    views = named_views(whole.objective.views, data.x_train.shape[1])
+    objective = replace(whole.objective, views=views)
+    whole = replace(whole, data=asked, model=fitted_recipe(whole, data), objective=objective)
     if whole.teacher is None:
         return whole
     source = whole.teacher.source

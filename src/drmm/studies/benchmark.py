@@ -327,6 +327,7 @@ def _convolution_share(rival: _Rival, steps: int = 4) -> float:
     Matrix products count too: the picture is drawn by one, and the class templates' are too small to matter.
     """
     rival.train()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells its developers when it starts and stops
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(steps):
             rival.train()

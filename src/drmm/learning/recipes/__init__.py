@@ -1,9 +1,9 @@
 """Recipes: settings of a run as TOML, shipped here by name, or a file of one's own.
 
 A recipe has the tables of an `Experiment` ([model], [objective], [training], [machine], [teacher]), a title, and
-may extend another one: what it does not say is as there, and at last as by default, which is `few-labels`: the
-recipe of the command line and of `DRMMClassifier`. Most others are rows of the published tables, with their
-schedule on MNIST: `min_steps` makes as many steps of it where images are fewer.
+may extend another one: what it does not say is as there, and at last as those tables have it by default.
+`few-labels` is the recipe of the command line and of `DRMMClassifier`. Most others are rows of the published
+tables, with their schedule on MNIST: `min_steps` makes as many steps of it where images are fewer.
 """
 
 from __future__ import annotations
