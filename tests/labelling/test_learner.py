@@ -1,4 +1,6 @@
 import pickle
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -251,6 +253,13 @@ def test_it_learns_in_a_process_of_its_own_and_stops_when_told(folder, tmp_path)
         assert learner.trouble == ""
         with pytest.raises(RunError, match="start again"):
             learner.answer(other, store.state)
+
+
+def test_the_page_does_not_wait_for_torch():
+    said = "print('torch' in sys.modules)"
+    code = f"import sys, drmm.cli.label; {said}; import drmm.labelling.answering; {said}"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False", "True"], "the learner's process has it"
 
 
 def test_a_folder_is_looked_at_once(tmp_path, monkeypatch):
