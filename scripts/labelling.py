@@ -213,30 +213,29 @@ def run(asked: Namespace) -> Results:
 
 def table(results: Results) -> str:
     """What a person waits for; and minutes, the error and what was sorted."""
-    lines = [
-        "| set | pictures | labels | first picture | next picture (95 %) | median | learned after the last label "
-        "| Ctrl-C | server |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    heads = ("set", "pictures", "labels", "first picture", "next picture (95 %)", "median")
+    lines = [row(*heads, "learned after the last label", "Ctrl-C", "server"), "|---|" + "--:|" * 8]
     for name, told in results["sets"].items():
         one = told["label"]
-        lines.append(
-            f"| {name} | {told['pictures']:,} | {one['labels']} | {one['first_picture_seconds']:.1f} s "
-            f"| {one['next_picture_p95_ms']} ms | {one['next_picture_median_ms']} ms | {one['learned_seconds']:.1f} s "
-            f"| {one['ctrl_c_seconds']:.1f} s | {one['server_mb'][0]} to {one['server_mb'][-1]} MB |"
-        )
-    lines += [
-        "",
-        "| set | a person's minutes | label's | sort's | sorted | of them wrong |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    for name, told in results["sets"].items():
-        if there := told.get("sort"):
-            minutes = (told["label"]["person_seconds"], told["label"]["machine_seconds"], there["seconds"])
-            shares = there["pictures"] / told["pictures"], there["wrong"] / max(there["pictures"], 1)
-            shown = [f"{one / 60:.1f}" for one in minutes] + [f"{100 * one:.1f} %" for one in shares]
-            lines.append(f"| {name} | {' | '.join(shown)} |")
+        waits = [f"{one[key]:.1f} s" for key in ("first_picture_seconds", "learned_seconds", "ctrl_c_seconds")]
+        nexts = [f"{one[key]} ms" for key in ("next_picture_p95_ms", "next_picture_median_ms")]
+        memory = f"{one['server_mb'][0]} to {one['server_mb'][-1]} MB"
+        lines.append(row(name, f"{told['pictures']:,}", one["labels"], waits[0], *nexts, *waits[1:], memory))
+    ends = {name: told for name, told in results["sets"].items() if "sort" in told}
+    if ends:
+        heads = ("set", "a person's minutes", "label's", "sort's", "sorted", "of them wrong")
+        lines += ["", row(*heads), "|---|" + "--:|" * 5]
+    for name, told in ends.items():
+        label, there = told["label"], told["sort"]
+        minutes = (label["person_seconds"], label["machine_seconds"], there["seconds"])
+        shares = there["pictures"] / told["pictures"], there["wrong"] / max(there["pictures"], 1)
+        lines.append(row(name, *(f"{one / 60:.1f}" for one in minutes), *(f"{100 * one:.1f} %" for one in shares)))
     return "\n".join(lines)
+
+
+def row(*cells: object) -> str:
+    """Of a table in Markdown."""
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 if __name__ == "__main__":
