@@ -223,11 +223,12 @@ def table(results: Results) -> str:
         lines.append(row(name, f"{told['pictures']:,}", one["labels"], waits[0], *nexts, *waits[1:], memory))
     ends = {name: told for name, told in results["sets"].items() if "sort" in told}
     if ends:
-        heads = ("set", "a person's minutes", "label's", "sort's", "sorted", "of them wrong")
-        lines += ["", row(*heads), "|---|" + "--:|" * 5]
+        heads = ("set", "a person's minutes", "label's", "sort's", "the processor's, of both")
+        lines += ["", row(*heads, "sorted", "of them wrong"), "|---|" + "--:|" * 6]
     for name, told in ends.items():
         label, there = told["label"], told["sort"]
-        minutes = (label["person_seconds"], label["machine_seconds"], there["seconds"])
+        processor = label["processor_seconds"] + there["processor_seconds"]
+        minutes = (label["person_seconds"], label["machine_seconds"], there["seconds"], processor)
         shares = there["pictures"] / told["pictures"], there["wrong"] / max(there["pictures"], 1)
         lines.append(row(name, *(f"{one / 60:.1f}" for one in minutes), *(f"{100 * one:.1f} %" for one in shares)))
     return "\n".join(lines)
