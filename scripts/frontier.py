@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.frozen import FrozenEstimator
 
-from drmm import DRMMClassifier, as_images
+from drmm import DRMMClassifier, Objective, as_images
 from drmm.data import Dataset, load, mask_labels, stratified_labels
 from drmm.learning.metrics import certified_percent
 from drmm.progress import track
@@ -35,7 +35,7 @@ def learn(name: str, data: Dataset, seed: int, teacher: DRMMClassifier | None) -
     labels = mask_labels(data.y_train, stratified_labels(data.y_train, 10, seed=seed))
     learner = DRMMClassifier(
         model={"width": WIDTH, "constraint": "hard" if name in HARD else "soft"},
-        objective={"reconstruction": 0.0, "nonnegativity": NONNEGATIVITY[name]},
+        objective=Objective(reconstruction=0.0, nonnegativity=NONNEGATIVITY[name]),
         teacher=None if teacher is None else FrozenEstimator(teacher),
         epochs=EPOCHS,
         random_state=seed,

@@ -15,7 +15,7 @@ from argparse import Namespace
 
 import torch
 
-from drmm import DRMM, DRMMClassifier, as_images
+from drmm import DRMM, DRMMClassifier, Objective, as_images
 from drmm.data import load, mask_labels, stratified_labels
 from drmm.learning.metrics import error_percent
 from drmm.progress import track
@@ -78,7 +78,7 @@ def run(asked: Namespace) -> Results:
     by_weight: dict[float, Runs] = {weight: {} for weight in WEIGHTS}
     for seed, weight in track(list(itertools.product(range(asked.seeds), WEIGHTS)), "nets"):
         labels = mask_labels(data.y_train, stratified_labels(data.y_train, 10, seed=seed))
-        objective = {"nonnegativity": weight}
+        objective = Objective(nonnegativity=weight)
         classifier = DRMMClassifier(model={"width": WIDTH}, objective=objective, epochs=EPOCHS, random_state=seed)
         classifier.fit(data.x_train, labels)
         for key, value in measure(classifier.model_, x, y).items():

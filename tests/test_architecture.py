@@ -27,7 +27,7 @@ ORDER = (
     ("explain",),
     ("trust",),
     ("runs",),
-    ("estimators",),
+    ("estimators", "predicting"),
     ("report", "sorting"),
     ("labelling",),
     ("studies",),

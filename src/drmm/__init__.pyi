@@ -12,6 +12,7 @@ from .model.deep import DRMM as DRMM
 from .model.deep import Latents as Latents
 from .model.patch_prior import borrow as borrow
 from .model.traceback import sign_traceback as sign_traceback
+from .predicting.predictor import Predictor as Predictor
 from .pruning.prune import prune as prune
 from .storage.models import load_model as load_model
 from .storage.models import save_model as save_model

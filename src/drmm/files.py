@@ -44,6 +44,7 @@ __all__ = [
     "read_tensors",
     "replacing",
     "tensor_bytes",
+    "unicode",
     "write_bytes",
     "write_csv",
     "write_json",
@@ -169,6 +170,11 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     """
     with replacing(path) as temporary, open_csv(temporary) as file:
         add_rows(file, [header, *rows])
+
+
+def unicode(text: str) -> str:
+    """Text as files have it: of names that are no Unicode, with the bytes written out."""
+    return text.encode(errors=_BROKEN).decode()
 
 
 def open_csv(path: Path) -> TextIO:

@@ -21,7 +21,7 @@ def fitted(folder: Path, words: list[str]) -> Path:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs; no test changes it."""
-    return fitted(tmp_path_factory.mktemp("runs") / "a", FIT)
+    return fitted(tmp_path_factory.mktemp("runs") / "a", [*FIT, "--views", "none"])
 
 
 @pytest.fixture(scope="session")

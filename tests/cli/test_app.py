@@ -39,6 +39,7 @@ COMMANDS = [
     "predict",
     "explain",
     "report",
+    "card",
     "sample",
     "prune",
     "scenes",

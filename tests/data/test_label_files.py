@@ -86,7 +86,7 @@ def test_parquet(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"labels.parquet: it is no Parquet file"):
         load(root, labels=tmp_path / "labels.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match="needs pyarrow: pip install pyarrow, or name a CSV file"):
+    with pytest.raises(InputError, match=r"needs pyarrow: pip install 'drmm\[parquet\]', or name a CSV file"):
         load(root, labels=tmp_path / "labels.parquet")
 
 

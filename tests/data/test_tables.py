@@ -10,19 +10,19 @@ from drmm.data.tables import read_table, table_in_parts
 from drmm.errors import InputError, RunError
 from drmm.files import read_csv
 
-HEADER = ("file", "p", "sure")
+TYPES = {"file": str, "p": float, "sure": bool}
 PARTS = [[("a.png", 0.1234567891, True), ("=b", 1.0, False)], [("c\nd", float("inf"), True)]]
 
 
 def write(path):
-    with table_in_parts(path, HEADER) as add:
+    with table_in_parts(path, TYPES) as add:
         for part in PARTS:
             add(part)
     return path
 
 
 def stopped(path, error):
-    with table_in_parts(path, HEADER) as add:
+    with table_in_parts(path, TYPES) as add:
         add(PARTS[0])
         raise error
 
@@ -43,7 +43,7 @@ def test_parquet_keeps_types(tmp_path):
 
 
 def test_rows_are_on_the_disk_before_the_end_and_the_name_is_new_in_the_end(tmp_path):
-    with table_in_parts(tmp_path / "out.csv", HEADER) as add:
+    with table_in_parts(tmp_path / "out.csv", TYPES) as add:
         add(PARTS[0])
         [part] = tmp_path.iterdir()
         assert part.name.startswith(".drmm-")
@@ -78,15 +78,40 @@ def test_a_full_disk(tmp_path, monkeypatch, name):
 def test_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "replacing", lambda _: pytest.fail("it began"))
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match="needs pyarrow: pip install pyarrow, or name a CSV file"):
+    with pytest.raises(InputError, match=r"needs pyarrow: pip install 'drmm\[parquet\]', or name a CSV file"):
         write(tmp_path / "out.parquet")
 
 
 def test_parquet_of_many_parts(tmp_path):
-    with table_in_parts(tmp_path / "out.parquet", ("n", "x")) as add:
+    with table_in_parts(tmp_path / "out.parquet", {"n": int, "x": float}) as add:
         for n in range(5):
             add([(n, n / 7)])
     assert parquet.read_table(tmp_path / "out.parquet").column("n").to_pylist() == [0, 1, 2, 3, 4]
-    with table_in_parts(tmp_path / "none.parquet", ("n", "x")):
+    with table_in_parts(tmp_path / "none.parquet", {"n": int, "x": float}):
         pass
-    assert (tmp_path / "none.parquet").exists()
+    none = parquet.read_table(tmp_path / "none.parquet")
+    assert none.schema == parquet.read_schema(tmp_path / "out.parquet")
+    assert len(none) == 0
+
+
+def test_parquet_is_written_by_many_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_GROUP", 4)
+    with table_in_parts(tmp_path / "out.parquet", {"n": int}) as add:
+        for n in range(11):
+            add([(n,)])
+    with parquet.ParquetFile(tmp_path / "out.parquet") as file:
+        assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [4, 4, 3]
+        assert file.read().column("n").to_pylist() == list(range(11))
+
+
+def test_parquet_of_cells_that_are_none_and_names_that_are_no_unicode(tmp_path):
+    odd = b"caf\xe9".decode("utf-8", "surrogateescape")
+    with table_in_parts(tmp_path / "out.parquet", {odd: str, "x": float, "sure": bool}, {"made": "of"}) as add:
+        add([(None, None, None)])
+        add([(odd, 0.5, True)])
+    table = parquet.read_table(tmp_path / "out.parquet")
+    assert table.to_pylist() == [
+        {r"caf\udce9": None, "x": None, "sure": None},
+        {r"caf\udce9": r"caf\udce9", "x": 0.5, "sure": True},
+    ]
+    assert table.schema.metadata[b"made"] == b"of"

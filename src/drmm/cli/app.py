@@ -449,11 +449,28 @@ def settings(
 def predict(
     run: RunFolder,
     images: Annotated[
-        list[Path], typer.Argument(parser=path, help="Image files, folders of them, or .npy / .npz arrays.")
+        list[Path],
+        typer.Argument(
+            parser=path,
+            help="Image files, folders of them, or .npy / .npz arrays. With --shard a folder, a list of paths "
+            "(.txt, one a line), .tar files as of WebDataset, or a data set in Parquet or Arrow.",
+        ),
     ],
     out: Annotated[
-        Path, typer.Option(parser=path, help="CSV file to write, or Parquet (.parquet, with pyarrow).")
-    ] = Path("predictions.csv"),
+        Path | None,
+        typer.Option(
+            parser=path,
+            help="CSV file to write, or Parquet (.parquet, with drmm[parquet]). With --shard a folder.",
+            show_default="predictions.csv; with --shard predictions",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Part I of N alone, from 1/N to N/N, as a Parquet file; skipped if it is there.",
+        ),
+    ] = None,
     promise: Annotated[
         float, typer.Option(help="Share of the pictures decided as sorted that is right.")
     ] = PROMISE,
@@ -468,8 +485,17 @@ def predict(
     are at least as strange; decision is sorted, unsure or unfamiliar.
     """
     from drmm.cli.apply import predict as label_images
+    from drmm.cli.shards import predict_shard
+    from drmm.errors import InputError
 
-    rows = label_images(run, images, out, promise=promise, all_classes=all_classes, force=force)
+    how: dict[str, Any] = {"promise": promise, "all_classes": all_classes}
+    if shard is not None:
+        if force:
+            raise InputError("--shard replaces no file: leave --force out, or choose another --out")
+        predict_shard(run, images, out or Path("predictions"), shard, **how)
+        return
+    out = out or Path("predictions.csv")
+    rows = label_images(run, images, out, **how, force=force)
     say(f"{rows} predictions written to {out}")
 
 
@@ -505,6 +531,27 @@ def report(
     check_absent(out, ".html", force=force)
     size = write_report(run, out, data_dir=data_dir, images=images)
     say(f"written to {out} ({size / 1e6:.1f} MB): open it in a browser")
+
+
+@cli.command(rich_help_panel=_MODELS)
+def card(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option(parser=path, help="Markdown file to write.", show_default="RUN/README.md")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write the card of a model, as hubs show it: data, errors with intervals, how sure it is, limits, versions.
+
+    The licence, and what the model is for, are left to you.
+    """
+    from drmm.files import check_absent
+    from drmm.report.card import write_card
+
+    out = out or run / "README.md"
+    check_absent(out, ".md", force=force)
+    write_card(run, out)
+    say(f"written to {out}: say there who made it, what for, and under which licence")
 
 
 @cli.command(rich_help_panel=_MODELS)

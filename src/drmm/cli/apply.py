@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from drmm.cli.console import say
-from drmm.cli.predictions import Predictor
+from drmm.cli.predictions import notes_of
 from drmm.data.base import Skipped, summary
 from drmm.data.images import image_batches, load_image_files, pixels
 from drmm.data.tables import table_in_parts
@@ -20,6 +20,7 @@ from drmm.files import check_absent
 from drmm.learning.allocator import tune_allocator
 from drmm.learning.metrics import CERTIFIED_AT_ONCE
 from drmm.model.patch_prior import PatchPrior, borrow
+from drmm.predicting.rows import Rows
 from drmm.progress import Meter
 from drmm.runs.parts import parts_of
 from drmm.runs.run import Run
@@ -40,7 +41,7 @@ def predict(
     all_classes: bool = False,
     force: bool = False,
 ) -> int:
-    """Label image files, part by part, and write a table with a row for each (`drmm.cli.predictions`).
+    """Label image files, part by part, and write a table with a row for each (`drmm.predicting.rows`).
 
     Args:
         run: folder of a trained model.
@@ -56,17 +57,17 @@ def predict(
     check_absent(out, ".csv", force=force)
     tune_allocator()
     opened = Run.open(run)
-    predictor = Predictor(opened, promise=promise, all_classes=all_classes)
+    rows = Rows(opened, promise=promise, all_classes=all_classes)
     skipped: list[Skipped] = []
     shape, fill = opened.recipe.image_shape, opened.asked.shape
     batches = image_batches(images, shape, skipped, at_once=CERTIFIED_AT_ONCE, fill=fill)
     n = 0
-    with closing(Meter("predicting")) as meter, table_in_parts(out, ["image", *predictor.header]) as add:
+    with closing(Meter("predicting")) as meter, table_in_parts(out, {"image": str, **rows.types}) as add:
         for names, x in batches:
-            add([(name, *row) for name, row in zip(names, predictor.rows(x), strict=True)])
+            add([(name, *row) for name, row in zip(names, rows.of(x), strict=True)])
             n += len(names)
             meter.update(n)
-    for note in predictor.notes():
+    for note in notes_of(opened.assessment, promise):
         say(note)
     if skipped:
         say(summary(skipped))

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from drmm.cli.console import complain, say
 from drmm.cli.fit import asked_for, cross_fitted
-from drmm.cli.predictions import FACTS, Predictor
+from drmm.cli.predictions import notes_of
 from drmm.data.base import summary
 from drmm.data.images import as_images
 from drmm.data.index import indexed
@@ -29,6 +29,7 @@ from drmm.display.text import one_line
 from drmm.errors import InputError, RunError
 from drmm.files import NOT_SORTED, RUN, TEMPORARY, read_bytes
 from drmm.learning.allocator import tune_allocator
+from drmm.predicting.rows import FACTS, Rows
 from drmm.progress import track
 from drmm.report import write_report
 from drmm.report.answers import Answer, Sorting
@@ -103,8 +104,9 @@ def sort(
         folder = Path(nowhere) / RUN if dry_run else into / RUN
         train = partial(_trained, found, folder, recipe, asked, assignments, command)
         model = (train() if run is None else Run.open(run)) if digests else None
-        predictor = Predictor(model, promise=promise, inference=False) if model else None
-        choices = list(_choices(model, predictor, found, digests)) if model and predictor else []
+        choices = (
+            list(_choices(model, Rows(model, promise=promise, inference=False), found, digests)) if model else []
+        )
         with warnings.catch_warnings(action="ignore"):  # what was skipped is said in the end
             check_losses(found.skipped, len(choices) + len(known), pictures)
         if dry_run:
@@ -121,7 +123,7 @@ def sort(
     _tell(plan, pictures, into)
     if plan and model and model.assessment and (expected := model.assessment.error()):
         say(f"expected error of the model's own answers, before any go to _unsure: {cross_fitted(**expected)}")
-    for note in predictor.notes() if predictor else ():
+    for note in notes_of(model.assessment, promise) if model else ():
         say(note)
     if plan:
         _tell_next(plan, into)
@@ -266,13 +268,10 @@ def _is_free(folder: Path) -> bool:
     return True
 
 
-def _choices(
-    run: Run, predictor: Predictor, found: Listing, digests: dict[PurePosixPath, str]
-) -> Iterator[Choice]:
+def _choices(run: Run, rows: Rows, found: Listing, digests: dict[PurePosixPath, str]) -> Iterator[Choice]:
     """What is decided about each picture that can be read: by its label, if the run knows one, or by the model."""
     labelled = _labelled(run)
-    shape = run.recipe.image_shape
-    decoded = found.decoded(list(digests), channels=shape[0], size=shape[1:], shape=run.asked.shape)
+    decoded = found.decoded(list(digests), **run.decoding)
     batch: list[_Read] = []
     for member, picture in track(decoded, "predicting", len(digests)):
         path = found.root / member
@@ -282,10 +281,10 @@ def _choices(
             continue
         batch.append((path, digests[member], picture.levels))
         if len(batch) == _AT_ONCE:
-            yield from _decided(predictor, batch)
+            yield from _decided(rows, batch)
             batch = []
     if batch:
-        yield from _decided(predictor, batch)
+        yield from _decided(rows, batch)
 
 
 def _labelled(run: Run) -> dict[Path, str]:
@@ -294,13 +293,13 @@ def _labelled(run: Run) -> dict[Path, str]:
     return {(folder / file).resolve(): label for file, label in run.labelled_files.items()}
 
 
-def _decided(predictor: Predictor, batch: list[_Read]) -> Iterator[Choice]:
+def _decided(rows: Rows, batch: list[_Read]) -> Iterator[Choice]:
     """By the model; where its run does not say how far to trust it, by the net's own confidence."""
     images = np.stack([levels for *_, levels in batch])
-    rows = predictor.rows(as_images(images, channels=images.shape[1]))
-    for (path, digest, _), row in zip(batch, rows, strict=True):
-        answer: dict[str, Any] = dict(zip(predictor.header, row, strict=True))
-        by_net: Decision = "sorted" if answer["confidence"] >= predictor.promise else "unsure"
+    found = rows.of(as_images(images, channels=images.shape[1]))
+    for (path, digest, _), row in zip(batch, found, strict=True):
+        answer: dict[str, Any] = dict(zip(rows.types, row, strict=True))
+        by_net: Decision = "sorted" if answer["confidence"] >= rows.promise else "unsure"
         facts = {name: "" if answer[name] is None else str(cell(answer[name])) for name in FACTS}
         yield Choice(path, digest, answer["label"], answer["decision"] or by_net, facts)
 

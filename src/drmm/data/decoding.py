@@ -79,7 +79,7 @@ def quiet() -> Iterator[None]:
 
 
 def decode_picture(
-    source: Path | bytes,
+    source: Path | bytes | Image.Image,
     name: str,
     *,
     channels: int | None = None,
@@ -92,7 +92,7 @@ def decode_picture(
     that its format states.
 
     Args:
-        source: The file, or its bytes.
+        source: The file, its bytes, or what Pillow has made of it.
         name: What to call it in an error; its suffix helps where formats have no mark to know them by.
         channels: 1 to 4 (grey, grey + alpha, RGB, RGBA) to convert to; by default 1 for grey, else 3.
             Without an alpha channel, transparent parts are shown on white, as viewers do.
@@ -111,8 +111,11 @@ def decode_picture(
     if channels not in {None, *_MODES}:
         raise InputError(f"pictures have 1 to 4 channels, not {channels}: pass such images as a .npy file")
     try:
-        content = source if isinstance(source, bytes) else source.read_bytes()
+        content = source.read_bytes() if isinstance(source, Path) else source
         with quiet() if threading.current_thread() is threading.main_thread() else nullcontext():
+            if isinstance(content, Image.Image):
+                content.load()  # before it could be reduced, which is for pictures of our own
+                return _seen(content, name, channels, size, shape)
             return _with_any_texts(content, name, channels, size, shape)
     except InputError:
         raise
@@ -143,20 +146,27 @@ def _decoded(content: bytes, name: str, channels: int | None, size: tuple[int, i
     with open_picture(content, suffix) as opened:
         if advice := is_raw(opened, suffix):
             raise ValueError(advice)
-        _check_meaning(opened, name)
-        has_more = opened.format != "PSD" and getattr(opened, "is_animated", False)  # PSD's frames are layers
-        is_deep = ";16" in f"{opened.mode}{(getattr(opened, 'tile', None) or [])[:1]}"
-        tags, full = getattr(opened, "tag_v2", {}), opened.size
-        reduced = size is not None and opened.draft(None, (2 * max(size), 2 * max(size)))
-        opened.load()
-        picture = _from_16_bits(opened, tags) if opened.mode.startswith("I") else opened
-        if is_deep and tags.get(Tag.BitsPerSample, (16,))[0] == 16:
-            _check_depth(picture, tags, name)
-        upright = _upright(opened, picture)
-        picture = _converted(upright, channels)
-        original = (picture.height, picture.width)
-        if reduced:
-            original = full if upright.size != opened.size else full[::-1]
+        return _seen(opened, name, channels, size, shape)
+
+
+def _seen(
+    opened: Image.Image, name: str, channels: int | None, size: tuple[int, int] | None, shape: str
+) -> Picture:
+    """What a picture that is open shows."""
+    _check_meaning(opened, name)
+    has_more = opened.format != "PSD" and getattr(opened, "is_animated", False)  # PSD's frames are layers
+    is_deep = ";16" in f"{opened.mode}{(getattr(opened, 'tile', None) or [])[:1]}"
+    tags, full = getattr(opened, "tag_v2", {}), opened.size
+    reduced = size is not None and opened.draft(None, (2 * max(size), 2 * max(size)))
+    opened.load()
+    picture = _from_16_bits(opened, tags) if opened.mode.startswith("I") else opened
+    if is_deep and tags.get(Tag.BitsPerSample, (16,))[0] == 16:
+        _check_depth(picture, tags, name)
+    upright = _upright(opened, picture)
+    picture = _converted(upright, channels)
+    original = (picture.height, picture.width)
+    if reduced:
+        original = full if upright.size != opened.size else full[::-1]
     if size is not None:
         picture = _filling(picture, size, shape)
     levels = np.asarray(picture, dtype=np.uint8)

@@ -1,6 +1,6 @@
 """Which files are pictures: by what is in them, and by their suffix where Pillow needs help or fails."""
 
-__all__ = ["PNG_START", "is_picture", "is_raw", "open_picture"]
+__all__ = ["HOLDERS", "PNG_START", "is_picture", "is_raw", "open_picture"]
 
 import re
 import warnings
@@ -60,6 +60,8 @@ _FOREIGN = (  # the first that fits
     _Foreign("TIFF of an unusual kind", "", rb"II[*+]\0|MM\0[*+]", "save it as grey or RGB of 8 or 16 bits"),
 )
 PNG_START = b"\x89PNG"
+HOLDERS = {".arrow", ".feather", ".parquet", ".pq", ".tar"}
+"""Suffixes of files that hold pictures, of which the first bytes, a name in a tar, may look like one."""
 _HEAD = 1024  # bytes that tell the kind of a file
 # What Pillow knows by name only, or runs a program for: Ghostscript, for EPS.
 _NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -73,6 +75,8 @@ def is_picture(path: PurePath, opener: Callable[[], IO[bytes]]) -> bool:
         opener: opens it; only what has another suffix is looked into.
     """
     suffix = path.suffix.lower().strip()
+    if suffix in HOLDERS:
+        return False
     if Image.registered_extensions().get(suffix) in Image.OPEN.keys() - _NOT_READ or _by_suffix(suffix):
         return True
     try:

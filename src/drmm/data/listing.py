@@ -1,6 +1,6 @@
 """Every file of a folder or zip archive: a picture, or skipped with a reason."""
 
-__all__ = ["File", "Listing", "check_losses", "listed", "nfc"]
+__all__ = ["File", "Listing", "check_losses", "is_hidden", "listed", "nfc"]
 
 import os
 import stat
@@ -190,7 +190,7 @@ def _listing(root: Path, found: Iterable[_Found], opener: Callable[[PurePosixPat
     own = RUN if any(one.path.parts[:1] == (JOURNAL,) for one in ordered) else None
     for one in ordered:
         reason = one.reason
-        if any(map(_is_hidden, one.path.parts)):
+        if any(map(is_hidden, one.path.parts)):
             reason = "hidden"
         elif own in one.path.parts[:1]:
             reason = "made by drmm sort"
@@ -210,7 +210,8 @@ def _opened(root: Path, member: PurePosixPath) -> IO[bytes]:
     return (root / member).open("rb")  # by a function that another process knows, too
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a system hides a file or folder of that name."""
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
@@ -263,7 +264,7 @@ def _walk(root: Path) -> Iterator[_Found]:
             continue
         for one, is_link in found:
             reason = ""
-            if one.is_folder and not _is_hidden(one.path.name):
+            if one.is_folder and not is_hidden(one.path.name):
                 part, real = one.path.parts[:2], Path(one.file.real)
                 if is_link and (folder.is_within(real) or (part, real) in seen):
                     reason = "a link to a folder that is read already"

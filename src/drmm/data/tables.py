@@ -1,9 +1,9 @@
 """Tables in CSV or Parquet: read whole, written part by part as rows come."""
 
-__all__ = ["cell", "read_table", "table_in_parts"]
+__all__ = ["PARQUET", "cell", "parquet_for", "read_table", "table_in_parts"]
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -12,11 +12,13 @@ from types import ModuleType
 from typing import Any
 
 from drmm.errors import InputError, RunError
-from drmm.files import add_rows, open_csv, read_csv, replacing
+from drmm.files import add_rows, open_csv, read_csv, replacing, unicode
 
 Rows = Sequence[Sequence[object]]
 
-_PARQUET = {".parquet", ".pq"}
+PARQUET = {".parquet", ".pq"}
+_GROUP = 10_000  # rows that are written at once: of fewer, what reads them has to open many parts
+_OTHERWISE = ", or name a CSV file"
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
@@ -26,7 +28,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         InputError: if pyarrow is needed and missing.
         RunError: if the file cannot be read.
     """
-    parquet = _parquet(path) if path.suffix.lower() in _PARQUET else None
+    parquet = parquet_for(str(path), _OTHERWISE) if path.suffix.lower() in PARQUET else None
     try:
         if parquet is not None:
             return list(parquet.read_table(path).to_pylist())
@@ -40,27 +42,30 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def table_in_parts(path: Path, header: Sequence[str]) -> Iterator[Callable[[Rows], None]]:
+def table_in_parts(
+    path: Path, types: Mapping[str, type], about: Mapping[str, str] | None = None
+) -> Iterator[Callable[[Rows], None]]:
     """Write a table as its rows come, whole or not at all; by its suffix as Parquet, else as CSV.
 
     In CSV, numbers have the nine digits that tell any two of single precision apart.
 
     Args:
         path: of the file.
-        header: names of the columns.
+        types: of the columns, by name: str, float, int or bool; any cell may be None.
+        about: the table, which Parquet keeps with it.
 
     Yields:
-        A function that adds rows; in Parquet, a column has the type that it has in the first ones.
+        A function that adds rows.
 
     Raises:
         InputError: if pyarrow is needed and missing.
         RunError: if it cannot be written.
     """
-    if is_parquet := path.suffix.lower() in _PARQUET:
-        _parquet(path)
+    if is_parquet := path.suffix.lower() in PARQUET:
+        parquet_for(str(path), _OTHERWISE)
     with replacing(path) as temporary:
         try:
-            with (_parquet_parts if is_parquet else _csv_parts)(temporary, header) as add:
+            with _parquet_parts(temporary, types, about) if is_parquet else _csv_parts(temporary, types) as add:
                 yield add
         except OSError as error:
             told = f"cannot write {path}: {error.strerror or error}; free space or choose another place"
@@ -79,9 +84,9 @@ def _rescued(part: Path, suffix: str) -> str:
 
 
 @contextmanager
-def _csv_parts(path: Path, header: Sequence[str]) -> Iterator[Callable[[Rows], None]]:
+def _csv_parts(path: Path, header: Iterable[str]) -> Iterator[Callable[[Rows], None]]:
     with open_csv(path) as file:
-        add_rows(file, [header])
+        add_rows(file, [list(header)])
 
         def add(rows: Rows) -> None:
             add_rows(file, ([cell(value) for value in row] for row in rows))
@@ -98,28 +103,46 @@ def cell(value: object) -> object:
 
 
 @contextmanager
-def _parquet_parts(path: Path, header: Sequence[str]) -> Iterator[Callable[[Rows], None]]:
+def _parquet_parts(
+    path: Path, types: Mapping[str, type], about: Mapping[str, str] | None
+) -> Iterator[Callable[[Rows], None]]:
     import pyarrow as pa  # noqa: PLC0415  # an optional package
 
-    writer: Any = None
+    kinds = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+    schema = pa.schema([(unicode(name), kinds[kind]) for name, kind in types.items()], metadata=about)
+    waiting: list[Sequence[object]] = []
+
+    def write() -> None:
+        cells = ([unicode(value) if isinstance(value, str) else value for value in row] for row in waiting)
+        columns = zip(zip(*cells, strict=True), schema.types, strict=True)
+        if waiting:
+            writer.write_table(pa.table([pa.array(values, kind) for values, kind in columns], schema=schema))
+            waiting.clear()
 
     def add(rows: Rows) -> None:
-        nonlocal writer
-        table = pa.table(dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)))
-        writer = writer or _parquet(path).ParquetWriter(path, table.schema)
-        writer.write_table(table.cast(writer.schema))
+        waiting.extend(rows)
+        if len(waiting) >= _GROUP:
+            write()
 
-    try:
-        yield add
-    finally:
-        if writer is not None:
-            writer.close()
+    with parquet_for(str(path)).ParquetWriter(path, schema) as writer:
+        try:
+            yield add
+        finally:
+            write()
 
 
-def _parquet(path: Path) -> ModuleType:
-    """What reads and writes Parquet."""
+def parquet_for(what: str, otherwise: str = "") -> ModuleType:
+    """What reads and writes Parquet.
+
+    Args:
+        what: needs it.
+        otherwise: what to do instead.
+
+    Raises:
+        InputError: if pyarrow is missing.
+    """
     try:
         from pyarrow import parquet  # noqa: PLC0415  # an optional package
     except ImportError:
-        raise InputError(f"{path} needs pyarrow: pip install pyarrow, or name a CSV file") from None
+        raise InputError(f"{what} needs pyarrow: pip install 'drmm[parquet]'{otherwise}") from None
     return parquet  # type: ignore[no-any-return]

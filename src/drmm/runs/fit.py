@@ -464,7 +464,8 @@ def _test_errors(model: DRMM, data: Dataset) -> dict[str, Any]:
     recall = dict(zip(data.classes, recall_percent(model, x, y, len(data.classes)), strict=True))
     found = [share for share in recall.values() if share is not None]
     balanced = round(100 - sum(found) / len(found), 4)
-    return {"test_error": error_percent(model, x, y), "balanced_error": balanced, "recall": recall}
+    error = error_percent(model, x, y)
+    return {"test_images": len(known), "test_error": error, "balanced_error": balanced, "recall": recall}
 
 
 def _cluster_accuracy(model: DRMM, data: Dataset) -> float | None:

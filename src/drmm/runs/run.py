@@ -24,10 +24,12 @@ import torch
 
 from drmm import __version__
 from drmm.data import Dataset
+from drmm.data.base import digest_of
 from drmm.data.store import forget_pixels
 from drmm.errors import InputError, RunError
 from drmm.files import (
     check_new,
+    read_bytes,
     read_csv,
     read_json,
     read_tensors,
@@ -41,7 +43,7 @@ from drmm.learning.train import seconds_in
 from drmm.model.deep import DRMM
 from drmm.runs.earlier import experiment_tables
 from drmm.runs.experiment import Data, Experiment
-from drmm.storage.models import Recipe, load_model, save_model
+from drmm.storage.models import MODEL_FILES, Recipe, load_model, save_model
 from drmm.trust.assessment import Assessment
 
 __all__ = ["Curve", "Run", "number", "versions"]
@@ -186,12 +188,29 @@ class Run:
         write_json(self.folder / _TRUST, assessment.summary())
         self.__dict__.pop("assessment", None)
 
+    @property
+    def digest(self) -> str:
+        """Says whether it gives the same answers as another run, in 32 hexadecimal digits.
+
+        Raises:
+            RunError: if there is no model yet, or a file cannot be read.
+        """
+        there = self.folder / self.name
+        files = [there / name for name in (*MODEL_FILES, _TRUST_ARRAYS)]
+        return digest_of([str(self.decoding).encode(), *(read_bytes(file) for file in files if file.exists())])
+
     # --- what it learned from ------------------------------------------------------------------------------------
 
     @property
     def asked(self) -> Data:
         """Which images and labels were asked for; the defaults, of no source, where the folder does not say."""
         return Data() if self.experiment is None else self.experiment.data
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How pictures become what the model sees, as options of `drmm.data.decoding.decode_picture`."""
+        channels, *size = self.recipe.image_shape
+        return {"channels": channels, "size": tuple(size), "shape": self.asked.shape}
 
     @property
     def clusters(self) -> bool:
