@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking kills gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -49,6 +49,12 @@ unlabelled: .venv/demo.stamp  ## What pictures without a label bring: DATA=folde
 
 asking: .venv/dev.stamp  ## Labels that are needed, by what is asked for: DATA=folder with CIFAR-10, ten minutes; resumable.
 	$(STUDY).asking $(IN_DATA)
+
+coverage: .venv/demo.stamp  ## Labels until every class has been seen, by what is asked for; five minutes.
+	$(STUDY).coverage
+
+labelling: .venv/dev.stamp  ## A folder of 5,000 labelled and sorted, and the page of 100,000: DATA=folder with CIFAR-10, half an hour.
+	$(STUDY).labelling $(IN_DATA)
 
 kills: .venv/demo.stamp  ## A thousand kills while labels come: none that was acknowledged is lost.
 	$(STUDY).label_kills

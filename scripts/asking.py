@@ -22,9 +22,9 @@ import torch
 from matplotlib.figure import Figure
 
 from drmm.data import load
+from drmm.labelling.answering import learned
 from drmm.labelling.asking import EVERY, chance, geometry, most_worth, weights_of
 from drmm.labelling.features import untaught
-from drmm.labelling.learner import learned
 from drmm.learning.features import features_of
 from drmm.progress import track
 from scripts.photographs import Task, draw, enlarged, pretrained

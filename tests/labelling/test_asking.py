@@ -5,10 +5,10 @@ from sklearn.datasets import make_blobs
 
 from drmm.data.base import digest
 from drmm.errors import InputError
+from drmm.labelling.answering import doubtful
 from drmm.labelling.asking import (
     Audit,
     chance,
-    doubtful,
     estimate,
     familiarity_of,
     geometry,
@@ -60,6 +60,23 @@ def test_the_first_questions_are_of_different_kinds_the_most_frequent_first():
     assert kind[asked[0]] == 0
     by_chance = np.random.default_rng(0).permutation(100)[:4]
     assert len(set(kind[by_chance])) < 4, "control"
+
+
+def test_kinds_that_the_model_is_sure_of_without_knowing_them_are_met_soon():
+    points, kind = clusters([150, 150, 150, 150, 10, 10], spread=0.6)
+    known = np.concatenate([np.flatnonzero(kind == c)[:2] for c in range(4)])
+    weight = np.where(kind < 4, 0.3, 0.1)  # it takes them for others, and is surer of that
+    asked = most_worth(points, weight, known, ~np.isin(np.arange(620), known), 50, seed=0)
+    first = [int(np.flatnonzero(kind[asked] == c)[0]) for c in (4, 5)]
+    assert max(first) < 10, "before there are new answers"
+    heaviest = np.argsort(-np.bincount(kind, weight))
+    assert set(heaviest[-2:]) == {4, 5}, "control: by weight alone they are the last"
+
+
+def test_any_beginning_of_what_is_asked_for_is_spread_out():
+    points, kind = clusters([60] * 8, spread=0.6)
+    asked = most_worth(points, np.ones(480), np.zeros(0, int), np.ones(480, bool), 50, seed=0)
+    assert len(set(kind[asked[:8]])) == 8, "though there are many clusters of each kind"
 
 
 def test_a_kind_that_has_a_label_is_not_asked_for_before_others():

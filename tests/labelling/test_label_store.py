@@ -198,9 +198,26 @@ def test_another_who_wants_it_is_refused_in_a_line(file):
 # --- what cannot be --------------------------------------------------------------------------------------
 
 
+INVISIBLE = ("\u200d", "no\u200cne", "\u202ecat", "cat\u2066", "\u00ad", "\ufeff")
+
+
+def test_names_of_other_scripts_and_emoji_are_kept_as_they_are(file):
+    names = (
+        "\u0645\u062f\u0627\u062f\u200c\u0631\u0646\u06af\u06cc",
+        "\U0001f469\u200d\U0001f680",
+        "\u732b",
+        "<b>'\"&",
+    )
+    with Store(file) as store:
+        for name in names:
+            store.add_class(name)
+    with Store(file) as store:
+        assert tuple(store.classes.values()) == names
+
+
 def test_names_that_no_class_can_have_are_refused(file):
     with Store(file) as store:
-        for name in ("", " ", "none", "-1", "NaN", "two\nlines", "a\x00b", "\ud800", "x" * 300):
+        for name in ("", " ", "none", "-1", "NaN", "two\nlines", "a\x00b", "\ud800", "x" * 300, *INVISIBLE):
             with pytest.raises(InputError) as told:
                 store.add_class(name)
             assert "\n" not in str(told.value)

@@ -17,7 +17,13 @@ HOSTILE = (
     "<img src=x onerror=pwned=1>.png", "a'b\"c.png", "ünï 猫.png", "=1+1.png",
     "a" * 200 + ".png",
     "javascript:pwned=1.png", "two\nlines.png", "&lt;b&gt;.png", "%2e%2e%2f.png",
-    "\N{RIGHT-TO-LEFT OVERRIDE}gnp.png",
+    "\N{RIGHT-TO-LEFT OVERRIDE}gnp.png", "\U0001f469\u200d\U0001f680\u2764\ufe0f.png",
+    "\u0645\u062f\u0627\u062f\u200c\u0631\u0646\u06af\u06cc.png",
+    "bad\udcff.png", "é" * 124 + "abc.png",
+)  # fmt: skip
+HOSTILE_CLASSES = (
+    "<img src=x onerror=pwned=1>", "{{ 7 * 7 }}", "b" * 90, "'\"`&amp;", "\U0001f469\u200d\U0001f680",
+    "\u0645\u062f\u0627\u062f\u200c\u0631\u0646\u06af\u06cc", "__proto__", "=1+1",
 )  # fmt: skip
 FILE = "document.querySelector('.here small:last-child')?.textContent"
 
@@ -143,13 +149,18 @@ def test_hostile_names_are_text(browser: Browser, started: list[Served], tmp_pat
     for name, path in zip(HOSTILE, sorted(folder.iterdir()), strict=True):
         path.rename(folder / name.replace("/", "_"))
     opened(browser, started, folder, width)
-    for name in ("<img src=x onerror=pwned=1>", "{{ 7 * 7 }}", "b" * 90):
+    for n, name in enumerate(HOSTILE_CLASSES, 1):
+        browser.wait("document.querySelectorAll('.here').length > 0", 60)  # else it is a class without a picture
         browser.press("/")
         browser.type(name)
-        browser.press("Enter")
-    saved(browser, 3)
+        browser.press("Enter", shift=True)
+        saved(browser, n)
+    browser.press("/")
+    browser.type("\N{RIGHT-TO-LEFT OVERRIDE}tac")
+    browser.press("Enter")
+    browser.wait("document.getElementById('trouble').textContent.includes('is no name of a class')", 60)
     names = "[...document.querySelectorAll('#classes .class span')].map((e) => e.textContent)"
-    assert browser.run(names) == ["<img src=x onerror=pwned=1>", "{{ 7 * 7 }}", "b" * 90]
+    assert browser.run(names) == list(HOSTILE_CLASSES)
     browser.press("g")
     browser.wait(f"document.querySelectorAll('.tile').length === {len(HOSTILE)}", 60)
     assert browser.run("typeof pwned") == "undefined"

@@ -1,17 +1,21 @@
 """Who is let in to the label page, and what gets no further than the door."""
 
+import base64
 import json
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from html import unescape
 from pathlib import Path
 from threading import Thread
-from urllib.request import urlopen
+from urllib.parse import urlsplit
+from urllib.request import url2pathname, urlopen
 
 import pytest
 from label_page import Still, write_pictures
 from starlette.testclient import TestClient
 
+from drmm.cli.label import _open as open_page
 from drmm.labelling.pool import Pool
 from drmm.labelling.server import app, serving
 from drmm.labelling.server.app import pages
@@ -297,6 +301,47 @@ def test_other_addresses(desk: tuple[Desk, Store], host: str, named: str, is_let
     token = page.guard.address.partition("/?")[2]
     answer = page.stranger().get(f"/?{token}", headers={"Host": named})
     assert answer.status_code == (303 if is_let_in else 403)
+
+
+def test_a_picture_from_elsewhere_is_answered_by_what_the_page_has_learned(
+    page: Page, desk: tuple[Desk, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, sent = desk[1], []
+
+    def answer(content: bytes, _: object) -> dict[int, float]:
+        sent.append(content)
+        return {0: 0.3, 1: 0.7}
+
+    monkeypatch.setattr(Still, "answer", staticmethod(answer), raising=False)
+    for name in ("cat", "dog"):
+        store.add_class(name)
+    dropped = {"picture": base64.b64encode(b"a picture").decode()}
+    told = page.person().post("/answer", headers=WRITES, json=dropped).json()
+    assert [(one["name"], one["probability"]) for one in told["answers"]] == [("dog", 0.7), ("cat", 0.3)]
+    assert sent == [b"a picture"]
+    store.merge_classes(1, 0)
+    told = page.person().post("/answer", headers=WRITES, json=dropped).json()
+    assert [(one["name"], one["probability"]) for one in told["answers"]] == [("cat", 1.0)]
+
+
+def test_the_address_is_in_no_program_that_is_started(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def start(address: str) -> None:
+        file = Path(url2pathname(urlsplit(address).path))
+        assert page.guard.address in unescape(file.read_text())
+        assert file.parent.stat().st_mode & 0o077 == 0, "nobody else can read it"
+        started.append(address)
+        assert page.stranger().get(page.guard.address).status_code == 303
+
+    monkeypatch.setattr("webbrowser.open", start)
+    token = page.guard.address.rpartition("=")[2]
+    open_page(page.guard, tmp_path)
+    assert len(started) == 1
+    assert token not in started[0]
+    assert list(tmp_path.glob("drmm-label-*")) == [], "and nothing of it is left"
 
 
 def test_nothing_goes_out(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,11 @@ import os
 import sys
 import threading
 import webbrowser
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from drmm.cli.console import complain, say
 from drmm.cli.unforeseen import in_one_line
@@ -17,14 +20,17 @@ from drmm.labelling.learner import Learner
 from drmm.labelling.pool import Pool
 from drmm.labelling.server.app import pages
 from drmm.labelling.server.desk import Desk
-from drmm.labelling.server.explaining import Explainer
 from drmm.labelling.server.guard import Guard, is_loopback
 from drmm.labelling.server.serving import bound, serve
 from drmm.labelling.session import Session
 from drmm.labelling.store import Store, store_file
-from drmm.runs.run import Run
+
+if TYPE_CHECKING:
+    from drmm.labelling.server.explaining import Explainer
 
 __all__ = ["label"]
+
+_PATIENCE = 60.0  # seconds for a browser to start
 
 
 def label(
@@ -56,14 +62,14 @@ def label(
     """
     file = store_file(pictures) if store is None else store
     table = _table(file, labels, out)
-    explainer = None if run is None else Explainer(Run.open(run))
+    explainer = None if run is None else _explainer(run)
     pool = Pool(pictures)
     with ExitStack() as opened:
         kept = opened.enter_context(Store(file))
         if labels is not None:
             say(f"{kept.import_table(labels, pool):,} labels taken from {labels}")
         listening = opened.enter_context(bound(host, port, file))
-        learner = opened.enter_context(closing(Learner(pictures, pool.files)))
+        learner = opened.enter_context(closing(Learner(pool)))
         desk = opened.enter_context(Desk(Session(pool, kept, learner), table, explainer))
         guard = Guard(pages(desk), listening.getsockname()[1], host, _report)
         if not is_loopback(host):
@@ -73,7 +79,7 @@ def label(
                 "and write labels: leave --host out unless that is nobody else",
                 "bold yellow",
             )
-        serve(guard, listening, lambda: _show(guard.address, browser=browser))
+        serve(guard, listening, lambda: _show(guard, file.parent, browser=browser))
         desk.close()
         say(f"{desk.table_line}; labels are kept in {file}. Next:\n  {desk.command}")
 
@@ -92,10 +98,29 @@ def _table(file: Path, labels: Path | None, out: Path | None) -> Path:
     return table
 
 
-def _show(address: str, *, browser: bool) -> None:
-    say(f"open {address} (once; Ctrl-C ends the page, and nothing is lost)")
+def _explainer(run: Path) -> Explainer:
+    from drmm.labelling.server.explaining import Explainer  # noqa: PLC0415  # torch: the page does not wait for it
+    from drmm.runs.run import Run  # noqa: PLC0415
+
+    return Explainer(Run.open(run))
+
+
+def _show(guard: Guard, beside: Path, *, browser: bool) -> None:
+    say(f"open {guard.address} (once; Ctrl-C ends the page, and nothing is lost)")
     if browser and (sys.platform in {"win32", "darwin"} or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
-        threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+        threading.Thread(target=_open, args=[guard, beside], daemon=True).start()
+
+
+def _open(guard: Guard, beside: Path) -> None:
+    """Open the page by way of a file that is nobody else's: all users see what a program is started with.
+
+    It is no hidden one, nor in a folder for such files: browsers in a sandbox may read neither.
+    """
+    with suppress(OSError), TemporaryDirectory(prefix="drmm-label-", dir=beside) as folder:
+        file = Path(folder, "open.html").absolute()
+        file.write_text(f'<meta http-equiv="refresh" content="0;url={escape(guard.address)}">', encoding="utf-8")
+        webbrowser.open(file.as_uri())
+        guard.opened.wait(_PATIENCE)
 
 
 def _report(error: Exception) -> None:

@@ -154,7 +154,7 @@ def listed(path: Path) -> Iterator[Listing]:
         RunError: if there is nothing, or it is a broken archive.
     """
     if path.is_dir():
-        yield _listing(path, _walk(path), lambda member: (path / member).open("rb"))
+        yield _listing(path, _walk(path), partial(_opened, path))
     elif not path.is_file():
         raise RunError(f"no file or folder {path}: check the path")
     elif path.suffix.lower() != ".zip":
@@ -204,6 +204,10 @@ def _listing(root: Path, found: Iterable[_Found], opener: Callable[[PurePosixPat
             is_loss = one.is_loss and reason == one.reason
             listing.skipped.append(Skipped(f"{one.path}{'/' * one.is_folder}", reason, is_loss))
     return listing
+
+
+def _opened(root: Path, member: PurePosixPath) -> IO[bytes]:
+    return (root / member).open("rb")  # by a function that another process knows, too
 
 
 def is_hidden(name: str) -> bool:

@@ -1,9 +1,10 @@
 """Which pictures a person is asked for: functions of features, of the model's posterior, and of the labels so far.
 
 A few labels go furthest where each stands for many pictures (Hacohen et al., "Active learning on a budget", 2022):
-all are clustered, into as many clusters as there will be labels, and the most typical picture of the largest
-cluster without a label is asked for. Once there is a model, pictures weigh by how unsure it is (Zhdanov, "Diverse
-mini-batch active learning", 2019), and by how few labels their likely class has.
+all are clustered, into as many clusters as there will be labels, and typical pictures of large clusters are asked
+for, each far from those before it and from all labels, so that rare kinds are met and whoever is faster than the
+model meets all of them. Once there is a model, pictures weigh by how unsure it is (Zhdanov, "Diverse mini-batch
+active learning", 2019), and by how few labels their likely class has.
 
 Every tenth question is drawn at random, from a tenth of all pictures that chance alone has chosen: the model
 neither asks for these nor learns them while labels are given, so that its mistakes there tell its error.
@@ -26,7 +27,6 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, normalize
 
 from drmm.sorting.audit import drawn, possible, wrong_allowed
-from drmm.trust.health import doubt
 from drmm.trust.promise import check_promise
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "Audit",
     "Estimate",
     "chance",
-    "doubtful",
     "estimate",
     "familiarity_of",
     "geometry",
@@ -126,7 +125,7 @@ def weights_of(posterior: Figures, counts: npt.ArrayLike) -> Figures:
 def most_worth(
     points: Points, weight: Figures, known: Indices, may_be_asked: Flags, n: int, *, seed: int
 ) -> list[int]:
-    """The pictures to ask for next, the most urgent first: typical ones of clusters that have no label.
+    """The pictures to ask for next, the most urgent first: typical ones of heavy clusters far from all labels.
 
     Args:
         points: as of `geometry`, (N, D).
@@ -143,15 +142,29 @@ def most_worth(
     cluster = found.fit_predict(points, sample_weight=weight + 1e-9)
     likeness = (points * normalize(found.cluster_centers_)[cluster]).sum(1)
     worth = np.where(may_be_asked, weight * np.maximum(likeness, 1e-9), -1.0)
-    labelled = np.bincount(cluster[known], minlength=k)
-    heaviest = np.lexsort((-np.bincount(cluster, weight, k), labelled))
     order = np.lexsort((-worth, cluster))  # within each cluster, the most typical first
     first = order[np.unique(cluster[order], return_index=True)[1]]
-    by_cluster = dict(zip(cluster[first].tolist(), first.tolist(), strict=True))
-    chosen = [by_cluster[c] for c in heaviest.tolist() if c in by_cluster and worth[by_cluster[c]] >= 0][:n]
+    first = first[worth[first] >= 0]
+    heavy = np.bincount(cluster, weight, k)[cluster[first]]
+    chosen = first[_spread(points[first], heavy, points[known], n)].tolist()
     worth[chosen] = -1
     others = np.argsort(-worth, kind="stable")[: min(n - len(chosen), int((worth >= 0).sum()))]
     return [*chosen, *others.tolist()]
+
+
+def _spread(points: Points, weight: Figures, known: Points, n: int) -> list[int]:
+    """Heavy points far from each other and from the known ones, in an order of which any beginning is spread out.
+
+    The next one has the most weight times squared distance, as k-means++ draws (Arthur and Vassilvitskii, 2007).
+    """
+    far = (2 - 2 * points @ known.T).min(1, initial=4).clip(0)  # between opposite directions it is 4
+    chosen: list[int] = []
+    for _ in range(min(n, len(points))):
+        worth = weight * far
+        worth[chosen] = -1
+        chosen.append(int(worth.argmax()))
+        far = np.minimum(far, (2 - 2 * points @ points[chosen[-1]]).clip(0))
+    return chosen
 
 
 def nearest(points: Points, known: Indices, n: int) -> tuple[Indices, Figures]:
@@ -196,18 +209,6 @@ def in_groups(points: Points, familiarity: Figures, may_be_asked: Flags) -> list
     group = far.fit_predict(points[strange])
     groups = [strange[group == g].tolist() for g in np.unique(group)]
     return sorted(groups, key=len, reverse=True)
-
-
-def doubtful(held_out: Figures, label: Indices) -> list[tuple[int, int]]:
-    """Labels that are probably wrong, the most suspicious first: which, and what it looks like.
-
-    Args:
-        held_out: probability of each class by models that had not learned the picture's label, (n, C).
-        label: class indices, (n,); each class occurs.
-    """
-    suspect, other, _ = doubt(held_out, label)
-    order = np.argsort(-suspect, kind="stable")[: np.count_nonzero(suspect > 0)]
-    return [(int(i), int(other[i])) for i in order]
 
 
 # --- whether a promise is kept ---------------------------------------------------------------------------

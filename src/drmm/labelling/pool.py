@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,15 +20,29 @@ from PIL import Image
 from drmm.data.base import Skipped, digest
 from drmm.data.caches import database
 from drmm.data.decoding import decode_picture
-from drmm.data.index import indexed
-from drmm.data.listing import Listing, listed
+from drmm.data.index import Entry, indexed
+from drmm.data.listing import Listing, listed, nfc
 from drmm.errors import InputError, RunError
 
-__all__ = ["Pool"]
+__all__ = ["Known", "Pool"]
 
 _THUMBNAIL, _PICTURE = 256, 1024  # pixels of the longer side
 _QUALITY = 90
 _TABLE = "thumbnails (picture TEXT, side INTEGER, jpeg BLOB, PRIMARY KEY (picture, side))"
+
+
+class Known(NamedTuple):
+    """What is known of a folder's pictures once they have been looked at.
+
+    Attributes:
+        found: the folder; what cannot be read is among the skipped.
+        entries: of each picture that can be read.
+        digests: of what each picture's file holds, by its number in the pool; "" of a broken one.
+    """
+
+    found: Listing
+    entries: Mapping[PurePosixPath, Entry]
+    digests: Sequence[str]
 
 
 class Pool:
@@ -52,7 +69,7 @@ class Pool:
         self.files: tuple[PurePosixPath, ...] = tuple(found.pictures)
         if not self.files:
             raise InputError(f"{folder} holds no pictures: add some")
-        self._looked: Future[tuple[list[str], Listing]] = Future()
+        self._looked: Future[Known] = Future()
         threading.Thread(target=self._look, daemon=True).start()  # which an end of the process does not wait for
 
     def __len__(self) -> int:
@@ -64,14 +81,31 @@ class Pool:
         return self._looked.done()
 
     @property
+    def known(self) -> Known:
+        """What is known of the pictures; it waits for them all."""
+        return self._looked.result()
+
+    @property
     def digests(self) -> Sequence[str]:
         """Of what each picture's file holds, 32 hexadecimal digits, "" of a broken one; it waits for them all."""
-        return self._looked.result()[0]
+        return self.known.digests
 
     @property
     def skipped(self) -> Sequence[Skipped]:
         """Everything in the folder that is not asked for, and why; of broken pictures once it is ready."""
-        return (self._looked.result()[1] if self.is_ready else self._found).skipped
+        return (self.known.found if self.is_ready else self._found).skipped
+
+    @cached_property
+    def unnameable(self) -> frozenset[PurePosixPath]:
+        """Files whose name no table holds: no Unicode, spaces at its ends, or one that reads like another's."""
+        counts = Counter(nfc(str(member)) for member in self.files)
+        return frozenset(
+            member
+            for member in self.files
+            if (name := str(member)) != name.strip()
+            or counts[nfc(name)] > 1
+            or name != name.encode("utf-8", "ignore").decode()
+        )
 
     def digest(self, number: int) -> str:
         """Of what a picture's file holds, without a wait for the others.
@@ -139,6 +173,5 @@ class Pool:
         except Exception as error:  # noqa: BLE001  (who asks is told)
             self._looked.set_exception(error)
         else:
-            self._looked.set_result(
-                ([entries[member].digest if member in entries else "" for member in self.files], own)
-            )
+            digests = [entries[member].digest if member in entries else "" for member in self.files]
+            self._looked.set_result(Known(own, entries, digests))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from operator import itemgetter
 
 import numpy as np
 
@@ -172,16 +173,28 @@ class Session:
 
     def answer(self, picture: int) -> dict[int, float]:
         """The probability of each class, by its number, the most probable first; empty where nothing is known."""
-        state, answers = self.store.state, self.learner.answers
+        answers = self.learner.answers
         if answers is None or not answers.classes or np.isnan(answers.probability[picture, 0]):
             return {}
-        found: Counter[int] = Counter()
-        for label, share in zip(answers.classes, answers.probability[picture].tolist(), strict=True):
-            if (now := _now(label, state)) is not None:
-                found[now] += share
-        return dict(found.most_common())
+        return self._of_today(zip(answers.classes, answers.probability[picture].tolist(), strict=True))
+
+    def guess(self, content: bytes) -> dict[int, float]:
+        """The same of a picture from elsewhere, by its file's content; errors as of `Learner.answer`."""
+        return self._of_today(self.learner.answer(content, self.store.state).items())
+
+    def number(self, digest: str) -> int | None:
+        """Of a picture, once all have been looked at; None if it is not here."""
+        return next(iter(self._numbers.get(digest, ())), None)
 
     # --- details ---
+
+    def _of_today(self, answer: Iterable[tuple[int, float]]) -> dict[int, float]:
+        """By the classes that there are now, the most probable first."""
+        state, found = self.store.state, dict[int, float]()
+        for label, share in answer:
+            if (now := _now(label, state)) is not None:
+                found[now] = found.get(now, 0.0) + share
+        return dict(sorted(found.items(), key=itemgetter(1), reverse=True))
 
     def _error(self, state: State, answers: Answers | None) -> Estimate:
         """Of the pictures that were drawn at random, which no model has learned."""

@@ -12,7 +12,6 @@ import re
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -38,6 +37,7 @@ _FORM = 1  # of the events; a store of a later one is for a later version
 _OURS = 0x64726D6D  # "drmm", in the file's header
 _TABLE = "events (number INTEGER PRIMARY KEY, time REAL, kind TEXT, deed TEXT, once TEXT UNIQUE)"
 _PICTURE = re.compile("[0-9a-f]{32}")
+_JOINERS = str.maketrans("", "", "\u200c\u200d")  # within words of Persian and Hindi, and within emoji
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ class Store:
             for member, digest in zip(pool.files, pool.digests, strict=True)
             if digest in state.labels
         }
-        unnamed = _unnameable(pool.files) & named.keys()
+        unnamed = pool.unnameable & named.keys()
         rows = [(str(member), label) for member, label in named.items() if member not in unnamed]
         write_csv(file, ["file", "label"], rows)
         return Exported(len(rows), len(state.labels.keys() - set(pool.digests)), tuple(sorted(unnamed)))
@@ -501,19 +501,8 @@ def _checked_name(name: str) -> str:
         InputError: if no class can be called so: not by the table of labels, nor by a folder.
     """
     name = nfc(name).strip()
-    if not name.isprintable() or name.lower() in NO_CLASSES:
+    shown = name.translate(_JOINERS)
+    if not shown.isprintable() or shown.lower() in NO_CLASSES:
         raise InputError(f"{one_line(name)!r} is no name of a class: give it another one, of one line")
     folder_names([name], RESERVED)
     return name
-
-
-def _unnameable(files: Collection[PurePosixPath]) -> set[PurePosixPath]:
-    """Those whose name a table cannot hold: no Unicode, spaces at its ends, or one that reads like another's."""
-    counts = Counter(nfc(str(member)) for member in files)
-    return {
-        member
-        for member in files
-        if (name := str(member)) != name.strip()
-        or counts[nfc(name)] > 1
-        or name != name.encode("utf-8", "ignore").decode()
-    }

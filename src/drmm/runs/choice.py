@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Collection
 
-from drmm.data.index import indexed
+from drmm.data.index import Entry, indexed
 from drmm.data.listing import Listing, listed
 from drmm.data.places import Reading
 from drmm.files import expanded
 from drmm.learning.recipes import DEFAULT, read_recipe
 from drmm.model.pretrained import PUBLISHED
 
-__all__ = ["PHOTOGRAPHS", "recipe_for"]
+__all__ = ["PHOTOGRAPHS", "recipe_for", "recipe_of"]
 
 PHOTOGRAPHS = "photos"
 """The recipe for photographs."""
@@ -38,11 +39,16 @@ def recipe_for(source: str, *, has_table: bool) -> tuple[str, str]:
         return DEFAULT, ""
     with listed(path) as found:
         is_labelled = has_table or _has_labels(found)
-        chroma = [entry.chroma for entry in indexed(found).values()]
-    in_colour = sum(each >= _COLOUR for each in chroma)
-    if not is_labelled or in_colour <= len(chroma) / 2:
+        entries = indexed(found).values()
+    return recipe_of(entries) if is_labelled else (DEFAULT, "")
+
+
+def recipe_of(entries: Collection[Entry]) -> tuple[str, str]:
+    """The recipe for pictures of which some have a label, and why, likewise."""
+    in_colour = sum(entry.chroma >= _COLOUR for entry in entries)
+    if in_colour <= len(entries) / 2:
         return DEFAULT, ""
-    shown = f"{in_colour:,} of {len(chroma):,} pictures are in colour"
+    shown = f"{in_colour:,} of {len(entries):,} pictures are in colour"
     wheel = PUBLISHED[read_recipe(PHOTOGRAPHS).tables["model"]["preset"]]
     if not wheel.is_installed:
         return (

@@ -257,8 +257,10 @@ function labelOf(item) {
   return item.named ?? (item.label === null ? "" : nameOf(item.label));
 }
 
+// Within a sentence: a name that is written from right to left turns none of the rest around.
 function nameOf(id) {
-  return state.classes.find((one) => one.id === id)?.name ?? "";
+  const name = state.classes.find((one) => one.id === id)?.name;
+  return name === undefined ? "" : `\u2068${name}\u2069`;
 }
 
 // Those that the server does not know yet have a name alone, and the key that they will have.
@@ -269,7 +271,8 @@ function classes() {
 }
 
 function offerOf(item) {
-  return item && item.proposal !== null ? `${nameOf(item.proposal)}, ${Math.round(100 * item.sure)} % sure` : "";
+  if (!item || item.proposal === null) return "";
+  return nameOf(item.proposal) + (item.sure ? `, ${Math.round(100 * item.sure)} % sure` : "");
 }
 
 function showOffer() {

@@ -9,20 +9,22 @@ import os
 import secrets
 import shlex
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from drmm.display.text import one_line
 from drmm.errors import DrmmError, InputError, RunError
 from drmm.files import read_bytes
 from drmm.labelling.asking import Audit
-from drmm.labelling.server.explaining import Explained, Explainer
 from drmm.labelling.session import Question, Session, Standing
 from drmm.labelling.store import Event
 from drmm.trust.promise import PROMISE
+
+if TYPE_CHECKING:
+    from drmm.labelling.server.explaining import Explained, Explainer
 
 __all__ = ["Desk"]
 
@@ -223,9 +225,8 @@ class Desk:
                 }
 
     def _number(self, digest: str) -> int | None:
-        if self.pool.is_ready and len(self._numbers) < len(set(self.pool.digests) - {""}):
-            self._numbers = {digest: number for number, digest in enumerate(self.pool.digests) if digest}
-        return self._numbers.get(digest)
+        known = self._numbers.get(digest)
+        return self._session.number(digest) if known is None and self.pool.is_ready else known
 
     # --- what is done ---
 
@@ -309,9 +310,7 @@ class Desk:
         if self._explainer is not None:
             told = self._told(self._explainer.explained(read_bytes(path), path.name))
         else:
-            names = self._store.classes
-            best = list(self._session.answer(number).items())[:_BEST]
-            told = _nothing([(names[label], share) for label, share in best if label in names])
+            told = _nothing(self._named(self._session.answer(number)))
         if answers is not None:
             told["near"] = list(self._near(answers.nearest[number].tolist()))
             told["notes"].append(
@@ -327,10 +326,13 @@ class Desk:
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
             raise InputError("no picture came: choose another one") from error
         if self._explainer is None:
-            raise InputError(
-                "a picture from elsewhere is answered by a model that drmm sort has trained: --run SORTED/_run"
-            )
+            return _nothing(self._named(self._session.guess(content)))
         return self._told(self._explainer.explained(content, "picture"))
+
+    def _named(self, answer: Mapping[int, float]) -> list[tuple[str, float]]:
+        """The best classes by their names."""
+        names = self._store.classes
+        return [(names[label], share) for label, share in list(answer.items())[:_BEST] if label in names]
 
     def drawing(self, number: int) -> bytes:
         """A PNG of an explanation.
@@ -374,7 +376,8 @@ class Desk:
         except DrmmError as error:
             self._table_says = f"is behind: {error}"
             return
-        left = f"; {len(unnamed)} files have names that no table can hold" if unnamed else ""
+        have = "file has a name" if len(unnamed) == 1 else "files have names"
+        left = f"; {len(unnamed)} {have} that no table can hold" if unnamed else ""
         self._written, self._table_says = version, f"holds {rows:,} labels{left}"
 
 
@@ -382,8 +385,7 @@ def _quality(standing: Standing) -> str:
     wrong, n, low, high = standing.error
     if not n:
         return "Not known yet: every tenth picture is drawn at random to tell."
-    share = round(100 * wrong / n)
-    return f"About {share} % wrong ({100 * low:.0f} to {100 * high:.0f} %), of {n} random pictures."
+    return f"{wrong} of {n} random pictures were wrong, so that {100 * low:.0f} to {100 * high:.0f} % of all are."
 
 
 def _doubts_note(n: int) -> str:

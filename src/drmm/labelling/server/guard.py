@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import threading
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
@@ -45,12 +46,15 @@ class Guard:
         host: address or name that it listens at.
         report: is told what nobody foresaw.
 
+    Attributes:
+        opened: whether somebody has come in by the address.
     """
 
     def __init__(self, app: ASGIApp, port: int, host: str, report: Callable[[Exception], None]) -> None:
         self._app, self._port, self._host, self._report = app, port, host, report
         self._cookie, self._key = f"drmm-{port}", secrets.token_urlsafe(32)
         self._token = secrets.token_urlsafe(32)
+        self.opened = threading.Event()
 
     @property
     def address(self) -> str:
@@ -100,6 +104,7 @@ class Guard:
             return _refused(_STRANGER)
         answer = RedirectResponse("/", 303)
         if fits:
+            self.opened.set()
             self._token = secrets.token_urlsafe(32)  # which nobody knows
             answer.set_cookie(self._cookie, self._key, httponly=True, samesite="strict")
         return answer
