@@ -302,7 +302,7 @@ def test_with_agreement_every_term_is_of_views_and_the_target_of_pictures(model,
     torch.testing.assert_close(terms["cross_entropy"], cross_entropy(logits, y))
     assert not torch.allclose(terms["cross_entropy"], cross_entropy(model(x), y)), "control"
     torch.testing.assert_close(terms["agreement"], agreement(logits, model(x)))
-    plain = Objective(kl=0.4)(model, views, y)
+    plain = Objective(kl=0.4, reconstruction=5)(model, views, y)
     torch.testing.assert_close(terms["loss"], plain["loss"] + 0.7 * terms["agreement"])
     assert "agreement" not in plain
 
@@ -344,6 +344,14 @@ def test_agreement_comes_with_views_unless_there_is_nothing_to_agree_on(learning
     assert Objective(views=("crop",)).resolved(learning=learning, taught=taught).agreement == weight
     assert Objective(views=("crop",), agreement=0.3).resolved(learning=learning, taught=taught).agreement == 0.3
     assert Objective().resolved(learning=learning, taught=taught).agreement == 0
+
+
+def test_beside_views_drawing_weighs_more():
+    assert Objective(views=("crop",)).resolved().reconstruction == 5
+    assert Objective(views=("crop",), reconstruction=1).resolved().reconstruction == 1
+    assert Objective(views=("crop",)).resolved("hard").reconstruction == 0
+    assert Objective(views=("crop",)).resolved(taught=True).reconstruction == 1, "nothing agrees there"
+    assert Objective().resolved().reconstruction == 1, "control"
 
 
 def test_a_head_is_learned_without_views_however_the_net_is_tuned():
