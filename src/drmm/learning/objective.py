@@ -39,8 +39,8 @@ __all__ = [
 KLSign = Literal["confident", "printed"]
 
 _TERMS = ("cross_entropy", "reconstruction", "kl", "balance", "nonnegativity", "mixup", "agreement")
-# Beside agreement a weight of 1 draws next to nothing: 1 % of the energy of MNIST's digits, where 5 draws 30 % and,
-# without views, 1 draws 34 %. With 10 there are more mistakes (a development draw).
+# Beside agreement a weight of 1 draws next to nothing: 1 % of the energy of MNIST's digits, where 5 draws 30 %
+# and, without views, 1 draws 34 %. With 10 there are more mistakes (a development draw).
 _DRAWN_BESIDE_VIEWS = 5.0
 _SHARPENED = 0.5  # temperature of the posterior that views are to agree with
 
