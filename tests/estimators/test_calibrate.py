@@ -42,9 +42,9 @@ def test_probabilities_are_calibrated_by_option(fitted: DRMMClassifier) -> None:
 
 def test_noise_is_unfamiliar_and_digits_are_not(fitted: DRMMClassifier) -> None:
     noise = np.random.default_rng(0).integers(0, 256, TEST.shape).astype(np.uint8)
-    assert fitted.familiarity(noise).max() < 0.02
+    assert np.median(fitted.familiarity(noise)) < 0.01
     assert np.median(fitted.familiarity(TEST)) > 0.2
-    assert (fitted.decide(noise) == "unfamiliar").mean() > 0.9
+    assert (fitted.decide(noise) == "unfamiliar").mean() > 0.95
     assert (fitted.decide(TEST) == "unfamiliar").mean() < 0.1
 
 

@@ -346,6 +346,15 @@ def test_agreement_comes_with_views_unless_there_is_nothing_to_agree_on(learning
     assert Objective().resolved(learning=learning, taught=taught).agreement == 0
 
 
+def test_usual_views_are_named_where_there_are_pictures_and_labels():
+    usual = Objective(views=("usual",))
+    assert usual.for_pictures((1, 8, 8), labelled=True).views == ("affine", "brightness")
+    assert usual.for_pictures((1, 1, 8), labelled=True).views == (), "rows of numbers"
+    assert usual.for_pictures((3, 8, 8), labelled=False).views == (), "all pictures in one cluster would agree"
+    asked_for = Objective(views=("usual", "flip"), agreement=0.5)
+    assert asked_for.for_pictures((1, 8, 8), labelled=False).views == ("affine", "brightness", "flip")
+
+
 def test_beside_views_drawing_weighs_more():
     assert Objective(views=("crop",)).resolved().reconstruction == 5
     assert Objective(views=("crop",), reconstruction=1).resolved().reconstruction == 1

@@ -42,8 +42,9 @@ def test_each_shipped_recipe_is_another_one() -> None:
     assert all(one != other for i, one in enumerate(experiments) for other in experiments[:i])
 
 
-def test_the_default_changes_nothing() -> None:
-    assert Experiment.read() == Experiment.read(DEFAULT) == Experiment()
+def test_the_default_is_read_where_none_is_named() -> None:
+    assert Experiment.read() == Experiment.read(DEFAULT)
+    assert Experiment.read() != Experiment(), "control: it has views"
 
 
 def test_the_rows_of_the_tables_say_what_they_are_called() -> None:

@@ -221,7 +221,9 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         taught = not isinstance(teacher, str) or teacher != ""
         if taught:
             codes = self._taught(self._teacher(teacher, settings), X, x, y, codes)
-        settings = settings.resolved(taught=taught)
+        labelled = bool((codes != UNLABELLED).any())
+        objective = settings.objective.for_pictures(self.image_shape_, labelled=labelled)
+        settings = replace(settings, objective=objective).resolved(taught=taught)
         epochs = settings.training.epochs if self.epochs is None else self.epochs
         training = settings.training.set_params(seed=seed, epochs=epochs)
         self.recipe_, self.net_ = settings.model.fitted(self.image_shape_, names), self.net

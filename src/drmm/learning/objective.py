@@ -256,6 +256,15 @@ class Objective(Record):
         missing: dict[str, Any] = {name: weight for name, weight in default.items() if getattr(self, name) is None}
         return replace(self, **missing)
 
+    def for_pictures(self, shape: Sequence[int], *, labelled: bool) -> Objective:
+        """The same with the names of the views that are usual for pictures (C, H, W).
+
+        Where no picture has a label there are none, unless agreement has a weight: a net agrees with itself by
+        putting all pictures into one cluster.
+        """
+        views = named_views(self.views, shape) if labelled or self.agreement is not None else ()
+        return replace(self, views=views)
+
     def of_head(self) -> Objective:
         """What class templates are learned by before their net is tuned: the KL makes them sure, not views."""
         return replace(self, kl=None, agreement=None, views=()).resolved(learning="head")
@@ -301,7 +310,7 @@ class Objective(Record):
         if agrees := weights["agreement"]:
             with torch.no_grad():
                 of_pictures = model.templates(model.levels(x))
-            x = random_views(x, named_views(self.views, x.shape[1]))
+            x = random_views(x, named_views(self.views, x.shape[1:]))
         features, switches = model.levels.infer(x) if renders else (model.levels(x), None)
         logits = model.templates(features)
         prior, free, as_labelled = model.class_prior, logits, logits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
@@ -23,11 +23,12 @@ _DRAWS = 11  # numbers that decide a view
 _WHOLE = 0.5  # of random views
 
 
-def named_views(kinds: Collection[View], channels: int) -> tuple[View, ...]:
-    """The kinds with those that are usual for pictures of so many channels in place of "usual"."""
+def named_views(kinds: Collection[View], shape: Sequence[int]) -> tuple[View, ...]:
+    """The kinds, with the usual ones of pictures (C, H, W) in place of "usual": for rows of numbers none."""
     usual: tuple[View, ...] = (
-        ("affine", "brightness") if channels == 1 else ("affine", "brightness", "crop", "flip")
+        ("affine", "brightness") if shape[0] == 1 else ("affine", "brightness", "crop", "flip")
     )
+    usual = usual if min(shape[1:]) > 1 else ()
     named = tuple(kind for kind in kinds if kind != "usual")
     return named if len(named) == len(kinds) else (*usual, *(kind for kind in named if kind not in usual))
 

@@ -26,7 +26,6 @@ from drmm.learning.processes import is_leader
 from drmm.learning.recipes import is_recipe, names, read_recipe
 from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
-from drmm.learning.views import named_views
 from drmm.model.deep import DRMM
 from drmm.progress import Outlook
 from drmm.runs.classes import kept_shares, told
@@ -307,14 +306,15 @@ def _train(model: DRMM, experiment: Experiment, parts: Parts, **options: Any) ->
 
 def _whole(experiment: Experiment, data: Dataset) -> Experiment:
     """The experiment with all that its data decides: what `run.json` keeps."""
-    whole = experiment.resolved()
+    objective = experiment.objective.for_pictures(
+        data.x_train.shape[1:], labelled=not is_clustering(experiment, data)
+    )
+    whole = replace(experiment, objective=objective).resolved()
     asked = replace(whole.data, source=_absolute(whole.data.source), digest=data.digest)
     if data.files:  # pictures, of a size that was asked for or chosen
         height, width = data.x_train.shape[2:]
         asked = replace(asked, size=(height, width), labels=_absolute(asked.labels))
-    views = named_views(whole.objective.views, data.x_train.shape[1])
-    objective = replace(whole.objective, views=views)
-    whole = replace(whole, data=asked, model=fitted_recipe(whole, data), objective=objective)
+    whole = replace(whole, data=asked, model=fitted_recipe(whole, data))
     if whole.teacher is None:
         return whole
     source = whole.teacher.source
