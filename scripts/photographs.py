@@ -83,11 +83,15 @@ def draw(data: Dataset, task: Task, seed: int) -> Draw:
     rows = generator.permutation(np.flatnonzero(np.isin(data.y_train, codes)))[: task.pictures]
     tests = generator.permutation(np.flatnonzero(np.isin(data.y_test, codes)))[:TEST]
     truth, y_test = (np.searchsorted(codes, y) for y in (data.y_train[rows], data.y_test[tests]))
-    y = np.full(len(rows), -1)
-    for c in range(len(codes)):
-        some = np.flatnonzero(truth == c)[: task.labels]
-        y[some] = c
-    return Draw(data.x_train[rows], y, data.x_test[tests], y_test)
+    return Draw(data.x_train[rows], first_labels(truth, task.labels), data.x_test[tests], y_test)
+
+
+def first_labels(truth: Array, per_class: int) -> Array:
+    """The labels of the first so many of each class; -1 of all others."""
+    y = np.full(len(truth), -1)
+    for c in np.unique(truth):
+        y[np.flatnonzero(truth == c)[:per_class]] = c
+    return y
 
 
 def enlarged(x: Array, side: int) -> Array:

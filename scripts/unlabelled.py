@@ -21,7 +21,7 @@ import numpy as np
 from drmm import DRMMClassifier, Objective
 from drmm.data import load
 from drmm.progress import track
-from scripts.photographs import Draw
+from scripts.photographs import Draw, first_labels
 from scripts.study import Results, difference, kept, spread, study
 
 Array = np.ndarray[Any, Any]
@@ -84,12 +84,9 @@ def draw(task: Task, seed: int, asked: Namespace) -> Draw:
         tests = generator.permutation(np.flatnonzero(np.isin(data.y_test, codes)))[:HELD_OUT]
         x_test, y_test = data.x_test[tests], data.y_test[tests]
     rows = mixed(rows, data.y_train, codes, task)
-    truth, y = np.searchsorted(codes, data.y_train[rows]), np.full(len(rows), -1)
-    if task.rare:
-        y[: task.labels] = truth[: task.labels]
-    else:
-        for c in range(len(codes)):
-            y[np.flatnonzero(truth == c)[: task.labels]] = c
+    truth = np.searchsorted(codes, data.y_train[rows])
+    few = np.where(np.arange(len(truth)) < task.labels, truth, -1)
+    y = few if task.rare else first_labels(truth, task.labels)
     return Draw(data.x_train[rows], y, x_test, np.searchsorted(codes, y_test))
 
 

@@ -485,11 +485,12 @@ def predict(
     are at least as strange; decision is sorted, unsure or unfamiliar.
     """
     from drmm.cli.apply import predict as label_images
-    from drmm.cli.shards import predict_shard
-    from drmm.errors import InputError
 
     how: dict[str, Any] = {"promise": promise, "all_classes": all_classes}
     if shard is not None:
+        from drmm.cli.shards import predict_shard
+        from drmm.errors import InputError
+
         if force:
             raise InputError("--shard replaces no file: leave --force out, or choose another --out")
         predict_shard(run, images, out or Path("predictions"), shard, **how)

@@ -16,6 +16,7 @@ from drmm.export import ENDINGS
 from drmm.export import export as write
 from drmm.export.files import check_to
 from drmm.runs.run import Run
+from drmm.trust.crossfit import evenly_spread
 
 __all__ = ["export"]
 
@@ -71,5 +72,4 @@ def _pictures(run: Run, source: Path | None, data_dir: Path | None) -> Tensor:
     known = [index for index, _ in run.labels or ()]
     unlabelled = np.setdiff1d(np.arange(len(images)), known)
     rows = unlabelled if len(unlabelled) else np.arange(len(images))
-    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOST)).astype(int)]
-    return torch.from_numpy(taken(images, some))
+    return torch.from_numpy(taken(images, evenly_spread(rows, _MOST)))

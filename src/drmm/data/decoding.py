@@ -22,7 +22,8 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 Shape = Literal["stretch", "pad", "crop"]
 """How a picture of another aspect ratio fills a size: distorted, with black beside it, or cut."""
 
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+"""What Pillow calls pictures of so many channels."""
 _GREY_MODES = {"1", "L", "LA", "La"}
 _ALPHA = {"A", "a"}
 _TURNS = {
@@ -108,7 +109,7 @@ def decode_picture(
             integers, 16 bits of which only the lowest 12 are used, more bands than colours.
         UnreadableError: The file is missing, corrupt, truncated or of an unknown kind.
     """
-    if channels not in {None, *_MODES}:
+    if channels not in {None, *MODES}:
         raise InputError(f"pictures have 1 to 4 channels, not {channels}: pass such images as a .npy file")
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
@@ -245,7 +246,7 @@ def _upright(opened: Image.Image, picture: Image.Image) -> Image.Image:
 
 
 def _converted(picture: Image.Image, channels: int | None) -> Image.Image:
-    mode = _MODES[channels or (1 if picture.mode in _GREY_MODES else 3)]
+    mode = MODES[channels or (1 if picture.mode in _GREY_MODES else 3)]
     has_alpha = "transparency" in picture.info or not _ALPHA.isdisjoint(picture.getbands())
     if has_alpha:
         picture = picture.convert("RGBA")

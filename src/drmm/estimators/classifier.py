@@ -288,9 +288,10 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             return model, assess(model, x, labels, folds)
 
         def untuned() -> tuple[DRMM, list[Fold]]:
-            alone = {**options, "objective": whole.of_head()}
-            head = train(fresh(), x, labels, config=replace(training, learning="head"), **alone)
-            return head, of_head(head, whole.of_head())
+            alone = whole.of_head()
+            lesson = replace(training, learning="head")
+            head = train(fresh(), x, labels, config=lesson, **{**options, "objective": alone})
+            return head, of_head(head, alone)
 
         return assess_tuned(model, x, labels, folds, untuned, partial(warnings.warn, stacklevel=4))
 

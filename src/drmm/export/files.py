@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from drmm import __version__
+from drmm.data.decoding import MODES
 from drmm.errors import InputError
 from drmm.export.answering import Answering
 from drmm.export.formats import INPUT, OPSET, onnx_answer, onnx_bytes, torch_answer, torch_bytes
@@ -22,7 +23,6 @@ from drmm.trust.decisions import UNFAMILIAR
 __all__ = ["ENDINGS", "check_to", "export"]
 
 ENDINGS = (".onnx", ".pt2")
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # as Pillow calls colours
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -77,7 +77,7 @@ def _is_onnx(to: Path) -> bool:
 def _about(run: Run, answering: Answering) -> dict[str, str]:
     """What a stranger needs to know of the file, by name."""
     channels, height, width = run.recipe.image_shape
-    mode, shape = _MODES[channels], run.asked.shape
+    mode, shape = MODES[channels], run.asked.shape
     return {
         "drmm": __version__,
         "architecture": run.recipe.architecture,

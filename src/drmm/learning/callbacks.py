@@ -35,8 +35,8 @@ class Steps(Callback):
         trainer: pl.Trainer,  # noqa: ARG002
         pl_module: pl.LightningModule,  # noqa: ARG002
         outputs: Any,
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        *_: Any,
+        **__: Any,
     ) -> None:
         """Reading the loss waits for the device, so that the time is the step's own."""
         self.losses.append(float(outputs["loss"]))
@@ -80,14 +80,7 @@ class Average(WeightAveraging):
         super().__init__()
         self._decay = decay
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any) -> None:
         """Take the weights of this step in."""
         average = cast("AveragedModel", self._average_model)
         mine, theirs = (chain(net.parameters(), net.buffers()) for net in (average.module, pl_module))
@@ -102,14 +95,7 @@ class Shown(Callback):
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any) -> None:
         """A step is done."""
         if trainer.is_global_zero:
             steps = int(trainer.estimated_stepping_batches)

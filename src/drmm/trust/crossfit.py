@@ -141,9 +141,9 @@ def pool_of(x: Tensor, y: Tensor) -> Tensor:
     return x[torch.from_numpy(evenly_spread(among))]
 
 
-def evenly_spread(indices: Indices) -> Indices:
-    """All of them, or a thousand of more."""
-    return indices[np.linspace(0, len(indices) - 1, min(len(indices), _POOL)).astype(np.int64)]
+def evenly_spread(indices: Indices, most: int = _POOL) -> Indices:
+    """All of them, or so many of more."""
+    return indices[np.linspace(0, len(indices) - 1, min(len(indices), most)).astype(np.int64)]
 
 
 def _lead(logits: Tensor) -> float:
