@@ -15,7 +15,7 @@ from drmm.learning.features import features_of
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("drmm.data.caches.cache_dir", lambda: tmp_path / "cache")
-    monkeypatch.setattr(features, "_AT_ONCE", 4)
+    monkeypatch.setattr(features, "at_once", lambda x: 4)
     return tmp_path / "cache" / "features"
 
 
