@@ -9,6 +9,7 @@ from drmm.learning import kept, tuning
 from drmm.learning.config import Training
 from drmm.learning.kept import features_of_views
 from drmm.learning.objective import Objective
+from drmm.learning.train import steps_in
 from drmm.learning.tuning import UpperLevels
 from drmm.learning.views import N_VIEWS
 from drmm.model.presets import conv_small
@@ -95,6 +96,14 @@ def test_of_many_pictures_the_labelled_ones_and_some_others(monkeypatch):
     part = upper(net(), x, y)
     assert int((part.y < 0).sum()) == min(7, int((y < 0).sum()))
     assert int((part.y >= 0).sum()) == int((y >= 0).sum())
+
+
+def test_steps_are_counted_of_these(monkeypatch):
+    _, y = images()
+    config = Training(learning="tune", epochs=2, batch_size=12, labelled_per_batch=3, min_steps=0)
+    assert steps_in(y, config) == 2 * round(48 / 9)
+    monkeypatch.setattr(tuning, "_MOST", 9)
+    assert steps_in(y, config) == 2 * round(18 / 9)
 
 
 def test_large_features_are_kept_in_more_bits():

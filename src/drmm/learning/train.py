@@ -21,7 +21,7 @@ from drmm.learning.em.relaxation import check_classes
 from drmm.learning.head import train_head
 from drmm.learning.initialisation import initialise
 from drmm.learning.objective import Objective
-from drmm.learning.tuning import UpperLevels
+from drmm.learning.tuning import UpperLevels, tuned_on
 from drmm.model.constraints import is_nonnegative
 from drmm.model.deep import DRMM
 from drmm.model.presets import Constraint
@@ -158,6 +158,8 @@ def steps_in(y: Tensor, config: Training, machine: Machine | None = None) -> int
     if config.labels_only:
         few, config = _labelled(y, config)
         y = y[few]
+    if config.learning == "tune":
+        y = y[tuned_on(y, config)]
     steps = steps_of_an_epoch(y, config, machine or Machine())
     return config.enough_for(steps).epochs * steps
 

@@ -22,7 +22,7 @@ from drmm.model.deep import DRMM
 from drmm.model.folding import folded
 from drmm.rendering import Sequential
 
-__all__ = ["OfViews", "UpperLevels"]
+__all__ = ["OfViews", "UpperLevels", "tuned_on"]
 
 _MOST = 10_000  # pictures without a label that are learned from
 _BYTES = 2**31  # of the features that are kept, at the most: or fewer levels learn
@@ -83,8 +83,7 @@ class UpperLevels:
         weights = objective.weights()
         if weights["reconstruction"] or weights["nonnegativity"]:
             raise InputError("nothing is drawn while a net is tuned: leave reconstruction and nonnegativity at 0")
-        known, others = (torch.nonzero(rows).flatten() for rows in (y >= 0, y < 0))
-        rows = torch.cat([known, some_of(others, _MOST, config.seed)]).sort().values
+        rows = tuned_on(y, config)
         kinds = named_views(objective.views, x.shape[1:]) if weights["agreement"] else ()
         lowest = _lowest(model, x[:1], first_to_learn(model, config), _BYTES / (2 * N_VIEWS * len(rows)))
         self._lower = Sequential(*model.levels.renderings[:lowest])
@@ -99,6 +98,12 @@ class UpperLevels:
         """Of images as they are, to measure errors on, float (N, ...)."""
         quick = folded(self._lower)
         return torch.cat([quick(pixels(part)) for part in x.split(at_once(x))])
+
+
+def tuned_on(y: Tensor, config: Training) -> Tensor:
+    """Places of the images that a net is tuned on: all with a label, and so many of the others; y is (N,)."""
+    known, others = (torch.nonzero(rows).flatten() for rows in (y >= 0, y < 0))
+    return torch.cat([known, some_of(others, _MOST, config.seed)]).sort().values
 
 
 @torch.no_grad()
