@@ -119,7 +119,7 @@ def test_it_is_fitted_to_what_images_have(float64):
     assert BrightnessPrior.fit(torch.full((5,), 1.5)) == BrightnessPrior(1.5, 0.0)
 
 
-@pytest.mark.parametrize(("mean", "spread"), [(0, 0), (-1, 1), (1, -1), (float("nan"), 1), (1, float("inf"))])
+@pytest.mark.parametrize(("mean", "spread"), [(-1, 1), (1, -1), (float("nan"), 1), (1, float("inf"))])
 def test_what_is_no_prior(mean, spread):
     with pytest.raises(InputError, match=r"a prior of brightness needs a mean and a spread of 0 or more"):
         BrightnessPrior(mean, spread)
@@ -128,5 +128,11 @@ def test_what_is_no_prior(mean, spread):
 def test_what_it_cannot_be_fitted_to():
     with pytest.raises(InputError, match="two images or more, got 1"):
         BrightnessPrior.fit(torch.ones(1))
-    with pytest.raises(InputError, match="one of them above 0"):
-        BrightnessPrior.fit(torch.zeros(3))
+    with pytest.raises(InputError, match="0 or more, got nan"):
+        BrightnessPrior.fit(torch.tensor([1.0, float("nan")]))
+
+
+def test_where_nothing_is_ever_drawn_nothing_is_gained(fits):
+    dark = BrightnessPrior.fit(torch.zeros(3))
+    assert (dark.gain(*fits, NOISE).abs() < 1e-12).all()
+    assert (dark.sample(100, torch.ones(())) < 1e-12).all()

@@ -20,6 +20,7 @@ from drmm.model.randomness import uniform
 
 __all__ = ["BestFit", "Brightness", "BrightnessPrior", "best_fit", "compare"]
 
+_LEAST = 1e-30  # spread about a mean of 0, for a picture that has nothing in it
 _NARROWEST = 1e-6  # spread, beside the mean, below which a prior is one brightness for all
 
 
@@ -86,17 +87,16 @@ class BrightnessPrior(Brightness):
         spread: its standard deviation.
 
     Raises:
-        InputError: if one is negative or not finite, or both are 0.
+        InputError: if one is negative or not finite.
     """
 
     mean: float = 0.0
     spread: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.mean < math.inf and 0 <= self.spread < math.inf and self.mean + self.spread > 0):
+        if not (0 <= self.mean < math.inf and 0 <= self.spread < math.inf):
             raise InputError(
-                "a prior of brightness needs a mean and a spread of 0 or more, one of them above 0, got "
-                f"{self.mean} and {self.spread}"
+                f"a prior of brightness needs a mean and a spread of 0 or more, got {self.mean} and {self.spread}"
             )
 
     @classmethod
@@ -107,7 +107,7 @@ class BrightnessPrior(Brightness):
             amplitude: (N,), two or more.
 
         Raises:
-            InputError: if there are fewer, or all are 0.
+            InputError: if there are fewer, or some are not finite.
         """
         if len(amplitude) < 2:
             raise InputError(f"a prior of brightness is fitted to two images or more, got {len(amplitude)}")
@@ -136,7 +136,7 @@ class BrightnessPrior(Brightness):
 
     @property
     def _spread(self) -> float:
-        return max(self.spread, _NARROWEST * self.mean)
+        return max(self.spread, _NARROWEST * self.mean, _LEAST)
 
     def _posterior(self, match: Tensor, energy: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of the normal distribution of α given the image, and by how much its variance is smaller."""
