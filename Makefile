@@ -89,7 +89,7 @@ samples: .venv/demo.stamp  ## Digits drawn with independent switches and with a 
 exactness: .venv/demo.stamp  ## Max-sum against trying every configuration, on small random nets: two minutes.
 	$(STUDY).exactness
 
-gaussian: .venv/demo.stamp  ## Max-sum, the Gaussian objective and every configuration: who drew the picture; ten minutes.
+gaussian: .venv/demo.stamp  ## Max-sum, the Gaussian objective and every configuration: who drew the picture; five minutes; resumable.
 	$(STUDY).gaussian
 
 nonnegativity: .venv/demo.stamp  ## What the penalty on negative templates does: five minutes.

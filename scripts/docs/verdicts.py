@@ -135,6 +135,8 @@ def recovery() -> Mapping[str, Any]:
         "listed": ", ".join(map(str, gains)),
         "nets": gains[0].n,
         "digits": -gain(study["digits"], "error"),
+        "errors": f"{mean(study['digits']['Gaussian']['error']):.0f} against "
+        f"{mean(study['digits']['max-sum']['error']):.0f}",
     }
 
 

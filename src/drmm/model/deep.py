@@ -237,7 +237,7 @@ class DRMM(nn.Module):
             certify: compute `upper_bound` and the amplitude at once, and not when they are first read: for weights
                 that will change.
             objective: "inner" is ⟨μ_cg, I⟩; "gaussian" is `drmm.model.gaussian.Gaussian()`, which may be given
-                with other settings: it takes hundreds of passes, and is never below max-sum in `log_joint`.
+                with other settings: never below max-sum in `log_joint`, and thousands of times as slow.
 
         Raises:
             InputError: if the labels or the mask do not fit, or there is no such objective; for the Gaussian one,

@@ -14,7 +14,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
@@ -84,8 +83,7 @@ class Gaussian(Objective):
         """
         if model.varies():
             raise InputError("the Gaussian objective needs a model in evaluation mode: call model.eval() first")
-        alone = BrightnessPrior(float(model.amplitude), 0.0) if self.brightness is None else self.brightness
-        task = _Task(model, x, latents, alone)
+        task = _Task(model, x, latents, self.brightness or BrightnessPrior(float(model.amplitude), 0.0))
         start = task.explain(latents.label, latents.switches)
         task = replace(task, least=start.fitted)
         labels = [latents.label] if given else [torch.full_like(latents.label, c) for c in range(model.n_classes)]
@@ -222,4 +220,4 @@ def objective_of(named: Objective | str) -> Objective:
     return OBJECTIVES[named]
 
 
-OBJECTIVES: Mapping[str, Objective] = MappingProxyType({"inner": Objective(), "gaussian": Gaussian()})
+OBJECTIVES: Mapping[str, Objective] = {"inner": Objective(), "gaussian": Gaussian()}
