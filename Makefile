@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness gaussian nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench serving learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness gaussian nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -37,6 +37,9 @@ shifted: .venv/demo.stamp  ## Digits that move: rendering mixtures beside Gaussi
 lift: .venv/dev.stamp  ## What lifting costs, and a lifted residual net drawn: three minutes.
 	$(STUDY).lift
 	$(STUDY).lift_picture
+
+serving: .venv/dev.stamp  ## Pictures a second, beside plain PyTorch and ONNX Runtime: ten minutes.
+	$(STUDY).serving
 
 missing: .venv/demo.stamp  ## Digits with missing pixels, by how they are filled in: a quarter of an hour.
 	$(STUDY).missing_pixels

@@ -159,6 +159,7 @@ if __name__ == "__main__":
         table,
         name="unlabelled",
         target="unlabelled",
+        seeds=5,
         options={
             "--tasks": {"nargs": "+", "choices": list(TASKS), "default": list(TASKS), "help": "what to learn"},
             "--arms": {"nargs": "+", "choices": list(ARMS), "default": list(ARMS), "help": "by what"},

@@ -15,8 +15,15 @@ from drmm.learning.features import features_of
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("drmm.data.caches.cache_dir", lambda: tmp_path / "cache")
-    monkeypatch.setattr(features, "_AT_ONCE", 4)
+    monkeypatch.setattr(features, "at_once", lambda x: 4)
     return tmp_path / "cache" / "features"
+
+
+class Counts(list):
+    """One list for a net and its copies."""
+
+    def __deepcopy__(self, memo):
+        return self
 
 
 class Net(nn.Module):
@@ -26,7 +33,7 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Dropout())
-        self.seen, self.most = [], most
+        self.seen, self.most = Counts(), most
 
     def forward(self, x):
         self.seen.append(len(x))

@@ -8,7 +8,7 @@ from drmm.errors import InputError
 from drmm.learning import trainer
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
-from drmm.learning.rates import partly_still, rates
+from drmm.learning.rates import rates
 from drmm.learning.train import train
 from drmm.model.presets import conv_small
 
@@ -83,11 +83,14 @@ def test_lower_levels_learn_more_slowly_and_the_lowest_not_at_all():
 
 
 def test_what_its_owner_has_frozen_stays_so():
+    x, y = images()
     model = net()
     model.levels[0].requires_grad_(requires_grad=False)
-    with partly_still(model, Training(rate_decay=0.4)):
-        pass
+    config = Training(learning="tune", epochs=1, batch_size=12, min_steps=0)
+    train(model, x, y, objective=AGREEING, config=config, machine=Machine(accelerator="cpu"), progress=False)
+    assert 0 not in differing(model, net())
     assert not any(parameter.requires_grad for parameter in model.levels[0].parameters())
+    assert 0 in differing(tuned(), net()), "control"
 
 
 def test_a_decay_is_a_share():

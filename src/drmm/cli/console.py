@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
@@ -12,7 +13,7 @@ from typing import Any
 from drmm.display.text import one_line, printable
 from drmm.errors import RunError
 
-__all__ = ["abandon_output", "complain", "path", "say", "show_what_can_be_shown"]
+__all__ = ["abandon_output", "command_line", "complain", "path", "say", "show_what_can_be_shown"]
 
 
 def path(text: str) -> Path:
@@ -40,6 +41,11 @@ def abandon_output() -> None:
     if sys.stdout is not None:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return shlex.join(["drmm", *sys.argv[1:]])
 
 
 def say(text: str) -> None:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from drmm.data.images import pixels
 from drmm.errors import InputError
 from drmm.model.deep import DRMM, Latents
+from drmm.model.folding import folded
 from drmm.records import nearest
-from drmm.rendering import BatchNorm2d, Conv2d, FrozenBatchNorm2d, Identity, Level, Sequential
 from drmm.rendering.bounds import NoBoundError, bound
-from drmm.rendering.kinds import Dictionary
 from drmm.trust.assessment import Assessment
 from drmm.trust.calibration import Calibration
 from drmm.trust.familiarity import Ranking, looks
@@ -26,8 +20,6 @@ from drmm.trust.familiarity import Ranking, looks
 __all__ = ["EXTRAS", "Answering"]
 
 Answers = dict[str, Tensor]
-
-_NORMS = (BatchNorm2d, FrozenBatchNorm2d)
 
 
 def _certificate(model: DRMM, x: Tensor, latents: Latents) -> Answers:
@@ -77,7 +69,7 @@ class Answering(nn.Module):
                 raise InputError(f"no answer {name!r}{nearest(name, EXTRAS)}")
         if "certificate" in extras:
             _check_bound(model)
-        self.model, self.extras = _folded(model), tuple(extras)
+        self.model, self.extras = folded(model), tuple(extras)
         self.ranking = None if assessment is None or quick else Ranking(assessment.familiarity)
         calibration = Calibration() if assessment is None else assessment.calibration
         self.temperature, self.is_calibrated = calibration.temperature, assessment is not None
@@ -108,34 +100,6 @@ class Answering(nn.Module):
         """Class and probabilities, of logits (N, C)."""
         probability = (logits.double() / self.temperature + self.offset).softmax(1)
         return {"label": probability.argmax(1), "probability": probability.float()}
-
-
-@torch.no_grad()
-def _folded(model: DRMM) -> DRMM:
-    """A copy with plain weights, and with norms in the convolutions below them, which infer and draw for both.
-
-    Products of weights are rounded once: rounding each factor moves probabilities of deep nets by 1e-5.
-    """
-    plain = copy.deepcopy(model).requires_grad_(requires_grad=False).double()
-    for module in list(plain.modules()):
-        if isinstance(module, Level) and module.norm is not None:
-            module.dictionary, module.norm = module.dictionary.with_weight(*module.folded()), None
-        for name, child in module.named_children():
-            # Torch's own way to take a parametrization off does so of the original too, whose class it changes.
-            if isinstance(child, Dictionary) and parametrize.is_parametrized(child):
-                setattr(module, name, child.with_weight(child.weight, child.bias))
-        if isinstance(module, Sequential):
-            _fold(module)
-    return plain.to(model.templates.weight.dtype)
-
-
-def _fold(levels: Sequential) -> None:
-    """Put norms with running statistics into the convolutions right below them."""
-    for i, (conv, norm) in enumerate(pairwise(list(levels))):  # `children` leaves out what comes twice
-        if isinstance(conv, Conv2d) and isinstance(norm, _NORMS) and norm.running_mean is not None:
-            statistics: Any = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            levels[i] = conv.with_weight(*fuse_conv_bn_weights(conv.weight, conv.bias, *statistics))
-            levels[i + 1] = Identity()
 
 
 @torch.no_grad()

@@ -23,7 +23,8 @@ class Training(Record):
         learning: "sgd" descends the discriminative relaxation by backprop; "eg" takes gradient steps on the
             complete-data log-joint (E-step and G-step); "em" regresses every dictionary, without derivatives;
             "head" learns the class templates alone, on features that stay as they are; "tune" goes on from there
-            by backprop, for a net that has learned before: the statistics of its norms stay.
+            by backprop in the upper levels, for a net that has learned before: lower levels stay, and so do the
+            statistics of its norms.
         initialisation: what templates start from; none is "data" for "em" and "default" otherwise.
         epochs: passes over the images; iterations of EM.
         min_steps: steps of the optimiser at the least: where images are few, more epochs are made. EM has none.
@@ -36,8 +37,9 @@ class Training(Record):
         tolerance: EM stops when its objective gains less than this share of itself.
         patience: stop after so many epochs without a lower validation error, or without validation images a lower
             loss, by the weights that its terms have in the end; none never stops early.
-        rate_decay: by what the learning rate is multiplied from each level with weights to the one below; levels
-            with less than a tenth of it stay as they are, which saves their time.
+        rate_decay: by what the learning rate is multiplied from each level with weights to the one below. With
+            "tune", levels with less than a tenth of it stay as they are, and what they make of the images is
+            computed once.
         seed: of the label draw, the weights, the order of images and all that draws.
     """
 

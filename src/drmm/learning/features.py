@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from drmm.data.base import digest, digest_of
 from drmm.data.caches import database
 from drmm.data.images import pixels
+from drmm.learning.metrics import at_once
+from drmm.model.folding import folded
 from drmm.model.modes import evaluation
 from drmm.progress import track
 
 __all__ = ["features_of"]
 
-_AT_ONCE = 64  # pictures in a forward pass; after each what was computed is kept
 # In place of a digest; and of the largest number, as the order of sums is free.
 _PROBE, _ALIKE = b"probe", 1e-3
 _TABLE = "features (picture BLOB PRIMARY KEY, numbers BLOB)"
@@ -40,9 +41,11 @@ def features_of(levels: nn.Module, x: Tensor, *, progress: bool = True) -> Tenso
     with closing(database(f"features/{_digest_of(levels, x)}.sqlite", _TABLE)) as table, evaluation(levels):
         features = torch.empty(len(x), _known_again(table, levels, x))
         missing = _read(table, names, features)
-        batches = [missing[i : i + _AT_ONCE] for i in range(0, len(missing), _AT_ONCE)]
+        most = at_once(x)  # in a forward pass, after each of which what was computed is kept
+        batches = [missing[i : i + most] for i in range(0, len(missing), most)]
+        quicker = folded(levels) if batches else levels
         for batch in track(batches, "computing features") if progress else batches:
-            features[batch] = levels(pixels(x[batch])).float()
+            features[batch] = quicker(pixels(x[batch])).float()
             _keep(table, [(names[i], features[i].numpy().tobytes()) for i in batch])
     return features
 

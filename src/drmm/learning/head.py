@@ -18,7 +18,7 @@ from drmm.learning.objective import Objective, balance, kl_divergence
 from drmm.model.deep import DRMM
 from drmm.rendering import Linear
 
-__all__ = ["learn_head", "train_head"]
+__all__ = ["learn_head", "some_of", "train_head"]
 
 # Weight of the squared templates, on standardised features. The KL makes templates grow, so it takes more: on
 # development draws of 4 to 100 labels a class 0.1 was better than either of the others in every one.
@@ -89,7 +89,7 @@ def learn_head(
         The templates, for features as they were given, and the cross-validated errors by way, in percent.
     """
     mean, scale = features.mean(0), features.std(0).clamp(min=1e-6)
-    known, others = y >= 0, _some(torch.nonzero(y < 0).flatten(), _MOST, seed)
+    known, others = y >= 0, some_of(torch.nonzero(y < 0).flatten(), _MOST, seed)
     labelled, unlabelled = ((features[rows] - mean) / scale for rows in (known, others))
     task = _Task(labelled, y[known], unlabelled, prior, objective)
     few = _Task(task.x, task.y, task.others[:_FEW], prior, objective)
@@ -191,6 +191,7 @@ class _Task:
             schedule.step()
 
 
-def _some(indices: Tensor, most: int, seed: int) -> Tensor:
+def some_of(indices: Tensor, most: int, seed: int) -> Tensor:
+    """So many of them at random, at the most."""
     order = torch.randperm(len(indices), generator=torch.Generator().manual_seed(seed))
     return indices[order[:most]]

@@ -7,9 +7,9 @@ taken over pixels and units, where the slides have sums, so that weights carry a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from drmm.model.deep import DRMM
 from drmm.records import Record
 
 __all__ = [
+    "Aim",
     "KLSign",
     "Objective",
     "agreement",
@@ -133,6 +134,18 @@ def nonnegativity(templates: Sequence[Tensor]) -> Tensor:
     return torch.stack([_MeanSquareBelowZero.apply(z) for z in templates]).sum()
 
 
+class Aim(Protocol):
+    """What the training loop minimises."""
+
+    def weights(self, progress: float | None = None) -> dict[str, float]:
+        """See `Objective.weights`."""
+
+    def __call__(
+        self, model: DRMM, x: Tensor, y: Tensor, progress: float | None = None, of_labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See `Objective`."""
+
+
 class _MeanSquareBelowZero(torch.autograd.Function):
     """min(0, z)² on average, ten times faster on a CPU than through relu, square and mean."""
 
@@ -234,23 +247,23 @@ class Objective(Record):
 
         Under the hard constraint there is nothing for 𝓛_NN to penalise, and 𝓛_RC is left out: it costs accuracy
         there. "eg" is the complete-data log-joint alone, whose gradient at the E-step's switches is the G-step:
-        𝓛_RC for the picture, 𝓛_H for the labels. Where a teacher gives every image a label, there is nothing for
-        the KL and the balance to find out.
+        𝓛_RC for the picture, 𝓛_H for the labels. "tune" draws nothing. Where a teacher gives every image a label,
+        there is nothing for the KL and the balance to find out.
 
         Args:
             constraint: of the model.
             learning: the rule.
             taught: whether a teacher labels what has no label.
         """
-        hard, eg = constraint == "hard", learning == "eg"
+        hard, eg, tunes = constraint == "hard", learning == "eg", learning == "tune"
         agreement = self.agreement
         if agreement is None:
             agreement = 1.0 if self.views and not taught and learning not in {"eg", "head"} else 0.0
         default = {
-            "reconstruction": 0.0 if hard else _DRAWN_BESIDE_VIEWS if agreement else 1.0,
+            "reconstruction": 0.0 if hard or tunes else _DRAWN_BESIDE_VIEWS if agreement else 1.0,
             "kl": 0.0 if eg or taught else 0.5,
             "balance": 0.0 if eg or taught else 0.5,
-            "nonnegativity": 0.0 if hard or eg else 0.5,
+            "nonnegativity": 0.0 if hard or eg or tunes else 0.5,
             "agreement": agreement,
         }
         missing: dict[str, Any] = {name: weight for name, weight in default.items() if getattr(self, name) is None}
@@ -304,13 +317,34 @@ class Objective(Record):
             progress: as for `weights`.
             of_labels: shares of the classes among all labels, (C,); none is as the model's prior.
         """
-        model.admit(x)
         weights = self.weights(progress)
+        views = random_views(x, named_views(self.views, x.shape[1:])) if weights["agreement"] else x
+        return self.of_views(model, x, views, y, weights, of_labels)
+
+    def of_views(
+        self,
+        model: DRMM,
+        pictures: Tensor,
+        x: Tensor,
+        y: Tensor,
+        weights: Mapping[str, float],
+        of_labels: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The same of views that have been made.
+
+        Args:
+            model: likewise, as the others are.
+            pictures: as they are, which only agreement reads.
+            x: a view of each.
+            y: likewise.
+            weights: of the terms, as of `weights`.
+            of_labels: likewise.
+        """
+        model.admit(x)
         renders = weights["reconstruction"] or weights["nonnegativity"]
         if agrees := weights["agreement"]:
             with torch.no_grad():
-                of_pictures = model.templates(model.levels(x))
-            x = random_views(x, named_views(self.views, x.shape[1:]))
+                of_pictures = model.templates(model.levels(pictures))
         features, switches = model.levels.infer(x) if renders else (model.levels(x), None)
         logits = model.templates(features)
         prior, free, as_labelled = model.class_prior, logits, logits

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from drmm.learning.config import Training
 from drmm.model.deep import DRMM
 
-__all__ = ["partly_still", "rates", "warm_cosine"]
+__all__ = ["first_to_learn", "rates", "warm_cosine"]
 
-_LEAST_RATE = 0.1  # of the learning rate: levels with less stay as they are
+_LEAST_RATE = 0.1  # of the learning rate: levels below one with less stay as they are
 
 
 def rates(model: DRMM, config: Training) -> list[dict[str, Any]]:
@@ -27,22 +26,16 @@ def rates(model: DRMM, config: Training) -> list[dict[str, Any]]:
     return groups
 
 
-@contextmanager
-def partly_still(model: DRMM, config: Training) -> Iterator[None]:
-    """For a while, levels that would learn very slowly ask for no gradients."""
-    still = [
-        parameter
-        for group in rates(model, config)
-        for parameter in group["params"]
-        if parameter.requires_grad and group["lr"] < _LEAST_RATE * config.learning_rate
-    ]
-    for parameter in still:
-        parameter.requires_grad = False
-    try:
-        yield
-    finally:
-        for parameter in still:
-            parameter.requires_grad = True
+def first_to_learn(model: DRMM, config: Training) -> int:
+    """Number of the first level, from the pixels up, whose rate is no less than a tenth of the learning rate."""
+    rate, first = config.learning_rate, len(model.levels)
+    for number in reversed(range(len(model.levels))):
+        if list(model.levels[number].parameters()):
+            rate *= config.rate_decay
+            if rate < _LEAST_RATE * config.learning_rate:
+                return first
+        first = number
+    return first
 
 
 def warm_cosine(steps: int) -> Callable[[int], float]:

@@ -21,6 +21,7 @@ from drmm.learning.em.relaxation import check_classes
 from drmm.learning.head import train_head
 from drmm.learning.initialisation import initialise
 from drmm.learning.objective import Objective
+from drmm.learning.tuning import UpperLevels, tuned_on
 from drmm.model.constraints import is_nonnegative
 from drmm.model.deep import DRMM
 from drmm.model.presets import Constraint
@@ -85,7 +86,8 @@ def train(
     if config.learning == "em":
         _train_by_em(model, x, y, config, folder=folder, resume=resume, progress=progress)
         return model
-    _train_by_gradient(
+    by_gradient = _tune if config.learning == "tune" else _train_by_gradient
+    by_gradient(
         model,
         x,
         y,
@@ -106,16 +108,40 @@ def _train_by_gradient(
     # Lightning takes seconds to import, and only training needs it.
     from drmm.learning.trainer import calibrate, run_loop, steps_of_an_epoch  # noqa: PLC0415
 
-    tunes = config.learning == "tune"  # what the net's norms measured is a part of what it knows
     model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
     config = config.enough_for(steps_of_an_epoch(y, config, machine))
-    run_loop(model.train(not tunes), x, y, objective, config, machine, **options)
+    run_loop(model.train(), x, y, objective, config, machine, **options)
     model.cpu()
-    if not tunes:
-        calibrate(model, x, config)
+    calibrate(model, x, config)
     model.eval()
     if config.learning == "eg" and not bool((y >= 0).any()):
         relax(model, x, y)  # nothing in the complete data tells clusters apart
+    _settle(model, x, config)
+
+
+def _tune(
+    model: DRMM,
+    x: Tensor,
+    y: Tensor,
+    objective: Objective,
+    config: Training,
+    machine: Machine,
+    *,
+    validation: tuple[Tensor, Tensor] | None,
+    progress: bool | Outlook,
+    **options: Any,
+) -> None:
+    from drmm.learning.trainer import run_loop, steps_of_an_epoch  # noqa: PLC0415
+
+    model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
+    upper = UpperLevels(model.eval(), x, y, objective, config, progress=bool(progress))
+    if validation is not None:
+        validation = upper.features(validation[0]), validation[1]
+    config = config.enough_for(steps_of_an_epoch(upper.y, config, machine))
+    how = {"validation": validation, "progress": progress, **options}
+    # In evaluation mode: what the net's norms measured is a part of what it knows.
+    run_loop(upper.model.eval(), upper.x, upper.y, upper.objective, config, machine, **how)
+    model.cpu()
     _settle(model, x, config)
 
 
@@ -132,6 +158,8 @@ def steps_in(y: Tensor, config: Training, machine: Machine | None = None) -> int
     if config.labels_only:
         few, config = _labelled(y, config)
         y = y[few]
+    if config.learning == "tune":
+        y = y[tuned_on(y, config)]
     steps = steps_of_an_epoch(y, config, machine or Machine())
     return config.enough_for(steps).epochs * steps
 

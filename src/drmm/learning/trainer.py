@@ -35,10 +35,10 @@ from drmm.learning.checkpoints import AtomicCheckpoints, check_checkpoint, check
 from drmm.learning.class_prior import class_prior
 from drmm.learning.compiling import Compiled, compiling
 from drmm.learning.config import Machine, Training
-from drmm.learning.objective import Objective
+from drmm.learning.objective import Aim
 from drmm.learning.processes import lead, local_rank
 from drmm.learning.quiet import quiet
-from drmm.learning.rates import partly_still, rates, warm_cosine
+from drmm.learning.rates import rates, warm_cosine
 from drmm.model.deep import DRMM
 from drmm.model.randomness import seeded
 from drmm.progress import Meter, Outlook
@@ -64,7 +64,7 @@ def run_loop(
     model: DRMM,
     x: Tensor,
     y: Tensor,
-    objective: Objective,
+    objective: Aim,
     config: Training,
     machine: Machine,
     *,
@@ -84,8 +84,7 @@ def run_loop(
     if checkpoint is not None:
         check_checkpoint(checkpoint, learner)
     loaders = None if validation is None else _loader(TensorDataset(*validation), batch_size=500)
-    still = partly_still(model, config)
-    with _ONE_LOOP, still, quiet(), compiling(machine), closing(Meter("training", outlook=progress)) as meter:
+    with _ONE_LOOP, quiet(), compiling(machine), closing(Meter("training", outlook=progress)) as meter:
         average = Average(config.weight_average)
         callbacks = [average, *watching, *([Shown(meter)] if progress else [])]
         trainer = _trainer(config, machine, folder, callbacks, validated=validation is not None)
@@ -128,7 +127,7 @@ class _Learner(pl.LightningModule):
     """The loop's view of a model: which batches, which loss, which optimiser."""
 
     def __init__(
-        self, model: DRMM, objective: Objective, config: Training, machine: Machine, x: Tensor, y: Tensor
+        self, model: DRMM, objective: Aim, config: Training, machine: Machine, x: Tensor, y: Tensor
     ) -> None:
         super().__init__()
         self.model = model

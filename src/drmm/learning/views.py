@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["View", "named_views", "random_views", "viewed"]
+__all__ = ["N_VIEWS", "View", "named_views", "random_views", "several_views", "viewed"]
 
 View = Literal["affine", "brightness", "crop", "flip", "usual"]
 """What may differ between views: "affine" turns, shears, scales and moves a picture, "flip" mirrors it; "usual" is
@@ -21,6 +21,8 @@ _BRIGHTER, _LIGHTER = 0.3, 0.08  # at most: a share of each level, and of white
 _TURN, _SCALE, _SHEAR, _SHIFT = math.radians(15), 0.1, 0.2, 0.14  # at most; of a picture's half side
 _DRAWS = 11  # numbers that decide a view
 _WHOLE = 0.5  # of random views
+N_VIEWS = 4
+"""Of `several_views`, at the most."""
 
 
 def named_views(kinds: Collection[View], shape: Sequence[int]) -> tuple[View, ...]:
@@ -41,6 +43,15 @@ def random_views(x: Tensor, kinds: Collection[View]) -> Tensor:
     draws, is_whole = torch.rand(len(x), _DRAWS), torch.rand(len(x), 1, 1, 1) < _WHOLE
     whole = viewed(x, draws, [kind for kind in kinds if kind == "flip"])
     return torch.where(is_whole.to(x.device), whole, viewed(x, draws, kinds))
+
+
+def several_views(x: Tensor, kinds: Collection[View], generator: torch.Generator) -> list[Tensor]:
+    """Pictures (N, C, H, W) as they are, mirrored if they may be, and two random views of each."""
+    if not kinds:
+        return [x]
+    whole = [x, x.flip(3)] if "flip" in kinds else [x]
+    draws = (torch.rand(len(x), _DRAWS, generator=generator) for _ in range(N_VIEWS // 2))
+    return [*whole, *(viewed(x, draw, kinds) for draw in draws)]
 
 
 def viewed(x: Tensor, draws: Tensor, kinds: Collection[View]) -> Tensor:

@@ -87,9 +87,9 @@ def efficientnet_lite(name: str, n_classes: int, image_shape: tuple[int, int, in
             f"{name} takes grey or colour images from {LEAST_SIDE}x{LEAST_SIDE} pixels on, not {shown}"
         )
     levels: list[Rendering] = [Affine(in_colour, increasing=True)] if channels == 1 else []
-    levels += [whitened(3, [_BLACK], [_RANGE]), *_convolved(3, _STEM, 3, stride=2), Clip(0, 6)]
+    levels += [whitened(3, [_BLACK], [_RANGE]), *_convolved(3, _STEM, 3, stride=2), _relu6()]
     levels += _blocks(EFFICIENTNETS[name])
-    levels += [*_convolved(_round(_STAGES[-1][-1] * EFFICIENTNETS[name].width), _TOP), Clip(0, 6)]
+    levels += [*_convolved(_round(_STAGES[-1][-1] * EFFICIENTNETS[name].width), _TOP), _relu6()]
     body = Sequential(*levels, AdaptiveAvgPool2d(1), Flatten())
     return DRMM(body, Linear(_TOP, n_classes), image_shape=image_shape)
 
@@ -114,6 +114,11 @@ def _convolved(below: int, above: int, kernel: int = 1, stride: int = 1, groups:
     return [*padding, convolution, FrozenBatchNorm2d(above, _EPS)]
 
 
+def _relu6() -> Clip:
+    """Above a norm, whose features nothing else reads."""
+    return Clip(0, 6, inplace=True)
+
+
 def _blocks(scale: Scale) -> Iterator[Rendering]:
     below = _STEM
     for number, (blocks, kernel, stride, expansion, channels) in enumerate(_STAGES):
@@ -127,8 +132,8 @@ def _blocks(scale: Scale) -> Iterator[Rendering]:
 def _block(below: int, above: int, kernel: int, stride: int, expansion: int) -> Rendering:
     """An inverted residual: more channels, a convolution in each, fewer channels; beside it the image as it is."""
     wide = below * expansion
-    expand = [*_convolved(below, wide), Clip(0, 6)] if expansion > 1 else []
-    depthwise = [*_convolved(wide, wide, kernel, stride, groups=wide), Clip(0, 6)]
+    expand = [*_convolved(below, wide), _relu6()] if expansion > 1 else []
+    depthwise = [*_convolved(wide, wide, kernel, stride, groups=wide), _relu6()]
     body = Sequential(*expand, *depthwise, *_convolved(wide, above))
     if stride > 1 or below != above:
         return body

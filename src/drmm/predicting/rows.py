@@ -18,6 +18,7 @@ from drmm.data.images import pixels
 from drmm.data.parallel import ahead
 from drmm.errors import InputError
 from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once
+from drmm.model.folding import folded
 from drmm.runs.run import Run
 from drmm.trust.assessment import Answers
 from drmm.trust.decisions import UNFAMILIAR
@@ -65,7 +66,7 @@ class Rows:
         self, run: Run, *, promise: float = PROMISE, all_classes: bool = False, inference: bool = True
     ) -> None:
         check_promise(promise)
-        self._model, self._classes = run.model, run.recipe.classes
+        self._model, self._classes = folded(run.model), run.recipe.classes
         self._assessment, self.promise = run.assessment, promise
         self._all, self._inference = all_classes, inference
         self._how = run.decoding
