@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench serving learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench serving learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness gaussian nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -91,6 +91,9 @@ samples: .venv/demo.stamp  ## Digits drawn with independent switches and with a 
 
 exactness: .venv/demo.stamp  ## Max-sum against trying every configuration, on small random nets: two minutes.
 	$(STUDY).exactness
+
+gaussian: .venv/demo.stamp  ## Max-sum, the Gaussian objective and every configuration: who drew the picture; five minutes; resumable.
+	$(STUDY).gaussian
 
 nonnegativity: .venv/demo.stamp  ## What the penalty on negative templates does: five minutes.
 	$(STUDY).nonnegativity

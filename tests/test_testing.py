@@ -199,3 +199,17 @@ def test_the_dot_product_refuses_a_wrong_canvas():
 
     with pytest.raises(InputError, match="canvas"):
         dot_product_gap(Crops(), torch.randn(1, 1, 3, 3))
+
+
+@pytest.mark.parametrize("objective", ["max-sum", "gaussian"])
+@pytest.mark.parametrize("signed", [(True, True, True), (True, False, False)])
+@torch.no_grad()
+def test_the_switches_of_the_best_draw_what_scores_best(float64, objective, signed):
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        model = random_net(generator, signed=signed, bias=False)
+        x = torch.randn(4, *model.image_shape, generator=generator)
+        found = enumerate_configurations(model, x, objective)
+        drawn = model.levels.render(model.templates.weight[found.label], found.switches)
+        score = (drawn * x) if objective == "max-sum" else -0.5 * (x - drawn).square()
+        torch.testing.assert_close(score.flatten(1).sum(1), found.score.amax(1))

@@ -114,6 +114,32 @@ def gains() -> Mapping[str, Any]:
     return {"nets": len(nets), "seeds": len(study["seeds"]), **found}
 
 
+def recovery() -> Mapping[str, Any]:
+    """How often each rule finds the class that drew a picture, and by how many points more than max-sum."""
+    study = results("gaussian")
+
+    def span(rule: str, figure: str = "class") -> str:
+        means = [mean(kind[rule][figure]) for kind in study["own"].values()]
+        return f"{min(means):.0f} to {max(means):.0f}"
+
+    def gain(rows: Mapping[str, Any], figure: str) -> Interval:
+        found, others = (rows[rule][figure] for rule in ("Gaussian", "max-sum"))
+        return interval([one - other for one, other in zip(found, others, strict=True)])
+
+    gains = [gain(kind, "class") for kind in study["own"].values()]
+    spans = {"inner": span("max-sum"), "found": span("Gaussian"), "every": span("every configuration")}
+    return {
+        **spans,
+        "optimum": span("Gaussian", "optimum"),
+        "gains": gains,
+        "listed": ", ".join(map(str, gains)),
+        "nets": gains[0].n,
+        "digits": -gain(study["digits"], "error"),
+        "errors": f"{mean(study['digits']['Gaussian']['error']):.0f} against "
+        f"{mean(study['digits']['max-sum']['error']):.0f}",
+    }
+
+
 def sizes() -> Mapping[str, Any]:
     """By how many points nets pruned by P(on) err less than by others, at each size."""
     study = results("pruning")
@@ -171,7 +197,7 @@ def drawing() -> Mapping[str, Any]:
 
 
 COMPUTED: dict[str, Callable[[], Mapping[str, Any]]] = {
-    make.__name__: make for make in (shifts, lifted, race, gains, sizes, drawn, signs, mnist, drawing)
+    make.__name__: make for make in (shifts, lifted, race, gains, recovery, sizes, drawn, signs, mnist, drawing)
 }
 
 

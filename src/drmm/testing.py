@@ -8,10 +8,11 @@ takes what the class declares.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,11 +73,13 @@ class Enumeration:
     Attributes:
         score: the best value of the objective for each class, (N, C).
         label: the class of the best one, (N,).
+        switches: those of the best one; a switch that no path reaches is as it was tried first.
         configurations: how many were tried: joint switch configurations times classes.
     """
 
     score: Tensor
     label: Tensor
+    switches: Switches
     configurations: int
 
 
@@ -184,6 +187,7 @@ def enumerate_configurations(
         raise InputError(f"{total * classes} configurations are more than the limit of {limit}: use a smaller net")
     images = x.flatten(1)
     best = x.new_full((len(x), classes), -math.inf)
+    found = torch.zeros_like(best, dtype=torch.long)
     batch = max(1, 4_000_000 // (classes * _widest(stages)))
     for first in range(0, total, batch):
         number = torch.arange(first, min(first + batch, total), device=x.device)
@@ -194,8 +198,12 @@ def enumerate_configurations(
             score += offset
         else:
             score -= 0.5 * (templates.square().sum(2) + images.square().sum(1)[:, None, None])
-        best = torch.maximum(best, score.amax(1))
-    return Enumeration(best, best.argmax(1), total * classes)
+        most, place = score.max(1)
+        found = torch.where(most > best, first + place, found)
+        best = torch.maximum(best, most)
+    label = best.argmax(1)
+    switches = _switches(stages, model, x, found.gather(1, label[:, None]).squeeze(1))
+    return Enumeration(best, label, switches, total * classes)
 
 
 @torch.no_grad()
@@ -439,6 +447,26 @@ def _draw(stages: list[_Stage], top: Linear | Choice, number: Tensor) -> tuple[T
             drawn = z * stage.factor[unit, k][:, None]
             z = z.new_zeros(*z.shape[:2], stage.below).scatter_add_(2, index, drawn)
     return z, offset
+
+
+def _switches(stages: list[_Stage], model: DRMM, x: Tensor, number: Tensor) -> Switches:
+    """Those of the configuration with a number (N,), for each image."""
+    with evaluation(model.levels):
+        like = model.levels.infer(x)[1]
+    chosen: dict[int, dict[str, Tensor]] = {}
+    for stage in reversed(stages):
+        if isinstance(stage, _Choice):
+            number, k = _digits(number, stage.options)
+            value = stage.value[torch.arange(len(stage.options), device=k.device), k]
+            chosen.setdefault(stage.leaf, {})[stage.name] = value
+    place = itertools.count()
+
+    def take(leaf: Switches) -> Switches:
+        own = chosen[next(place)]
+        values: dict[str, Any] = {name: own[name].reshape(old.shape).to(old.dtype) for name, old in leaf.choices()}
+        return replace(leaf, **values)
+
+    return like.map_leaves(take)
 
 
 def _digits(number: Tensor, options: Tensor) -> tuple[Tensor, Tensor]:

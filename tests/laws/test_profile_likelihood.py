@@ -3,9 +3,8 @@
 p(I, c, g) = N(I; α μ_cg, σ²) π_c p(g | c). For one α it integrates to 1 over images, classes and switches. With
 the α ≥ 0 that suits each image best, all images on the ray along μ_cg are as likely: what is left is a Gaussian
 across the ray, and the mass in a box grows with its side. Checked by quadrature over images of two pixels.
-Control: the model's own α for every image.
-
-"heldout" and "bic" of `drmm.learning.selection` are made of this log-joint.
+Control: the model's own α for every image. With a prior of α it is a density again
+(tests/laws/test_brightness_is_a_density.py), of which "heldout" and "bic" are made.
 """
 
 from dataclasses import replace

@@ -140,13 +140,13 @@ def test_candidates_of_another_selection_are_not_taken_for_these(tmp_path: Path)
 def test_free_parameters_are_counted() -> None:
     x, y = renderings(n=40)
     trial = select(WIDTHS, counting, x, y, seed=0, progress=False).trials[3]
-    dictionary, norm, templates, switches, noise = 36 * 4 + 4, 2 * 4, 4 + 1, 4, 1
-    assert trial.parameters == dictionary + norm + templates + switches + noise
+    dictionary, norm, templates, switches, noise, brightness = 36 * 4 + 4, 2 * 4, 4 + 1, 4, 1, 2
+    assert trial.parameters == dictionary + norm + templates + switches + noise + brightness
     pooled = Grid(depth=(1, 2)).candidates(Recipe("conv_small", (1, 8, 8), ("a", "b"), width=2))
     x, y = torch.rand(30, 1, 8, 8), torch.arange(30) % 2
     trial = select(pooled, counting, x, y, seed=0, progress=False).trials[0]
     units = 2 * 6 * 6  # an on/off switch each, and one of four positions
-    assert trial.parameters == 2 * 25 + 2 * 2 + (2 * 2 + 2) + 1 + 1 + units * (1 + 3)
+    assert trial.parameters == 2 * 25 + 2 * 2 + (2 * 2 + 2) + 1 + 2 + 1 + units * (1 + 3)
 
 
 @pytest.mark.parametrize("constraint", ["hard", "weight_norm"])

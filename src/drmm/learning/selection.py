@@ -10,9 +10,8 @@ generative model". Every candidate learns from the same four fifths of the image
 - "heldout": the complete-data log-joint log p(I, ĉ, ĝ) of the held-out images, likewise.
 - "bic": k ln N - 2 Σ_n log p(I_n, ĉ_n, ĝ_n) over the N images that were learned from; lower is better.
 
-All but the error are profile likelihoods, `DRMM.log_joint`: each image has the brightness α that suits it best, so
-that they are no densities over images. They compare structures that all have this freedom; "heldout" is no
-log-likelihood of held-out images, and "bic" approximates no evidence.
+All but the error are densities over images: brightness has a prior, fitted to the images that were learned from,
+and is integrated over (`drmm.model.brightness`).
 
 The last two are complete-data criteria, like the ICL of mixture models: class and switches are maximised over, not
 summed out. They bound the log-likelihood from below, and the bound is the length of the whole message (I, ĉ, ĝ):
@@ -45,8 +44,9 @@ from drmm.data import holdout
 from drmm.data.images import pixels
 from drmm.errors import InputError, RunError
 from drmm.files import read_json, write_json
+from drmm.model.brightness import BrightnessPrior, best_fit, compare
 from drmm.model.constraints import free_parameters
-from drmm.model.deep import DRMM, Latents, evaluation, fit_amplitude, per_image
+from drmm.model.deep import DRMM, Latents, evaluation
 from drmm.model.presets import resolve
 from drmm.records import Record
 from drmm.storage.models import Recipe
@@ -104,10 +104,9 @@ class Trial:
     Attributes:
         recipe: the candidate.
         parameters: k, the free parameters of p(I, c, g): what learning moves (dictionaries, norms, templates and
-            biases; amplitude and direction are as many as the template), σ², the class prior, and a probability
-            for each on/off switch and for all but one of the positions of each pooled unit. The switches' prior is
-            fitted to the images like the rest, so that it counts. The amplitude α of each image does not: every
-            candidate has one.
+            biases; amplitude and direction are as many as the template), σ², the mean and spread of brightness,
+            the class prior, and a probability for each on/off switch and for all but one of the positions of each
+            pooled unit. The priors are fitted to the images like the rest, so that they count.
         seconds: of learning and scoring.
         bic: on the images that were learned from, in nats.
         images: for "error", "picture" and "heldout" the score of each held-out image that has one.
@@ -214,7 +213,7 @@ def select(
     chosen = check_selection(candidates, y, criterion, seed)
     held, kept = held_out(y, seed)
     console = Console(stderr=True, quiet=not progress)
-    source = {"images": _checksum(x), "labels": _checksum(y), "seed": seed}
+    source = {"images": _checksum(x), "labels": _checksum(y), "seed": seed, "brightness": "integrated"}
     trials = []
     for i, recipe in enumerate(candidates):
         console.print(f"candidate {i + 1} of {len(candidates)}: {_name(recipe)}", highlight=False)
@@ -248,10 +247,13 @@ def held_out(y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 def _trial(recipe: Recipe, model: DRMM, held: tuple[Tensor, Tensor], learned: Tensor, start: float) -> Trial:
     """Score a model on images that it has not seen, and for BIC on those that it has."""
-    joint, picture, label = _explain(model, held[0])
+    seen, own = (_explain(model, x) for x in (held[0], learned))
+    brightness = BrightnessPrior.fit(best_fit(own.match, own.energy))
+    picture = seen.alone + brightness.gain(seen.match, seen.energy, model.noise)
+    joint = seen.prior + picture
+    fit = float((own.prior + own.alone + brightness.gain(own.match, own.energy, model.noise)).sum())
     known = held[1] >= 0
-    wrong = 100.0 * (label != held[1])[known].double()
-    fit = float(_explain(model, learned)[0].sum())
+    wrong = 100.0 * (seen.label != held[1])[known].double()
     images = {"error": wrong, "picture": picture, "heldout": joint}
     if not math.isfinite(fit + float(joint.sum())):
         raise InputError(f"the log-joint of {_name(recipe)} is not finite: check the images for constant ones")
@@ -261,25 +263,33 @@ def _trial(recipe: Recipe, model: DRMM, held: tuple[Tensor, Tensor], learned: Te
     return Trial(recipe, k, round(time.perf_counter() - start, 1), bic, scores)
 
 
+@dataclass(frozen=True)
+class _Explained:
+    """What a model makes of images: log p(ĉ, ĝ), log N(I; 0, σ²), match, energy, and ĉ; (N,) each, float64."""
+
+    prior: Tensor
+    alone: Tensor
+    match: Tensor
+    energy: Tensor
+    label: Tensor
+
+
 @torch.no_grad()
-def _explain(model: DRMM, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log p(I, ĉ, ĝ) and log p(I | ĉ, ĝ) of images, in nats, and ĉ; (N,) each."""
+def _explain(model: DRMM, x: Tensor) -> _Explained:
     parts = []
     with evaluation(model):
         for part in map(pixels, x.split(_CHUNK)):
             label, _, switches = model.max_sum(part, None)
-            drawn = model.levels.render(model.templates.weight[label], switches)
-            amplitude = fit_amplitude(part, drawn)
-            picture = model.log_density(part, per_image(amplitude) * drawn)
-            latents = Latents.without_score(label, amplitude, switches, model.n_classes)
-            parts.append((picture + model.log_prior(latents), picture, label))
-    joint, picture, label = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-    return joint.double(), picture.double(), label
+            match, energy = compare(part, model.levels.render(model.templates.weight[label], switches))
+            prior = model.log_prior(Latents.without_score(label, match, switches, model.n_classes))
+            alone = model.log_density(part, torch.zeros_like(part))
+            parts.append((prior.double(), alone.double(), match.double(), energy.double(), label))
+    return _Explained(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _free_parameters(model: DRMM) -> int:
     """What `Trial.parameters` counts."""
-    total = free_parameters(model) + 1 + model.n_classes - 1
+    total = free_parameters(model) + 3 + model.n_classes - 1
     for leaf in model.blank_switches().leaves():
         for name, choice in leaf.choices():
             values = leaf.window.positions if name == "t" and leaf.window is not None else 2

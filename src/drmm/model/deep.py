@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from drmm.errors import InputError
+from drmm.model.brightness import Brightness, BrightnessPrior, compare
 from drmm.model.certificate import Asked, Certificate
-from drmm.model.drawing import Drawing, Sketch, draw, fit_amplitude
+from drmm.model.drawing import Drawing, Sketch, draw, fit_amplitude, per_image
+from drmm.model.gaussian import Objective, ObjectiveName, objective_of
 from drmm.model.inpainting import complete, observed_pixels
 from drmm.model.modes import evaluation, pieces
 from drmm.model.moment import Moment
@@ -48,8 +50,9 @@ class Latents:
 
     Attributes:
         label: ĉ, (N,), an index of the class.
-        score: the max-sum objective ⟨μ_ĉĝ, I⟩ plus the bias paths and the class bias, (N,).
-        logits: the score of every class with the same switches, (N, C).
+        score: the max-sum objective ⟨μ_ĉĝ, I⟩ plus the bias paths and the class bias, (N,); or log p(I, ĉ, ĝ) in
+            nats, where that was maximised.
+        logits: the score of every class with the same switches, (N, C); or with the best that were found.
         certificate: what `upper_bound` reads.
         amplitude: the least-squares factor of the rendering, α ≥ 0, (N,): I ≈ α μ_ĉĝ. Computed when it is first
             read, as `upper_bound` is.
@@ -57,6 +60,7 @@ class Latents:
         observed: which pixels were seen, bool (N, C, H, W); None if `infer` was not told.
         completed: the images with what was missing filled in, which the switches are of; None likewise.
         features: I^(L) of inference, which the templates were compared with, (N, D); None without one.
+        objective: what was maximised.
         drawing: what `amplitude` reads.
     """
 
@@ -69,6 +73,7 @@ class Latents:
     observed: Tensor | None = None
     completed: Tensor | None = None
     features: Tensor | None = None
+    objective: ObjectiveName = "inner"
     drawing: Drawing = field(init=False, repr=False, compare=False)
 
     @property
@@ -106,6 +111,10 @@ class Latents:
 
     def select(self, index: Tensor | slice) -> Latents:
         """The latents of some images."""
+
+        def of(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[index]
+
         return Latents(
             self.label[index],
             self.score[index],
@@ -113,10 +122,10 @@ class Latents:
             self.certificate.select(index),
             self.drawing.select(index),
             self.switches.select(index),
-            *(
-                None if values is None else values[index]
-                for values in (self.observed, self.completed, self.features)
-            ),
+            of(self.observed),
+            of(self.completed),
+            of(self.features),
+            self.objective,
         )
 
 
@@ -208,12 +217,13 @@ class DRMM(nn.Module):
         observed: Tensor | None = None,
         *,
         certify: bool = False,
+        objective: Objective | ObjectiveName = "inner",
     ) -> Latents:
         """Joint MAP of class and switches by max-sum, with the backtrace.
 
         Exact for max_{c,g} ⟨μ_cg, I⟩ (plus biases that scale with z) where every template above the pixels is
         non-negative, a heuristic otherwise: `upper_bound` says which. It is not the maximum of the Gaussian
-        log-joint, from which the slides drop ½‖μ_cg‖².
+        log-joint, from which the slides drop ½‖μ_cg‖²: with objective="gaussian" that is searched for, from here.
 
         Pixels that were not seen are latent as well: they are filled in as `inpaint` does, and the rest holds for
         the completed images. Then the amplitude, and the log-joint of these latents, are of the seen pixels alone.
@@ -226,15 +236,19 @@ class DRMM(nn.Module):
                 were. Other pixels may have any value, NaN too.
             certify: compute `upper_bound` and the amplitude at once, and not when they are first read: for weights
                 that will change.
+            objective: "inner" is ⟨μ_cg, I⟩; "gaussian" is `drmm.model.gaussian.Gaussian()`, which may be given
+                with other settings: never below max-sum in `log_joint`, and thousands of times as slow.
 
         Raises:
-            InputError: if the labels or the mask do not fit.
+            InputError: if the labels or the mask do not fit, or there is no such objective; for the Gaussian one,
+                if the model is in training mode or does not know its image shape.
         """
+        aim = objective_of(objective)
         seen = None if observed is None else observed_pixels(x, observed)
         image = x if seen is None else self.inpaint(x, seen, label)
         with _randomness(generator):
             chosen, logits, switches, features = self._max_sum(image, label)
-        moment, varies = Moment.now(self, image), self._varies()
+        moment, varies = Moment.now(self, image), self.varies()
         drawing = Drawing(None, Sketch(moment, chosen, switches, seen))
         if varies:
             certificate = Certificate.unknown(logits[:, 0].detach())
@@ -243,7 +257,7 @@ class DRMM(nn.Module):
         if certify or varies:  # the next pass of training changes running statistics
             certificate.read()
             drawing.read()
-        return Latents(
+        latents = Latents(
             label=chosen,
             score=logits.gather(1, chosen[:, None]).squeeze(1),
             logits=logits,
@@ -254,6 +268,7 @@ class DRMM(nn.Module):
             completed=None if seen is None else image,
             features=features,
         )
+        return aim.refine(self, image, latents, given=label is not None)
 
     def inpaint(self, x: Tensor, observed: Tensor, label: Tensor | int | None = None) -> Tensor:
         """The images (N, C, H, W) with the pixels that were not seen filled in.
@@ -285,7 +300,7 @@ class DRMM(nn.Module):
         """
         self.admit(x)
         nothing_known = x.new_full((x.shape[0], self.n_classes), math.inf)
-        if self._varies():
+        if self.varies():
             return nothing_known
         try:
             return bound(self.templates, *bound(self.levels, x, x))[1]
@@ -311,27 +326,40 @@ class DRMM(nn.Module):
         Args:
             x: the images that the latents were inferred from; those with missing pixels are taken as completed.
             latents: from `infer`.
+
+        Raises:
+            InputError: if their score is no sum over paths.
         """
+        if latents.objective != "inner":
+            raise InputError("only the inner product is a sum over paths: infer with objective='inner'")
         pixels = (x if latents.completed is None else latents.completed) * self.render(latents)
         return PathSum(pixels, latents.score - pixels.flatten(1).sum(1))
 
-    def log_joint(self, x: Tensor, latents: Latents, prior: Prior | None = None) -> Tensor:
+    def log_joint(
+        self, x: Tensor, latents: Latents, prior: Prior | None = None, brightness: Brightness | None = None
+    ) -> Tensor:
         """Log p(I, c, g) = log N(I; α μ_cg, σ²) + log π_c + log p(g | c) of each image, (N,), in nats.
 
         A profile likelihood, not a density: the amplitude α is the latents' own, and inferred ones have the α that
         suits the image best. All images along μ_cg are then as likely, and the integral over images grows without
-        limit with the box. A density needs a prior on α; with one α for all images this is one. I is what was
-        seen, if pixels are missing.
+        limit with the box. With a prior of α, over which the Gaussian is integrated, or one α for all images this
+        is a density. I is what was seen, if pixels are missing.
 
         Args:
             x: images (N, C, H, W).
             latents: their latents.
             prior: over the switches; None is the model's own, which are independent.
+            brightness: what is known of α, such as a `BrightnessPrior`; None takes the latents'.
 
         Raises:
             InputError: if the model does not know its image shape.
         """
-        return self.log_likelihood(x, latents) + self.log_prior(latents, prior)
+        explained = (
+            self.log_likelihood(x, latents)
+            if brightness is None
+            else self.log_evidence(x, self.render(latents), brightness, latents.observed)
+        )
+        return explained + self.log_prior(latents, prior)
 
     def log_prior(self, latents: Latents, prior: Prior | None = None) -> Tensor:
         """Log p(c, g) = log π_c + log p(g | c) of each image, (N,), in nats; the prior as for `log_joint`.
@@ -339,12 +367,19 @@ class DRMM(nn.Module):
         Raises:
             InputError: if the model does not know its image shape.
         """
-        chosen = self._prior() if prior is None else prior
+        chosen = self.switch_prior() if prior is None else prior
         return self.class_prior.log()[latents.label] + chosen.log_prob(latents.switches, latents.label)
 
     def log_likelihood(self, x: Tensor, latents: Latents) -> Tensor:
         """Log p(I | c, g) = log N(I; α μ_cg, σ²) of each image, (N,), in nats; of what was seen of it."""
         return self.log_density(x, self.picture(latents), latents.observed)
+
+    def log_evidence(
+        self, x: Tensor, rendering: Tensor, brightness: Brightness, observed: Tensor | None = None
+    ) -> Tensor:
+        """Log ∫ p(α) N(I; α μ, σ²) dα of each image, (N,), in nats; arguments as for `log_density`."""
+        gain = brightness.gain(*compare(x, rendering, observed), self.noise)
+        return self.log_density(x, torch.zeros_like(x), observed) + gain
 
     def log_density(self, x: Tensor, picture: Tensor, observed: Tensor | None = None) -> Tensor:
         """Log N(I; picture, σ²) of each image, (N,), in nats; of its pixels in the bool mask, if there is one."""
@@ -363,6 +398,7 @@ class DRMM(nn.Module):
         label: Tensor | int | None = None,
         generator: torch.Generator | None = None,
         prior: Prior | None = None,
+        brightness: BrightnessPrior | None = None,
     ) -> Latents:
         """Draw c ~ Cat(π) and g ~ p(g | c) for n images; arguments as for `sample`.
 
@@ -371,8 +407,11 @@ class DRMM(nn.Module):
         """
         self.check_samples()
         chosen = categorical(self.class_prior, n, generator) if label is None else self.check_label(label, n)
-        switches = (self._prior() if prior is None else prior).sample(chosen, self.blank_switches(), generator)
-        return Latents.without_score(chosen, self.amplitude.expand(n), switches, self.n_classes)
+        switches = (self.switch_prior() if prior is None else prior).sample(
+            chosen, self.blank_switches(), generator
+        )
+        alpha = self.amplitude.expand(n) if brightness is None else brightness.sample(n, self.noise, generator)
+        return Latents.without_score(chosen, alpha, switches, self.n_classes)
 
     @torch.no_grad()
     def sample(
@@ -381,8 +420,9 @@ class DRMM(nn.Module):
         label: Tensor | int | None = None,
         generator: torch.Generator | None = None,
         prior: Prior | None = None,
+        brightness: BrightnessPrior | None = None,
     ) -> Tensor:
-        """Ancestral samples (n, C, H, W): class, switches, rendering, pixel noise.
+        """Ancestral samples (n, C, H, W): class, switches, brightness, rendering, pixel noise.
 
         Args:
             n: how many.
@@ -390,11 +430,12 @@ class DRMM(nn.Module):
             generator: source of randomness.
             prior: of the switches; None is the model's own, which are independent and look it. `drmm.borrow` makes
                 one whose samples hang together.
+            brightness: of α; None is one for all, the model's amplitude.
 
         Raises:
             InputError: if the model does not know its image shape, or draws only what it has seen.
         """
-        mean = self.picture(self.sample_latents(n, label, generator, prior))
+        mean = self.picture(self.sample_latents(n, label, generator, prior, brightness))
         return mean + self.noise.sqrt() * normal(mean.shape, mean, generator)
 
     @torch.no_grad()
@@ -406,7 +447,7 @@ class DRMM(nn.Module):
             rendering: μ_ĉĝ of the same shape.
             switches: ĝ.
         """
-        share = self._prior().update(switches)
+        share = self.switch_prior().update(switches)
         amplitude = fit_amplitude(x, rendering)
         residual = (x - per_image(amplitude) * rendering).square().mean()
         self.noise.lerp_(residual, share.to(self.noise.dtype))
@@ -419,7 +460,7 @@ class DRMM(nn.Module):
         Args:
             batches: images (N, C, H, W), the model being in evaluation mode.
         """
-        self._prior().forget()
+        self.switch_prior().forget()
         for x in batches:
             label, _, switches = self.max_sum(x, None)
             self.track(x, self.levels.render(self.templates.weight[label], switches), switches)
@@ -469,7 +510,7 @@ class DRMM(nn.Module):
     def _max_sum(self, x: Tensor, label: Tensor | int | None) -> tuple[Tensor, Tensor, Switches, Tensor]:
         """As `max_sum`, and the features (N, D)."""
         self.admit(x)
-        parts = [slice(None)] if self._varies() else pieces(x.shape[0], x.shape[1:])
+        parts = [slice(None)] if self.varies() else pieces(x.shape[0], x.shape[1:])
         found = [self.levels.infer(x[part]) for part in parts]
         features, switches = found[0]
         if len(found) > 1:
@@ -485,7 +526,8 @@ class DRMM(nn.Module):
         rendering = draw(self.levels, self.templates.weight[chosen], switches)
         return per_image(fit_amplitude(x, rendering, observed)) * rendering
 
-    def _varies(self) -> bool:
+    def varies(self) -> bool:
+        """Whether what it infers depends on the batch or on chance, as in training mode."""
         return any(_varies(module) for module in self.levels.modules())
 
     def check_samples(self) -> None:
@@ -500,7 +542,12 @@ class DRMM(nn.Module):
                 "and reconstruct pictures"
             )
 
-    def _prior(self) -> SwitchPrior:
+    def switch_prior(self) -> SwitchPrior:
+        """The model's own prior over the switches, which are independent.
+
+        Raises:
+            InputError: if the model does not know its image shape.
+        """
         if self.prior is None:
             raise InputError("the model does not know its image shape: pass image_shape=(C, H, W)")
         return self.prior
@@ -513,11 +560,6 @@ def _varies(module: nn.Module) -> bool:
     if isinstance(module, Dropout | Dropout2d):
         return module.training and module.p > 0
     return module.training and type(module).__module__.partition(".")[0] not in {"drmm", "torch"}
-
-
-def per_image(values: Tensor) -> Tensor:
-    """(N,) as (N, 1, 1, 1), to scale images with."""
-    return values[:, None, None, None]
 
 
 def _randomness(generator: torch.Generator | None) -> AbstractContextManager[None]:

@@ -8,11 +8,12 @@ from typing import final
 import torch
 from torch import Tensor
 
+from drmm.model.brightness import best_fit, compare
 from drmm.model.modes import evaluation, pieces
 from drmm.model.moment import Inferring, Later, Moment
 from drmm.rendering import Sequential, Switches
 
-__all__ = ["Drawing", "Sketch", "draw", "fit_amplitude"]
+__all__ = ["Drawing", "Sketch", "draw", "fit_amplitude", "per_image"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,9 @@ def fit_amplitude(x: Tensor, rendering: Tensor, observed: Tensor | None = None) 
 
     Detached: at the minimum the derivative with respect to α is 0, so that no gradient is lost.
     """
-    if observed is not None:
-        x, rendering = (torch.where(observed, image, 0.0) for image in (x, rendering))
-    x, rendering = x.flatten(1), rendering.flatten(1)
-    energy = rendering.square().sum(1)
-    match = (x * rendering).sum(1)
-    return torch.where(energy > 0, match / energy.clamp(min=torch.finfo(x.dtype).tiny), 0.0).clamp(min=0)
+    return best_fit(*compare(x, rendering, observed))
+
+
+def per_image(values: Tensor) -> Tensor:
+    """(N,) as (N, 1, 1, 1), to scale images with."""
+    return values[:, None, None, None]
