@@ -488,6 +488,15 @@ class DRMM(nn.Module):
     def _varies(self) -> bool:
         return any(_varies(module) for module in self.levels.modules())
 
+    def check_bounded(self) -> None:
+        """Refuse bounds where none belongs to an image.
+
+        Raises:
+            NoBoundError: if what the levels do depends on the batch or on chance.
+        """
+        if self._varies():
+            raise NoBoundError("no image has a bound of its own: a norm keeps no statistics, or units are dropped")
+
     def check_samples(self) -> None:
         """Refuse to draw what was not seen, where some operation draws by its derivative at what it has seen.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from drmm.errors import InputError
-from drmm.rendering.base import NoBoundError, Switches, chosen, masked
+from drmm.rendering.base import Box, NoBoundError, Switches, chosen, constant, masked
 from drmm.rendering.kinds import extremes
 
 __all__ = ["Concat", "Join", "Maximum", "Sum", "shapes_of"]
+
+
+Descent = Callable[[Tensor], tuple[tuple[Tensor, ...], Tensor]]  # as `drmm.rendering.base.Down`, of several inputs
 
 
 class Join(nn.Module, ABC):
@@ -67,6 +70,12 @@ class Join(nn.Module, ABC):
         """
         del lowers, uppers
         raise NoBoundError(f"no bound for {self.name}: give it bounds (docs/new_rendering.md)")
+
+    def relaxed(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Box, Descent]:
+        """Its bounds, and a linear way down, as `Rendering.relaxed`; by default the constant of the bounds."""
+        box = self.bounds(lowers, uppers)
+        blanks = tuple(torch.zeros_like(lower) for lower in lowers)
+        return box, lambda z: (blanks, constant(z, box))
 
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
         """How many paths go down each branch, in the order of `infer`; arguments as for `Rendering.count`.
@@ -130,6 +139,11 @@ class Sum(Join):
         total = Sum(self.weights)  # never in place: both ends may be the same tensor
         return total(*lowers), total(*uppers)
 
+    def relaxed(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Box, Descent]:
+        """Exact."""
+        switches = shapes_of(lowers)
+        return self.bounds(lowers, uppers), lambda z: (self.render(z, switches), z.new_zeros(len(z)))
+
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
         """All paths to each branch whose weight is not 0."""
         del every
@@ -163,6 +177,11 @@ class Concat(Join):
     def bounds(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Those of the branches, one beside the other."""
         return self.forward(*lowers), self.forward(*uppers)
+
+    def relaxed(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Box, Descent]:
+        """Exact."""
+        switches = shapes_of(lowers)
+        return self.bounds(lowers, uppers), lambda z: (self.render(z, switches), z.new_zeros(len(z)))
 
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
         """Each branch gets its own."""
