@@ -2,8 +2,8 @@
 
 No slide has it: max-sum inference is exact for non-negative templates only, and the two-message bound of a signed
 net lets each unit choose the switches below for itself. Lines that are pushed down to the pixels share them. Their
-bound never lies below the maximum over all configurations, found by brute force, nor above that of two messages; and
-with every unit that is held at one choice after the other it falls to the maximum itself, configuration and all.
+bound never lies below the maximum over all configurations, found by brute force, nor above that of two messages.
+With every unit that is held at one choice after the other it falls to the maximum itself, configuration and all.
 
 Controls: lines that lie below their gates bound nothing; neither two messages nor lines alone prove every image.
 """

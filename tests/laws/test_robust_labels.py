@@ -1,12 +1,12 @@
 """Robustness for free: where a margin is proved no attack within the radius changes the class.
 
-No slide has it: the score of a net whose upper templates are non-negative is the largest of many linear functions of
-the pixels, so that its active paths bound it from below for every other picture. The proved margin is that of the
-net itself at radius 0, exact in a net without switches, never less than that of plain intervals, and never above
-what an attack by projected gradient ascent reaches.
+No slide has it: the score of a net whose upper templates are non-negative is the largest of many linear functions
+of the pixels, so that its active paths bound it from below for every other picture. The proved margin is that of
+the net itself at radius 0, exact in a net without switches, never less than that of plain intervals, and never
+above what an attack by projected gradient ascent reaches.
 
-Controls: attacks succeed where nothing is proved; paths alone, without the chords of the other classes, prove what an
-attack refutes.
+Controls: attacks succeed where nothing is proved; paths alone, without the chords of the other classes, prove what
+an attack refutes.
 """
 
 import pytest

@@ -1,5 +1,7 @@
 """Branch and bound as a tool: what it takes, what it refuses, and what it leaves as it was."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -26,7 +28,7 @@ def x(model):
 
 def test_the_more_is_split_the_closer(model, x):
     found = [branch_and_bound(model, x, budget=budget) for budget in (0, 2, 20, 1000)]
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in itertools.pairwise(found):
         assert (other.upper_bound <= one.upper_bound + 1e-5).all()
         assert (other.score >= one.score - 1e-5).all()
     assert not found[0].certified().all()
