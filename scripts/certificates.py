@@ -186,7 +186,7 @@ def run(asked: Namespace) -> Results:
 def table(results: Results) -> str:
     """Both tables as Markdown."""
     seeds = results["seeds"]
-    columns = f"bound ÷ best: {' | '.join(METHODS)} | proved (%): {' | '.join(METHODS)} | seconds an image, of a busy core"
+    columns = f"bound ÷ best: {' | '.join(METHODS)} | proved (%): {' | '.join(METHODS)} | seconds, of a busy core"
     rows = [
         f"| {seeds} seeds | test error (%) | beaten (%) | best ÷ own score | {columns} |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from drmm import DRMM, robust_margin
+from drmm import DRMM, branch_and_bound, robust_margin
 from drmm.errors import InputError
 from drmm.model.presets import dense
-from drmm.rendering import BatchNorm2d, Conv2d, Flatten, Linear, Sequential
+from drmm.rendering import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, Sequential
 from drmm.rendering.bounds import NoBoundError
 
 SHAPE = (1, 4, 4)
@@ -34,11 +34,19 @@ def test_norms_and_labels_are_known(model):
         robust_margin(model, x, torch.tensor([0, 1, 2]), 0.1)
 
 
-def test_training_means_evaluation_and_the_mode_stays(model):
-    x = torch.randn(2, *SHAPE)
-    expected = robust_margin(model.eval(), x, 1, 0.1)
-    torch.testing.assert_close(robust_margin(model.train(), x, 1, 0.1), expected)
+@pytest.mark.parametrize(
+    "find", [lambda model, x: robust_margin(model, x, 1, 0.1), lambda model, x: gap(model, x)]
+)
+def test_training_means_evaluation_and_the_mode_stays(find, model):
+    dropped = Sequential(*model.levels, Dropout(0.5))
+    model, x = DRMM(dropped, model.templates, image_shape=SHAPE), torch.randn(2, *SHAPE)
+    expected = find(model.eval(), x)
+    torch.testing.assert_close(find(model.train(), x), expected)
     assert model.training
+
+
+def gap(model, x):
+    return branch_and_bound(model, x, budget=1).gap
 
 
 def test_no_margin_where_images_depend_on_each_other():

@@ -284,13 +284,11 @@ class DRMM(nn.Module):
         dropped at random, or a rendering has no registered bound, there is no certificate: the bound is infinite.
         """
         self.admit(x)
-        nothing_known = x.new_full((x.shape[0], self.n_classes), math.inf)
-        if self._varies():
-            return nothing_known
         try:
+            self.check_bounded()
             return bound(self.templates, *bound(self.levels, x, x))[1]
         except NoBoundError:
-            return nothing_known
+            return x.new_full((x.shape[0], self.n_classes), math.inf)
 
     def render(self, latents: Latents) -> Tensor:
         """μ_ĉĝ, (N, C, H, W): the class template drawn through the switches."""

@@ -49,18 +49,19 @@ def robust_margin(model: DRMM, x: Tensor, label: Tensor | int, radius: float, no
     if norm not in {"linf", "l2"} or not 0 <= radius < math.inf:
         raise InputError(f"norm must be linf or l2, and the radius 0 or more: got {norm!r} and {radius}")
     with evaluation(model):
+        model.admit(x)
         model.check_bounded()
         labels = model.check_label(label, len(x))
         box, down = _relaxed(model, x, radius, norm)
-    weight, bias = model.templates.weight, model.templates.bias
-    rivals = []
-    for c in range(model.n_classes):
-        z = weight[c] - weight[labels]
-        w, offset = down(z)
-        reach = radius * w.flatten(1).norm(p=1 if norm == "linf" else 2, dim=1)
-        linear = (w * x).flatten(1).sum(1) + reach + offset
-        most = torch.minimum(linear, constant(z, box)) + (0 if bias is None else bias[c] - bias[labels])
-        rivals.append(most.where(labels != c, -math.inf))
+        weight, bias = model.templates.weight, model.templates.bias
+        rivals = []
+        for c in range(model.n_classes):
+            z = weight[c] - weight[labels]
+            w, offset = down(z)
+            reach = radius * w.flatten(1).norm(p=1 if norm == "linf" else 2, dim=1)
+            linear = (w * x).flatten(1).sum(1) + reach + offset
+            most = torch.minimum(linear, constant(z, box)) + (0 if bias is None else bias[c] - bias[labels])
+            rivals.append(most.where(labels != c, -math.inf))
     return -torch.stack(rivals).amax(0)
 
 
