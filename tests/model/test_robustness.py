@@ -34,19 +34,21 @@ def test_norms_and_labels_are_known(model):
         robust_margin(model, x, torch.tensor([0, 1, 2]), 0.1)
 
 
-@pytest.mark.parametrize(
-    "find", [lambda model, x: robust_margin(model, x, 1, 0.1), lambda model, x: gap(model, x)]
-)
+def gap(model, x):
+    return branch_and_bound(model, x, budget=1).gap
+
+
+def margin(model, x):
+    return robust_margin(model, x, 1, 0.1)
+
+
+@pytest.mark.parametrize("find", [margin, gap])
 def test_training_means_evaluation_and_the_mode_stays(find, model):
     dropped = Sequential(*model.levels, Dropout(0.5))
     model, x = DRMM(dropped, model.templates, image_shape=SHAPE), torch.randn(2, *SHAPE)
     expected = find(model.eval(), x)
     torch.testing.assert_close(find(model.train(), x), expected)
     assert model.training
-
-
-def gap(model, x):
-    return branch_and_bound(model, x, budget=1).gap
 
 
 def test_no_margin_where_images_depend_on_each_other():
