@@ -29,7 +29,7 @@ from drmm.model.deep import Latents
 from drmm.model.presets import Constraint, conv_small, dense
 from drmm.progress import track
 from drmm.rendering.base import constant
-from drmm.studies.predictions import LEAST, MARGINS, Interval, interval, judge, together
+from drmm.studies.predictions import MARGINS, Interval, interval, judge, together
 from drmm.testing import random_net
 from scripts.study import Results, kept, spread, study
 
@@ -45,6 +45,7 @@ ROBUST = ("2 levels of 16 units", "4 convolutions")
 RADII = (("linf", 0.005), ("linf", 0.02), ("l2", 0.05), ("l2", 0.2))
 EPOCHS, BATCH, RATE = 20, 50, 5e-3
 ATTACKED, STEPS = 50, 30
+SEEDS = 10
 METHODS = ("messages", "lines", "branching")
 
 Rows = dict[str, dict[str, list[float]]]
@@ -293,6 +294,6 @@ def run_labels(asked: Namespace) -> Results:
 
 
 if __name__ == "__main__":
-    study(run, table, name="certificates", target="certificates", seeds=LEAST)
+    study(run, table, name="certificates", target="certificates", seeds=SEEDS)
     for predict, law in ((run_proved, "branching"), (run_inferred, "signed_nets"), (run_labels, "robust_labels")):
-        study(predict, name=f"predictions/{law}", target="certificates", seeds=LEAST)
+        study(predict, name=f"predictions/{law}", target="certificates", seeds=SEEDS)

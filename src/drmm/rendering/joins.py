@@ -98,8 +98,17 @@ def shapes_of(xs: Sequence[Tensor]) -> Switches:
     return Switches(parts[0].shape, parts=parts)
 
 
+class _Linear(Join):
+    """A join that is a linear map, whatever the switches."""
+
+    def relaxed(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Box, Descent]:
+        """Exact: the way down is `render`."""
+        switches = shapes_of(lowers)
+        return self.bounds(lowers, uppers), lambda z: (self.render(z, switches), z.new_zeros(len(z)))
+
+
 @final
-class Sum(Join):
+class Sum(_Linear):
     """Add branches, each times a weight: a skip connection renders z + Fᵀz (slide "…yields Deep ResNets").
 
     Args:
@@ -139,11 +148,6 @@ class Sum(Join):
         total = Sum(self.weights)  # never in place: both ends may be the same tensor
         return total(*lowers), total(*uppers)
 
-    def relaxed(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Box, Descent]:
-        """Exact."""
-        switches = shapes_of(lowers)
-        return self.bounds(lowers, uppers), lambda z: (self.render(z, switches), z.new_zeros(len(z)))
-
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
         """All paths to each branch whose weight is not 0."""
         del every
@@ -151,7 +155,7 @@ class Sum(Join):
 
 
 @final
-class Concat(Join):
+class Concat(_Linear):
     """One branch beside the other, as in DenseNets.
 
     Args:
@@ -177,11 +181,6 @@ class Concat(Join):
     def bounds(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Those of the branches, one beside the other."""
         return self.forward(*lowers), self.forward(*uppers)
-
-    def relaxed(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Box, Descent]:
-        """Exact."""
-        switches = shapes_of(lowers)
-        return self.bounds(lowers, uppers), lambda z: (self.render(z, switches), z.new_zeros(len(z)))
 
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
         """Each branch gets its own."""

@@ -147,12 +147,8 @@ def _is_relaxed(rendering: Rendering, x: Tensor) -> bool:
             return True
         for _ in range(10):
             unit = torch.randint(y[0].numel(), (len(y), 1))
-            z = (
-                torch.zeros_like(y)
-                .flatten(1)
-                .scatter(1, unit, torch.randn(len(y), 1, dtype=y.dtype))
-                .reshape(y.shape)
-            )
+            size = torch.randn(len(y), 1, dtype=y.dtype)
+            z = y.new_zeros(len(y), y[0].numel()).scatter(1, unit, size).reshape(y.shape)
             draw = 2 * torch.rand_like(x) - 1
             inside = x + reach * draw.where(torch.rand(()) < 0.5, draw.sign())
             value, found = _twice(rendering, inside)
