@@ -243,12 +243,14 @@ def run_proved(asked: Namespace) -> Results:
         messages, lines, branching = (mean(results["certificates"][name][f"{by}: proved"]) for by in METHODS)
         shares = f"{messages:.0f} % by two messages, {lines:.0f} % by lines, {branching:.0f} % by branching"
         listed.append(f"{name}: {shares} ({gain} points more)")
+    verdict = "only if" if len(outcomes) > 1 and "confirmed" in outcomes else together(outcomes)
+    condition = "Only if the net is small. " if verdict == "only if" else ""
     return {
         "claim": "Lines that share switches, and branching, prove the joint MAP of signed nets",
         "slide": "Inference in the DRMM yields Deep Convnets",
         "law": "branching",
-        "verdict": "only if" if len(outcomes) > 1 and "confirmed" in outcomes else together(outcomes),
-        "says": f"If it is small. Images of {asked.seeds} seeds that are proved, of {'; '.join(listed)}.",
+        "verdict": verdict,
+        "says": f"{condition}Images of {asked.seeds} seeds that are proved, of {'; '.join(listed)}.",
     }
 
 
