@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench serving learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness gaussian nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench serving learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness gaussian certificates nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -100,6 +100,9 @@ nonnegativity: .venv/demo.stamp  ## What the penalty on negative templates does:
 
 kl: .venv/demo.stamp  ## The KL term as printed, and with the sign of the authors' code: two minutes.
 	$(STUDY).kl_sign
+
+certificates: .venv/demo.stamp  ## What can be proved of signed nets, and labels that no small change alters: ten minutes; resumable.
+	$(STUDY).certificates
 
 frontier: .venv/demo.stamp  ## Test error against the certificate's gap, signed to hard: a quarter of an hour.
 	$(STUDY).frontier

@@ -8,9 +8,11 @@ from .learning.initialisation import initialise as initialise
 from .learning.objective import Objective as Objective
 from .lifting.assembly import lift as lift
 from .model import presets as presets
+from .model.branching import branch_and_bound as branch_and_bound
 from .model.deep import DRMM as DRMM
 from .model.deep import Latents as Latents
 from .model.patch_prior import borrow as borrow
+from .model.robustness import robust_margin as robust_margin
 from .model.traceback import sign_traceback as sign_traceback
 from .predicting.predictor import Predictor as Predictor
 from .pruning.prune import prune as prune

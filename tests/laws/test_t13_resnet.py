@@ -23,7 +23,7 @@ import pytest
 import torch
 from torch import nn
 
-from drmm import lift
+from drmm import branch_and_bound, lift
 from drmm.rendering import Graph
 
 LAW = {"rtol": 1e-10, "atol": 1e-10}
@@ -286,6 +286,11 @@ def test_control_signed_upper_weights_can_do_better_than_the_forward_pass(kind, 
     assert (best >= logits - 1e-10).all()
     assert (best - logits).max() > 1e-2
     assert (model.upper_bound(x) >= best - 1e-10).all()
+    for c in range(CLASSES):  # lines through the branches, which share what comes from below
+        linear = branch_and_bound(model, x, c, budget=0).upper_bound
+        assert (linear >= best[:, c] - 1e-10).all()
+        assert (linear <= model.upper_bound(x)[:, c] + 1e-10).all()
+        assert depth == 1 or (linear < model.upper_bound(x)[:, c] - 1e-3).any()
     assert not all(model.infer(x, label).certified().all() for label in range(CLASSES))
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from drmm.rendering import Abs, BatchNorm1d, BatchNorm2d, Dropout, LeakyReLU, ReLU
+from drmm.rendering import Abs, BatchNorm1d, BatchNorm2d, Dropout, LeakyReLU, PReLU, ReLU
+from drmm.testing import check_rendering
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -114,3 +115,12 @@ def test_the_statistics_are_frozen_in_the_g_step():
     y, switches = module.infer(x)
     (template,) = torch.autograd.grad(module.render(torch.ones_like(y), switches).sum(), x, allow_unused=True)
     assert template is None
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [ReLU(), ReLU(inplace=True), LeakyReLU(0.2), LeakyReLU(-0.5), LeakyReLU(1.5), PReLU(3), Abs(), Dropout(0.5)],
+    ids=str,
+)
+def test_the_laws_hold(gate):
+    check_rendering(gate.double(), torch.randn(2, 3, 4, dtype=torch.float64))

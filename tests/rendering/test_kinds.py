@@ -415,6 +415,17 @@ class Undeclared(HardShrink):
         return y - 0.5 * x.sign() * (x.abs() > 0.5), switches
 
 
+class NotLargest(HardShrink):
+    """What is far below 0 is less than what is off."""
+
+    largest = True
+
+
+class NotAbove(HardShrink):
+    def line(self, z, x, lower, upper, switches):
+        return -super().line(-z, x, lower, upper, switches)
+
+
 class ByImage(RootMeanSquare):
     """Its gain changes with the image."""
 
@@ -437,6 +448,12 @@ WRONG = {
 @pytest.mark.parametrize("kind", [NotTransposed, NotAffine, Choosing, Undeclared])
 def test_control_a_broken_law_is_named(kind, x):
     with pytest.raises(InputError, match=rf"{kind.__name__} (breaks \d of \d laws|is declared affine)"):
+        check_rendering(kind(), x)
+
+
+@pytest.mark.parametrize("kind", [NotLargest, NotAbove])
+def test_control_a_way_down_that_is_no_bound_is_named(kind, x):
+    with pytest.raises(InputError, match=rf"{kind.__name__} breaks 1 of \d laws: what comes down relaxed"):
         check_rendering(kind(), x)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from drmm.rendering import BatchNorm2d, Conv2d, Level, MaxPool2d, Switches
+from drmm.testing import check_rendering
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -33,6 +34,12 @@ CASES = {
     "ceil": {"pool": MaxPool2d(2, ceil_mode=True), "stride": 2, "padding": 1},
     "one-channel": {"c_in": 1, "pool": MaxPool2d(2)},
 }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_laws_hold(case):
+    level = make(**CASES[case])
+    check_rendering(level, torch.randn(2, level.dictionary.in_channels, 6, 6))
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -299,13 +299,11 @@ class DRMM(nn.Module):
         dropped at random, or a rendering has no registered bound, there is no certificate: the bound is infinite.
         """
         self.admit(x)
-        nothing_known = x.new_full((x.shape[0], self.n_classes), math.inf)
-        if self.varies():
-            return nothing_known
         try:
+            self.check_bounded()
             return bound(self.templates, *bound(self.levels, x, x))[1]
         except NoBoundError:
-            return nothing_known
+            return x.new_full((x.shape[0], self.n_classes), math.inf)
 
     def render(self, latents: Latents) -> Tensor:
         """μ_ĉĝ, (N, C, H, W): the class template drawn through the switches."""
@@ -529,6 +527,15 @@ class DRMM(nn.Module):
     def varies(self) -> bool:
         """Whether what it infers depends on the batch or on chance, as in training mode."""
         return any(_varies(module) for module in self.levels.modules())
+
+    def check_bounded(self) -> None:
+        """Refuse bounds where none belongs to an image.
+
+        Raises:
+            NoBoundError: if what the levels do depends on the batch or on chance.
+        """
+        if self.varies():
+            raise NoBoundError("no image has a bound of its own: a norm keeps no statistics, or units are dropped")
 
     def check_samples(self) -> None:
         """Refuse to draw what was not seen, where some operation draws by its derivative at what it has seen.

@@ -15,7 +15,21 @@ from drmm.errors import InputError
 if TYPE_CHECKING:
     from drmm.rendering.kinds import Dictionary
 
-__all__ = ["Channels", "NoBoundError", "Rendering", "Switches", "Window", "chosen", "masked"]
+__all__ = [
+    "Box",
+    "Channels",
+    "Down",
+    "NoBoundError",
+    "Rendering",
+    "Switches",
+    "Window",
+    "chosen",
+    "constant",
+    "masked",
+]
+
+Box = tuple[Tensor, Tensor]  # the smallest and the largest value of each unit, (N, ...) each
+Down = Callable[[Tensor], tuple[Tensor, Tensor]]  # from z to w and b, (N,), such that ⟨z, y⟩ ≤ ⟨w, x⟩ + b
 
 
 _BATCHED = ("a", "t", "s", "kept", "point")  # the tensors of `Switches` that have a batch dimension
@@ -270,6 +284,24 @@ class Rendering(nn.Module, ABC):
             f"no bound for {self.name}: derive it from a kind (docs/new_rendering.md), or give it bounds"
         )
 
+    def relaxed(self, lower: Tensor, upper: Tensor, switches: Switches | None = None) -> tuple[Box, Down]:
+        """Its bounds, and a way down that is linear: what any z makes of its outputs, bounded in its inputs.
+
+        The way down turns z, of y's shape, into w and b: ⟨z, y⟩ ≤ ⟨w, x⟩ + b for all inputs x in [lower, upper]
+        and all switches. Units that share inputs share them in the bound. By default w is 0, and b is the bounds'.
+
+        Args:
+            lower: as for `bounds`.
+            upper: as for `bounds`.
+            switches: ĝ of an input inside; it holds then for the switches that `infer` finds, and no others.
+
+        Raises:
+            NoBoundError: if nobody knows the bounds.
+        """
+        del switches
+        box = self.bounds(lower, upper)
+        return box, lambda z: (torch.zeros_like(lower), constant(z, box))
+
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
         """How many paths come down to each unit of the input, from how many come to each unit of the output.
 
@@ -345,6 +377,11 @@ def chosen(choice: Tensor | None, name: str) -> Tensor:
     if choice is None:
         raise ValueError(f"these switches hold no {name}: pass the ones that this rendering's infer returned")
     return choice
+
+
+def constant(z: Tensor, box: Box) -> Tensor:
+    """The largest ⟨z, y⟩ of all y in a box, (N,)."""
+    return (z.clamp(max=0) * box[0] + z.clamp(min=0) * box[1]).flatten(1).sum(1)
 
 
 def masked(z: Tensor, mask: Tensor) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast, final
 
 from torch import Tensor, nn
 
-from drmm.rendering.base import Rendering, Switches
+from drmm.rendering.base import Box, Down, Rendering, Switches
 
-__all__ = ["Sequential"]
+__all__ = ["Sequential", "downwards"]
 
 
 @final
@@ -78,6 +79,16 @@ class Sequential(nn.Sequential, Rendering):
             lower, upper = level.bounds(lower, upper)
         return lower, upper
 
+    def relaxed(self, lower: Tensor, upper: Tensor, switches: Switches | None = None) -> tuple[Box, Down]:
+        """Level by level: bounds bottom-up, the way down top-down."""
+        parts = [None] * len(self) if switches is None else switches.parts
+        ways = list[Down]()
+        for level, part in zip(self.renderings, parts, strict=True):
+            (lower, upper), way = level.relaxed(lower, upper, part)
+            ways.append(way)
+
+        return (lower, upper), downwards(ways)
+
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
         """Level by level, top-down."""
         for level, part in zip(reversed(self.renderings), reversed(switches.parts), strict=True):
@@ -107,3 +118,16 @@ class Sequential(nn.Sequential, Rendering):
     def forward(self, x: Tensor) -> Tensor:
         """The convnet's view: the top features alone, without keeping switches."""
         return nn.Sequential.forward(self, x)  # type: ignore[no-any-return]
+
+
+def downwards(ways: Sequence[Down]) -> Down:
+    """The way down through several renderings, given pixels first."""
+
+    def down(z: Tensor) -> tuple[Tensor, Tensor]:
+        total = z.new_zeros(len(z))
+        for way in reversed(ways):
+            z, offset = way(z)
+            total = total + offset
+        return z, total
+
+    return down

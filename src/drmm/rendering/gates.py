@@ -28,6 +28,7 @@ class ReLU(nn.ReLU, Gate):
 
     may_overwrite = True
     slopes = (0.0, 1.0)
+    largest = True
 
     def choose(self, x: Tensor) -> Tensor:
         """On where positive."""
@@ -58,6 +59,11 @@ class LeakyReLU(nn.LeakyReLU, Gate):
         """The slope, and 1."""
         return self.negative_slope, 1.0
 
+    @property
+    def largest(self) -> bool:  # type: ignore[override]
+        """Where it neither falls nor rises more steeply when it is off."""
+        return 0 <= self.negative_slope <= 1
+
     def choose(self, x: Tensor) -> Tensor:
         """On where positive."""
         return x > 0
@@ -84,6 +90,11 @@ class PReLU(nn.PReLU, Gate):
     def slopes(self) -> tuple[Tensor, float]:  # type: ignore[override]
         """The slopes of all channels, and 1."""
         return self.weight, 1.0
+
+    @property
+    def largest(self) -> bool:  # type: ignore[override]
+        """Where no channel falls, or rises more steeply when it is off."""
+        return bool(((self.weight >= 0) & (self.weight <= 1)).all())
 
     def pieces(self, x: Tensor) -> Sequence[tuple[Any, Any]]:
         """The slope of each channel, and 1."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, final
 
+import torch
 from torch import Tensor, nn
 
-from drmm.rendering.base import Rendering, Switches
+from drmm.rendering.base import Box, Down, Rendering, Switches
 from drmm.rendering.joins import Join
 
 __all__ = ["Aside", "Graph", "Step"]
@@ -142,6 +143,38 @@ class Graph(Rendering):
             return operation.bounds(*inputs[0])
 
         return self.walk((lower, upper), visit, lambda value: value[0])
+
+    def relaxed(self, lower: Tensor, upper: Tensor, switches: Switches | None = None) -> tuple[Box, Down]:
+        """Step by step: bounds bottom-up, the way down top-down."""
+        ways: list[Callable[[Tensor], tuple[Any, Tensor]]] = []
+
+        def visit(operation: Rendering | Join, inputs: Sequence[Box], settings: Sequence[object]) -> Box:
+            part = None if switches is None else switches.parts[len(ways)]
+            operation = operation.given(*settings)
+            relaxed: tuple[Box, Callable[[Tensor], tuple[Any, Tensor]]]
+            if isinstance(operation, Join):
+                lowers, uppers = zip(*inputs, strict=True)
+                relaxed = operation.relaxed(lowers, uppers)
+            else:
+                relaxed = operation.relaxed(*inputs[0], part)
+            ways.append(relaxed[1])
+            return relaxed[0]
+
+        box = self.walk((lower, upper), visit, lambda value: value[0])
+
+        def down(z: Tensor) -> tuple[Tensor, Tensor]:
+            total = z.new_zeros(len(z))
+            drawn = {self.output: z}
+            for (number, step), way in reversed(list(zip(self.steps, ways, strict=True))):
+                if number not in drawn:
+                    continue
+                canvases, offset = way(drawn.pop(number))
+                total = total + offset
+                for k, canvas in zip(step.inputs, _canvases(canvases), strict=True):
+                    drawn[k] = drawn[k] + canvas if k in drawn else canvas
+            return drawn.get(0, torch.zeros_like(lower)), total
+
+        return box, down
 
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
         """Step by step, top-down."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from drmm.errors import InputError
-from drmm.rendering.base import NoBoundError, Switches, chosen, masked
+from drmm.rendering.base import Box, NoBoundError, Switches, chosen, constant, masked
 from drmm.rendering.kinds import extremes
 
 __all__ = ["Concat", "Join", "Maximum", "Sum", "shapes_of"]
+
+
+Descent = Callable[[Tensor], tuple[tuple[Tensor, ...], Tensor]]  # as `drmm.rendering.base.Down`, of several inputs
 
 
 class Join(nn.Module, ABC):
@@ -68,6 +71,12 @@ class Join(nn.Module, ABC):
         del lowers, uppers
         raise NoBoundError(f"no bound for {self.name}: give it bounds (docs/new_rendering.md)")
 
+    def relaxed(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Box, Descent]:
+        """Its bounds, and a linear way down, as `Rendering.relaxed`; by default the constant of the bounds."""
+        box = self.bounds(lowers, uppers)
+        blanks = tuple(torch.zeros_like(lower) for lower in lowers)
+        return box, lambda z: (blanks, constant(z, box))
+
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> tuple[Tensor, ...]:
         """How many paths go down each branch, in the order of `infer`; arguments as for `Rendering.count`.
 
@@ -89,8 +98,17 @@ def shapes_of(xs: Sequence[Tensor]) -> Switches:
     return Switches(parts[0].shape, parts=parts)
 
 
+class _Linear(Join):
+    """A join that is a linear map, whatever the switches."""
+
+    def relaxed(self, lowers: Sequence[Tensor], uppers: Sequence[Tensor]) -> tuple[Box, Descent]:
+        """Exact: the way down is `render`."""
+        switches = shapes_of(lowers)
+        return self.bounds(lowers, uppers), lambda z: (self.render(z, switches), z.new_zeros(len(z)))
+
+
 @final
-class Sum(Join):
+class Sum(_Linear):
     """Add branches, each times a weight: a skip connection renders z + Fᵀz (slide "…yields Deep ResNets").
 
     Args:
@@ -137,7 +155,7 @@ class Sum(Join):
 
 
 @final
-class Concat(Join):
+class Concat(_Linear):
     """One branch beside the other, as in DenseNets.
 
     Args:

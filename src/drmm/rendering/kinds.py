@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from drmm.errors import InputError
-from drmm.rendering.base import Channels, NoBoundError, Rendering, Switches, Window, chosen
+from drmm.rendering.base import Box, Channels, Down, NoBoundError, Rendering, Switches, Window, chosen
 
 __all__ = [
     "AffineRendering",
@@ -33,6 +33,7 @@ __all__ = [
     "extremes",
     "interval",
     "is_exporting",
+    "picked",
     "present",
     "pull_back",
 ]
@@ -115,7 +116,22 @@ class _Channelwise(Rendering):
         return copy.deepcopy(self)
 
 
-class AffineRendering(_Channelwise):
+class _Linear(_Channelwise):
+    """What is one affine map whatever the switches: the way down of its bound is `render`."""
+
+    def relaxed(self, lower: Tensor, upper: Tensor, switches: Switches | None = None) -> tuple[Box, Down]:
+        """Exact."""
+        box = self.bounds(lower, upper)
+        y, switches = self.infer(lower)
+
+        def down(z: Tensor) -> tuple[Tensor, Tensor]:
+            w = self.render(z, switches)
+            return w, (z * y).flatten(1).sum(1) - (w * lower).flatten(1).sum(1)
+
+        return box, down
+
+
+class AffineRendering(_Linear):
     """The kind that chooses nothing: y = A x + b. It declares nothing, or what a large or tight one needs.
 
     Attributes:
@@ -294,9 +310,35 @@ class _Choosing(_Channelwise):
 
     Attributes:
         drawn: whether the choice is drawn at random, so that it has no prior and nothing is inferred again.
+        largest: whether it is always the largest of what there is to choose from, and never falls when an input
+            grows: whatever it has chosen then is a bound from below for other inputs.
     """
 
     drawn: bool = False
+    largest: bool = False
+
+    @abstractmethod
+    def line(self, z: Tensor, x: Tensor, lower: Tensor, upper: Tensor, switches: Switches | None) -> Tensor:
+        """What is nowhere below z · y, unit by unit, and linear in x; arguments as for `relaxed`, z as y.
+
+        With switches, units where z is not positive keep their choice.
+        """
+
+    def relaxed(self, lower: Tensor, upper: Tensor, switches: Switches | None = None) -> tuple[Box, Down]:
+        """By `line`."""
+        box = self.bounds(lower, upper)
+        if switches is not None and self.largest:
+            box = self.infer(lower.clone())[0], box[1]
+        own = switches if self.largest else None
+        blank = torch.zeros_like(lower)
+
+        def down(z: Tensor) -> tuple[Tensor, Tensor]:
+            def line(x: Tensor) -> Tensor:
+                return self.line(z, x, lower, upper, own)
+
+            return pull_back(line, (blank,), torch.ones_like(z))[0], line(blank).flatten(1).sum(1)
+
+        return box, down
 
     def _noted(self, shape: tuple[int, ...], choice: Tensor, options: int) -> Switches:
         """Switches that hold a choice: `a` if it is on or off, `t` if it is one of several, `kept` if drawn."""
@@ -365,7 +407,7 @@ class Gate(_Choosing):
     def render(self, z: Tensor, switches: Switches) -> Tensor:
         """Each unit times the slope of its piece: a diagonal map is its own transpose."""
         choice = self._choice(switches)[1]
-        return _picked(choice, [slope * z for slope, _ in self.pieces(z)])
+        return picked(choice, [slope * z for slope, _ in self.pieces(z)])
 
     def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The extremes of all pieces at both ends."""
@@ -374,6 +416,17 @@ class Gate(_Choosing):
         for end, values in zip((lower, upper), ends, strict=True):
             _check_one_of(self, self.infer(end.clone())[0], values)
         return extremes([*ends[0], *ends[1]])
+
+    def line(self, z: Tensor, x: Tensor, lower: Tensor, upper: Tensor, switches: Switches | None) -> Tensor:
+        """The chord of the largest piece where z is positive, of the smallest where it is not."""
+        pieces = self.pieces(lower)
+        first, last = (extremes([slope * end + offset for slope, offset in pieces]) for end in (lower, upper))
+        above = _chord(x, lower, upper, first[1], last[1])
+        if switches is None:
+            below = _chord(x, lower, upper, first[0], last[0])
+        else:
+            below = self._on_piece(x, self._choice(switches)[1])
+        return z * torch.where(z > 0, above, below)
 
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
         """A path through each unit whose slope is not 0, or is not 0 on one of its pieces."""
@@ -426,7 +479,7 @@ class Gate(_Choosing):
         return y != 0 if self.shuts else y > 0
 
     def _on_piece(self, x: Tensor, choice: Tensor) -> Tensor:
-        return _picked(choice, [slope * x + offset for slope, offset in self.pieces(x)])
+        return picked(choice, [slope * x + offset for slope, offset in self.pieces(x)])
 
 
 class Pool(_Choosing):
@@ -476,6 +529,19 @@ class Pool(_Choosing):
         _check_one_of(self, self.infer(upper)[0], above.unbind(-1))
         return torch.where(above == -math.inf, math.inf, below).amin(-1), above.amax(-1)
 
+    def line(self, z: Tensor, x: Tensor, lower: Tensor, upper: Tensor, switches: Switches | None) -> Tensor:
+        """By the candidate that may be the best for z: its chord above the best that the others may be."""
+        candidates, low, high = self.candidates(x), self.candidates(lower), self.candidates(upper)
+        outside = high == -math.inf
+        above = _best(candidates, low, high)
+        if switches is None:
+            negative = [torch.where(outside, -math.inf, -values) for values in (candidates, high, low)]
+            below = -_best(*negative)
+        else:
+            place = self._choice(switches)[1].long().reshape(above.shape)
+            below = candidates.gather(-1, place[..., None])[..., 0]
+        return z * torch.where(z > 0, above.reshape(z.shape), below.reshape(z.shape))
+
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
         """To the chosen candidate, or to all of them."""
         self._check_places(switches.shape)
@@ -519,7 +585,7 @@ class Pool(_Choosing):
             )
 
 
-class Norm(_Channelwise):
+class Norm(_Linear):
     """The kind that scales each unit by a gain, y = gain · x + offset, whose gain is frozen on the way down."""
 
     @property
@@ -553,6 +619,20 @@ class Norm(_Channelwise):
         return torch.where(self.render(torch.ones_like(paths), switches) != 0, paths, 0.0)
 
 
+def _chord(x: Tensor, lower: Tensor, upper: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """The line through (lower, first) and (upper, last) at x; where there is but a point, the last."""
+    width = upper - lower
+    return last + torch.where(width > 0, (last - first) / width, 0.0) * (x - upper)
+
+
+def _best(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Of K candidates (N, ..., K) that which may be the largest, (N, ...): its chord above what others may be."""
+    most, place = upper.max(-1, keepdim=True)
+    others = upper.scatter(-1, place, -math.inf).amax(-1, keepdim=True)
+    least, chosen = lower.gather(-1, place), x.gather(-1, place)
+    return _chord(chosen, least, most, torch.maximum(least, others), most)[..., 0]
+
+
 def _are_below(choice: Tensor, pieces: int) -> bool:
     """Whether integers are numbers of pieces; a compiler sees no values."""
     if torch.compiler.is_compiling() or not choice.numel():
@@ -561,7 +641,7 @@ def _are_below(choice: Tensor, pieces: int) -> bool:
     return int(numbers.max()) < pieces and int(numbers.min()) >= 0
 
 
-def _picked(choice: Tensor, values: Sequence[Tensor]) -> Tensor:
+def picked(choice: Tensor, values: Sequence[Tensor]) -> Tensor:
     """For each unit the value of its choice, of the values' shape."""
     if choice.dtype == torch.bool:
         return torch.where(choice, values[1], values[0])

@@ -136,6 +136,30 @@ def _is_enclosed(rendering: Rendering, x: Tensor) -> bool:
     return True
 
 
+def _is_relaxed(rendering: Rendering, x: Tensor) -> bool:
+    """One unit at a time, at corners and inside; for all switches, and for those that `infer` finds."""
+    reach = torch.rand_like(x)
+    y, own = _twice(rendering, x)
+    for switches in (None, own):
+        try:
+            (lower, upper), down = rendering.relaxed(x - reach, x + reach, switches)
+        except NoBoundError:
+            return True
+        for _ in range(10):
+            unit = torch.randint(y[0].numel(), (len(y), 1))
+            size = torch.randn(len(y), 1, dtype=y.dtype)
+            z = y.new_zeros(len(y), y[0].numel()).scatter(1, unit, size).reshape(y.shape)
+            draw = 2 * torch.rand_like(x) - 1
+            inside = x + reach * draw.where(torch.rand(()) < 0.5, draw.sign())
+            value, found = _twice(rendering, inside)
+            value = rendering.reinfer(inside, found, z)[0] if switches is None else value
+            (w, b), slack = down(z), 1e-9 * (1 + value.abs().max())
+            above = (w * inside).flatten(1).sum(1) + b - (z * value).flatten(1).sum(1)
+            if bool((above < -slack).any() or ((value < lower - slack) | (value > upper + slack)).any()):
+                return False
+    return True
+
+
 def _is_counted(rendering: Rendering, x: Tensor) -> bool:
     """Against the derivative of `infer`, entry by entry; of a single kind, whose entries are its paths."""
     if not isinstance(rendering, AffineRendering | Gate | Pool | Norm):
@@ -173,6 +197,7 @@ _LAWS: dict[str, Callable[[Rendering, Tensor], bool]] = {
     "render is the transpose of infer (dot-product test)": _is_transposed,
     "an AffineRendering is affine": _is_affine,
     "bounds enclose every value, whatever the switches": _is_enclosed,
+    "what comes down relaxed lies above every value": _is_relaxed,
     "count is the number of entries of the matrix that are not 0": _is_counted,
     "reinfer never lowers ⟨z, y⟩, and keeps the choice where z is 0": _never_lowers,
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from drmm.rendering.affine import Conv2d
-from drmm.rendering.base import Rendering, Switches, masked
+from drmm.rendering.base import Box, Down, Rendering, Switches, masked
 from drmm.rendering.compose import Sequential
 from drmm.rendering.convolution import as_channels_last, correlate, draw, feature_size
 from drmm.rendering.gates import ReLU
@@ -45,6 +45,11 @@ class Level(Rendering):
         self.dictionary = dictionary
         self.norm = norm
         self.pool = pool
+
+    @property
+    def parts(self) -> tuple[Rendering, ...]:
+        """What it is made of, pixels first: the position is chosen before the gate, which it commutes with."""
+        return tuple(part for part in (self.dictionary, self.norm, self.pool, ReLU()) if part is not None)
 
     def unfused(self) -> Sequential:
         """The slow twin: the same modules as a plain sequence."""
@@ -103,6 +108,13 @@ class Level(Rendering):
         if self.pool is not None:
             lower, upper = self.pool.bounds(lower, upper)
         return lower.clamp(max=0), upper.clamp(min=0)
+
+    def relaxed(self, lower: Tensor, upper: Tensor, switches: Switches | None = None) -> tuple[Box, Down]:
+        """Those of its parts, the position being chosen before the gate, as `infer` does."""
+        if switches is not None:
+            placed = (replace(switches, a=None) if part is self.pool else switches for part in self.parts)
+            switches = replace(switches, parts=tuple(placed))
+        return Sequential(*self.parts).relaxed(lower, upper, switches)
 
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:
         """As its slow twin."""

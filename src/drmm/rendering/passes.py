@@ -9,8 +9,9 @@ from torch import Tensor
 
 from drmm.rendering.base import Rendering, Switches
 from drmm.rendering.compose import Sequential
+from drmm.rendering.level import Level
 
-__all__ = ["Descent", "ForwardPass", "backward_pass", "draw", "forward_pass", "layers_of"]
+__all__ = ["Descent", "ForwardPass", "backward_pass", "draw", "forward_pass", "layers_of", "parts_of"]
 
 Descent = Callable[[Rendering, Tensor, Switches], Tensor]
 """How one rendering sends z (N, ...) down, given its switches; `draw` is the exact way."""
@@ -73,3 +74,9 @@ def backward_pass(
 def layers_of(levels: Sequential) -> tuple[Rendering, ...]:
     """The renderings one by one, pixels first, nested sequences and fused levels taken apart."""
     return tuple(layer for atom in levels.atoms for layer in atom.unfused().atoms)
+
+
+def parts_of(levels: Sequential) -> tuple[Rendering, ...]:
+    """As `layers_of`, but where a fused level chooses its position before its gate, as bounds do."""
+    parts = (atom.parts if isinstance(atom, Level) else (atom,) for atom in levels.atoms)
+    return tuple(part for each in parts for part in each)

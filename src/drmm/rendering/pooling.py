@@ -150,6 +150,8 @@ def draw_at(z: Tensor, t: Tensor, window: Window, size: tuple[int, int]) -> Tens
 class _Max(Pool):
     """A pool that takes the largest, and does so fast: the smallest is the largest of the negative."""
 
+    largest = True
+
     def bounds(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The smallest and the largest of all candidates."""
         return -self(-lower), self(upper)
