@@ -26,6 +26,7 @@ from drmm.trust.promise import PROMISE
 __all__ = ["cli", "main"]
 
 _PICTURES, _MODELS, _THEORY = "Your pictures", "Your models", "The theory"
+_SHARDS = Path("predictions")  # folder of predict's
 _STOPPED = (130, 143)  # what typer makes of Ctrl-C, and what is made of a request to end
 
 cli = typer.Typer(
@@ -152,7 +153,8 @@ def _run() -> None:
         if leave.code in _STOPPED:
             complain(
                 "interrupted",
-                "a run of fit goes on with drmm fit --out RUN --resume, a sort with the same command",
+                "a run of fit goes on with drmm fit --out RUN --resume, a sort with the same command, "
+                "and so do shards",
                 "bold",
             )
         if sys.stdout is not None:
@@ -452,7 +454,7 @@ def predict(
         list[Path],
         typer.Argument(
             parser=path,
-            help="Image files, folders of them, or .npy / .npz arrays. With --shard a folder, a list of paths "
+            help="Image files, folders of them, or .npy / .npz arrays. In shards a folder, a list of paths "
             "(.txt, one a line), .tar files as of WebDataset, or a data set in Parquet or Arrow.",
         ),
     ],
@@ -460,8 +462,8 @@ def predict(
         Path | None,
         typer.Option(
             parser=path,
-            help="CSV file to write, or Parquet (.parquet, with drmm[parquet]). With --shard a folder.",
-            show_default="predictions.csv; with --shard predictions",
+            help="CSV file to write, or Parquet (.parquet, with drmm[parquet]). In shards a folder.",
+            show_default="predictions.csv; in shards predictions",
         ),
     ] = None,
     shard: Annotated[
@@ -469,6 +471,21 @@ def predict(
         typer.Option(
             metavar="I/N",
             help="Part I of N alone, from 1/N to N/N, as a Parquet file; skipped if it is there.",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["ray"] | None, typer.Option(help="What makes all shards at once, with drmm[ray].")
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --engine: how many.", show_default="as many as were begun, or four a processor"
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="With --engine: of a cluster, host:port or auto.", show_default="one that is started here"
         ),
     ] = None,
     promise: Annotated[
@@ -484,20 +501,29 @@ def predict(
     Confidence is calibrated on labels that were held out; familiarity is the share of the training pictures that
     are at least as strange; decision is sorted, unsure or unfamiliar.
     """
-    from drmm.cli.apply import predict as label_images
+    from drmm.errors import InputError
 
     how: dict[str, Any] = {"promise": promise, "all_classes": all_classes}
-    if shard is not None:
-        from drmm.cli.shards import predict_shard
-        from drmm.errors import InputError
+    if force and (engine or shard is not None):
+        raise InputError("shards replace no file: leave --force out, or choose another --out")
+    if engine is not None and shard is not None:
+        raise InputError("--engine makes all shards: leave --shard out, and say how many by --shards")
+    if engine is None and (shards is not None or address is not None):
+        raise InputError("--shards and --address are of an engine: add --engine ray")
+    if engine is not None:
+        from drmm.cli.on_ray import predict_on_ray
 
-        if force:
-            raise InputError("--shard replaces no file: leave --force out, or choose another --out")
-        predict_shard(run, images, out or Path("predictions"), shard, **how)
-        return
-    out = out or Path("predictions.csv")
-    rows = label_images(run, images, out, **how, force=force)
-    say(f"{rows} predictions written to {out}")
+        predict_on_ray(run, images, out or _SHARDS, shards, address, **how)
+    elif shard is not None:
+        from drmm.cli.shards import predict_shard
+
+        predict_shard(run, images, out or _SHARDS, shard, **how)
+    else:
+        from drmm.cli.apply import predict as label_images
+
+        out = out or Path("predictions.csv")
+        rows = label_images(run, images, out, **how, force=force)
+        say(f"{rows} predictions written to {out}")
 
 
 @cli.command(rich_help_panel=_MODELS)
