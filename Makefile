@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench serving learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness gaussian certificates nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench serving costs learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness gaussian certificates nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -27,6 +27,9 @@ format: .venv/dev.stamp
 
 bench: .venv/dev.stamp  ## Speed and memory against the plain convnet.
 	$(BIN)/drmm bench --json results/bench.json --force
+
+costs: .venv/dev.stamp  ## What a million, a hundred million and a billion pictures cost: a minute.
+	$(STUDY).costs
 
 learning: .venv/demo.stamp  ## Backprop, EG and EM side by side, and clusters: DATA=folder with MNIST, half an hour.
 	$(STUDY).learning $(IN_DATA)

@@ -119,7 +119,7 @@ def test_what_is_there_is_not_made_again(run, pictures, tmp_path, out, run_drmm,
         ("number", "part-1-of-2.parquet is one of another number of shards: choose another --out"),
         ("foreign", "part-1-of-2.parquet is no shard of drmm predict: choose another --out"),
         ("damaged", "part-1-of-2.parquet is no shard of drmm predict: choose another --out"),
-        ("force", "--shard replaces no file"),
+        ("force", "shards replace no file"),
     ],
 )
 @pytest.mark.parametrize("number", [1, 2])

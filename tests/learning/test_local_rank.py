@@ -1,10 +1,17 @@
 """Which processes train together is what their parent says, not what a launcher left in the environment."""
 
 import os
+import shutil
+import subprocess
+from pathlib import Path
+from time import sleep
 
 import pytest
 
-from drmm.learning.processes import follow, is_leader, lead, local_rank
+from drmm.errors import InputError
+from drmm.learning.config import Machine
+from drmm.learning.processes import follow, is_leader, lead, local_rank, of_torchrun
+from drmm.learning.trainer import device_of
 
 RANKS = {"LOCAL_RANK": "2", "RANK": "junk", "WORLD_SIZE": "4", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "x"}
 
@@ -39,3 +46,21 @@ def test_who_follows_does_not_lead() -> None:
     lead()
     assert (local_rank(), os.environ["MASTER_PORT"]) == (1, "29500")
     assert "RANK" not in os.environ
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="parents are looked up in /proc")
+@pytest.mark.parametrize("name", ["torchrun", "control"])
+def test_torchrun_leads_those_that_it_started_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.environ["LOCAL_WORLD_SIZE"] = "4"
+    with subprocess.Popen([name, "60"], executable=shutil.which("sleep")) as parent:
+        monkeypatch.setattr(os, "getppid", lambda: parent.pid)
+        while not Path(f"/proc/{parent.pid}/cmdline").read_bytes():
+            sleep(0.01)  # until it has begun
+        by_torchrun = name == "torchrun"
+        assert (of_torchrun(), local_rank()) == ((4, 2) if by_torchrun else (0, 0))
+        if by_torchrun:
+            with pytest.raises(InputError, match=r"torchrun started 4 .* for 2 devices: set machine\.devices=4"):
+                device_of(Machine("cpu", 2))
+        lead()
+        assert (RANKS.keys() <= os.environ.keys()) == by_torchrun
+        parent.kill()

@@ -484,16 +484,10 @@ def test_without_any_label_there_is_nothing_to_learn_from_labels_alone(learning:
 # --- machines ---
 
 
-def test_devices_share_a_batch() -> None:
-    training = Training(batch_size=128, labelled_per_batch=32)
-    assert Machine().share(training) == training
-    assert Machine(devices=4).share(training) == replace(training, batch_size=32, labelled_per_batch=8)
-
-
 @pytest.mark.parametrize("sizes", [(128, 30), (126, 32)])
 def test_a_batch_that_cannot_be_shared_is_refused(sizes: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=f"batches of {sizes[0]} images, {sizes[1]} of them labelled, cannot be"):
-        Machine(devices=4).share(Training(batch_size=sizes[0], labelled_per_batch=sizes[1]))
+        Machine(devices=4).check_shares(Training(batch_size=sizes[0], labelled_per_batch=sizes[1]))
 
 
 def test_a_machine_has_a_device() -> None:
@@ -546,14 +540,18 @@ def test_batches_show_every_image_and_mix_labels_in() -> None:
     assert len(batches) == 4
 
 
-def test_processes_share_the_batches_without_overlap() -> None:
-    x, y = images(96)
-    parts = [
-        Batches(x, y, batch_size=8, labelled=2, seed=0, epoch=0, rank=rank, world_size=2).indices
-        for rank in range(2)
-    ]
-    assert len(parts[0]) == len(parts[1])
-    assert not {tuple(i) for i in parts[0]} & {tuple(i) for i in parts[1]}
+@pytest.mark.parametrize("labelled", [2, 0])
+@pytest.mark.parametrize("n", [96, 97, 24])
+def test_processes_share_each_batch(n: int, labelled: int) -> None:
+    """Of the same batches as one process has, each image in one share; as many with a label in each."""
+    x, y = images(n)
+    plan = {"batch_size": 8, "labelled": labelled, "seed": 0, "epoch": 0}
+    shares = [Batches(x, y, **plan, rank=rank, world_size=2).indices for rank in range(2)]
+    together = [sorted([*a, *b]) for a, b in zip(*shares, strict=True)]
+    assert together == [sorted(batch) for batch in Batches(x, y, **plan).indices]
+    assert all(abs(len(a) - len(b)) <= 1 for a, b in zip(*shares, strict=True))
+    assert all((y[batch[: labelled // 2]] >= 0).all() for share in shares for batch in share)
+    assert not any(np.array_equal(a, b) for a, b in zip(*shares, strict=True)), "control"
 
 
 def test_levels_become_pixels() -> None:

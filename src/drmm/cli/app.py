@@ -90,7 +90,8 @@ def _run() -> None:
         if leave.code in _STOPPED:
             complain(
                 "interrupted",
-                "a run of fit goes on with drmm fit --out RUN --resume, a sort with the same command",
+                "a run of fit goes on with drmm fit --out RUN --resume, a sort with the same command, "
+                "and so do shards",
                 "bold",
             )
         if sys.stdout is not None:

@@ -105,7 +105,7 @@ def reproduce_table(
     numbers = labels or plan.labels
     todo = cells(plan, numbers, recipes or ROWS, seeds)
     for cell in todo:
-        machine.share(cell.experiment.training)
+        machine.check_shares(cell.experiment.training)
     at_once = default_workers(machine) if workers is None else workers
     load(plan.dataset, data_dir=data_dir)  # complains, or downloads, once and not in every process
     say(plan.in_words(numbers))

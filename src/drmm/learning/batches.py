@@ -27,7 +27,7 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
         labelled: how many of them have a label.
         seed: of the run.
         epoch: counted from 0.
-        rank: which share of the batches this process takes.
+        rank: which share of each batch this process takes.
         world_size: number of processes.
     """
 
@@ -45,10 +45,9 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
     ) -> None:
         super().__init__()
         self.x, self.y = x, y
-        indices = _plan(y.numpy(), batch_size, labelled, np.random.default_rng([seed, epoch]))
-        # Every process takes the same number of batches: with unequal shares, DDP would wait for ever.
-        share = max(1, len(indices) // world_size)
-        self.indices = [indices[(rank + i * world_size) % len(indices)] for i in range(share)]
+        batches = _plan(y.numpy(), batch_size, labelled, np.random.default_rng([seed, epoch]))
+        mine = slice(rank, None, world_size)
+        self.indices = [np.concatenate([known[mine], part[mine]]) for known, part in batches]
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -95,8 +94,10 @@ def unlabelled(x: Tensor, *, batch_size: int, seed: int, epoch: int, most: int) 
     return (images for images, _ in islice(batches, most))
 
 
-def _plan(y: np.ndarray, batch_size: int, labelled: int, order: np.random.Generator) -> list[np.ndarray]:
-    """Indices of the images in each batch."""
+def _plan(
+    y: np.ndarray, batch_size: int, labelled: int, order: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Indices of the images in each batch: of those with a label that are mixed in, and of its part of all."""
     known = np.flatnonzero(y >= 0)
     everything = order.permutation(len(y))
     if len(known) in {0, len(y)} or not labelled:
@@ -105,9 +106,7 @@ def _plan(y: np.ndarray, batch_size: int, labelled: int, order: np.random.Genera
         extra = min(labelled, batch_size - 1)
         per_batch = batch_size - extra
     n_batches = max(1, round(len(y) / per_batch))
+    rounds = -(-n_batches * extra // max(1, len(known)))
+    stream = np.concatenate([known[:0], *(order.permutation(known) for _ in range(rounds))])
     parts = np.array_split(everything, n_batches)
-    if not extra:
-        return parts
-    rounds = -(-n_batches * extra // len(known))
-    stream = np.concatenate([order.permutation(known) for _ in range(rounds)])
-    return [np.concatenate([stream[i * extra : (i + 1) * extra], part]) for i, part in enumerate(parts)]
+    return [(stream[i * extra : (i + 1) * extra], part) for i, part in enumerate(parts)]

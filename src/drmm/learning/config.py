@@ -118,10 +118,11 @@ class Machine(Record):
         if self.devices < 1:
             raise InputError(f"a model cannot be trained on {self.devices} devices: use 1 or more")
 
-    def share(self, training: Training) -> Training:
-        """What one device sees of each batch, so that the steps stay the same.
+    def check_shares(self, training: Training) -> None:
+        """Every device takes its share of each batch, so that steps, and means over pictures, stay the same.
 
-        What remains different with several devices: each normalises with the statistics of its own share.
+        What remains different with several devices: each normalises with the statistics of its own share, balances
+        its classes and mixes its pictures.
 
         Raises:
             InputError: if a batch cannot be shared equally.
@@ -132,4 +133,3 @@ class Machine(Record):
                 f"batches of {size} images, {labelled} of them labelled, cannot be shared equally by "
                 f"{self.devices} devices: use a number that divides both"
             )
-        return replace(training, batch_size=size // self.devices, labelled_per_batch=labelled // self.devices)

@@ -1,4 +1,4 @@
-"""Which processes train together: those that this library started, whatever a launcher left in the environment.
+"""Which processes train together: those that this library or torchrun started, whatever else left its ranks.
 
 SLURM, torchrun and their like say in environment variables which rank a process has. They stay there for whatever
 is started from it, a plain `drmm fit` too, which would take itself for a helper and write nothing.
@@ -7,8 +7,9 @@ is started from it, a plain `drmm fit` too, which would take itself for a helper
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-__all__ = ["follow", "is_leader", "lead", "local_rank"]
+__all__ = ["follow", "is_leader", "lead", "local_rank", "of_torchrun"]
 
 _LEADER = "DRMM_LEADER"  # the process that started the others
 _RANKS = ("LOCAL_RANK", "RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -16,7 +17,18 @@ _RANKS = ("LOCAL_RANK", "RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER
 
 def local_rank() -> int:
     """Of this process among those that train together; 0 if it trains alone, as the worker of a pool does."""
-    return int(os.environ.get("LOCAL_RANK", "0")) if os.environ.get(_LEADER) == str(os.getppid()) else 0
+    is_one = os.environ.get(_LEADER) == str(os.getppid()) or of_torchrun()
+    return int(os.environ.get("LOCAL_RANK", "0")) if is_one else 0
+
+
+def of_torchrun() -> int:
+    """How many processes torchrun started here, itself and not by way of others, of which this is one; else 0."""
+    try:
+        parent = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return 0
+    is_parent = b"torchrun" in parent or b"torch.distributed.run" in parent
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "0")) if is_parent else 0
 
 
 def is_leader() -> bool:
@@ -25,8 +37,8 @@ def is_leader() -> bool:
 
 
 def lead() -> None:
-    """Make the processes that this one will start its helpers, unless it is one of them or leads already."""
-    if os.environ.get(_LEADER) not in {str(os.getpid()), str(os.getppid())}:
+    """Make the processes that this one will start its helpers, unless it is one of some or leads already."""
+    if not of_torchrun() and os.environ.get(_LEADER) not in {str(os.getpid()), str(os.getppid())}:
         _forget()
         os.environ[_LEADER] = str(os.getpid())
 

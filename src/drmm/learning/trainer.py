@@ -36,7 +36,7 @@ from drmm.learning.class_prior import class_prior
 from drmm.learning.compiling import Compiled, compiling
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Aim
-from drmm.learning.processes import lead, local_rank
+from drmm.learning.processes import lead, local_rank, of_torchrun
 from drmm.learning.quiet import quiet
 from drmm.learning.rates import rates, warm_cosine
 from drmm.model.deep import DRMM
@@ -58,6 +58,8 @@ _STEPS_UNSEEN = 100
 # What patience watches without validation images: the loss with the weights that the training ends with. That with
 # the weights of the moment rises while the KL's weight does.
 _WATCHED = "train/final_loss"
+
+_ALONE = ("closed by peer", "reset by peer")  # of what gloo says when a process is gone
 
 
 def run_loop(
@@ -94,6 +96,10 @@ def run_loop(
             raise RunError(
                 f"cannot write {folder}: {error.strerror or error}; free space or use another place"
             ) from error
+        except RuntimeError as error:
+            if machine.devices > 1 and any(words in str(error) for words in _ALONE):
+                raise RunError("a process that trained with this one has ended: go on with --resume") from error
+            raise
         except SystemExit as leave:
             if trainer.interrupted and leave.code == 1:  # Lightning leaves the process where a library should not
                 raise KeyboardInterrupt from None
@@ -113,8 +119,9 @@ def device_of(machine: Machine) -> torch.device:
 
 
 def steps_of_an_epoch(y: Tensor, config: Training, machine: Machine) -> int:
-    """How many steps every process makes in an epoch of images with these labels."""
-    return len(_batches(y, y, machine.share(config), 0, 0, machine.devices))
+    """How many steps every process makes in an epoch of images with these labels, which they share."""
+    machine.check_shares(config)
+    return len(_batches(y, y, config, 0, 0, 1))
 
 
 def calibrate(model: DRMM, x: Tensor, config: Training) -> None:
@@ -162,8 +169,7 @@ class _Learner(pl.LightningModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """This epoch's batches."""
         now = self.trainer
-        share = self._machine.share(self._config)
-        mine = _batches(*self._data, share, now.current_epoch, now.global_rank, now.world_size)
+        mine = _batches(*self._data, self._config, now.current_epoch, now.global_rank, now.world_size)
         return _loader(mine, batch_size=None)
 
     def on_train_epoch_start(self) -> None:
@@ -180,6 +186,8 @@ class _Learner(pl.LightningModule):
         progress = max(int(watched), self.trainer.global_step) / self.trainer.estimated_stepping_batches
         with seeded(int(self._seeds.integers(2**63))):
             terms = self._objective(self._seen, x, y, progress, self._of_labels)
+        if self.trainer.world_size > 1:
+            terms["loss"] = self._of_whole_batch(terms, y, progress)
         loss = terms["loss"].detach()
         self._finite = loss.isfinite() if self._finite is None else self._finite & loss.isfinite()
         if (index + 1) % _STEPS_UNSEEN == 0:
@@ -191,6 +199,16 @@ class _Learner(pl.LightningModule):
             final = self._final_loss(terms)
             self.log(_WATCHED, final, on_epoch=True, on_step=False, logger=False, sync_dist=True)
         return terms["loss"]
+
+    def _of_whole_batch(self, terms: Mapping[str, Tensor], y: Tensor, progress: float) -> Tensor:
+        """A loss whose mean over processes is that of the whole batch, of which they have unequal shares."""
+        mine = torch.stack([torch.ones_like(y).sum(), (y >= 0).sum()]).float()
+        mean = self.trainer.strategy.reduce(mine.clone(), reduce_op="mean")
+        of_pictures, of_labels = mine / mean.clamp(min=torch.finfo(mean.dtype).tiny)
+        weights = self._objective.weights(progress)
+        shares = {name: of_labels if name == "cross_entropy" else of_pictures for name in terms}
+        parts = [weights[name] * shares[name] * term for name, term in terms.items() if name != "loss"]
+        return torch.stack(parts).sum()
 
     def _final_loss(self, terms: Mapping[str, Tensor]) -> Tensor:
         final = self._objective.weights(1.0)
@@ -262,6 +280,10 @@ def _trainer(
         callbacks.append(EarlyStopping(monitor, patience=config.patience, check_on_train_epoch_end=True))
     # Lightning took it from whatever launcher left one.
     rank_zero_only.rank = local_rank()  # type: ignore[attr-defined]
+    if (started := of_torchrun()) not in {0, machine.devices}:
+        raise InputError(
+            f"torchrun started {started} processes for {machine.devices} devices: set machine.devices={started}"
+        )
     if machine.devices > 1:
         lead()
     try:

@@ -33,12 +33,10 @@ def plan():
 
 def test_processes_share_each_batch(plan):
     training = plan.experiment("kl", 20, 0).training
-    alone, shared = (machine.share(training) for machine in (Machine(), TWO))
-    assert alone == training
-    assert (shared.batch_size, shared.labelled_per_batch) == (64, 8)
-    assert replace(shared, batch_size=128, labelled_per_batch=16) == training
+    for machine in (Machine(), TWO):
+        machine.check_shares(training)
     with pytest.raises(InputError, match="cannot be shared equally by 3 devices"):
-        Machine(devices=3).share(training)
+        Machine(devices=3).check_shares(training)
     with pytest.raises(InputError, match="0 devices"):
         Machine(devices=0)
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,16 @@ from torch.nn.utils import clip_grad_norm_
 
 import drmm
 from drmm.errors import InputError, RunError
+from drmm.files import read_json, write_json
 from drmm.learning.batches import Batches
+from drmm.learning.callbacks import Steps
 from drmm.learning.config import Machine, Training
 from drmm.learning.objective import Objective
-from drmm.learning.processes import is_leader
+from drmm.learning.processes import is_leader, local_rank
 from drmm.learning.rates import warm_cosine
 from drmm.learning.train import train
+from drmm.learning.trainer import run_loop
+from drmm.rendering import Flatten, Linear, ReLU, Sequential
 from drmm.studies.reproduce.dry import drawn_images
 from drmm.studies.reproduce.processes import launch
 
@@ -56,15 +61,21 @@ def by_hand(shares: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         shares: for each model the numbers of the processes whose batches it takes together.
     """
     model, x, y = task()
-    order = {"batch_size": 8, "labelled": 2, "seed": CONFIG.seed, "epoch": 0}
+    order = {"batch_size": 16, "labelled": 4, "seed": CONFIG.seed, "epoch": 0}
     batches = [list(Batches(x, y, **order, rank=rank, world_size=DEVICES)) for rank in range(DEVICES)]
     optimizer = torch.optim.Adam(model.train().parameters(), lr=CONFIG.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(len(batches[0])))
     for step in range(len(batches[0])):
         replicas = [deepcopy(model) for _ in shares]
-        for replica, ranks in zip(replicas, shares, strict=True):
-            images, labels = (torch.cat(part) for part in zip(*(batches[r][step] for r in ranks), strict=True))
-            Objective()(replica, images, labels)["loss"].backward()
+        parts = [
+            [torch.cat(part) for part in zip(*(batches[r][step] for r in ranks), strict=True)] for ranks in shares
+        ]
+        known = torch.tensor([int((labels >= 0).sum()) for _, labels in parts])
+        for replica, (images, labels), more in zip(
+            replicas, parts, known / known.double().mean() - 1, strict=True
+        ):
+            terms = Objective()(replica, images, labels)
+            (terms["loss"] + more * terms["cross_entropy"]).backward()
         for p, *theirs in zip(model.parameters(), *(replica.parameters() for replica in replicas), strict=True):
             p.grad = torch.stack([q.grad for q in theirs]).mean(0)
         clip_grad_norm_(model.parameters(), CONFIG.gradient_clip)
@@ -100,6 +111,48 @@ def test_a_step_of_ddp_is_the_mean_of_its_processes_gradients(replicas):
 def test_a_step_of_ddp_is_not_one_of_the_whole_batch(replicas):
     """Each process normalises with the statistics of its own share, and balances its own share's classes."""
     assert distance(replicas[0], by_hand([[0, 1]])) > 1e-3
+
+
+PLAIN = Objective(reconstruction=1, kl=0.5, balance=0, nonnegativity=0.5)  # means over pictures alone
+
+
+class Drawn(Steps):
+    """Keeps what each step draws last, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, *rest, **more):
+        super().on_train_batch_end(trainer, pl_module, *rest, **more)
+        self.drawn.append(pl_module._seeds.bit_generator.state["state"]["state"])
+
+
+def curve(machine: Machine, folder: Path) -> None:
+    """Losses of 50 steps without batch norm; shares have unequal numbers of images and of labels."""
+    torch.manual_seed(3)
+    levels = Sequential(Flatten(), Linear(144, 8), ReLU())
+    model = drmm.DRMM(levels, Linear(8, 10), image_shape=(1, 12, 12)).double()
+    x, y = drawn_images(125, (1, 12, 12), labelled=23, seed=0)
+    x = x.double() / 255
+    watch = Drawn()
+    run_loop(model.train(), x, y, PLAIN, replace(CONFIG, epochs=5), machine, watching=[watch])
+    told = {"losses": watch.losses, "drawn": watch.drawn}
+    write_json(folder / f"{local_rank()} of {machine.devices}", told)
+
+
+def test_the_loss_curve_of_one_process(tmp_path):
+    """Of the mean over the processes, each of which draws by itself."""
+    curve(Machine("cpu"), tmp_path)
+    launch(curve, DEVICES, MACHINE, tmp_path)
+    told = [read_json(tmp_path / name) for name in ("0 of 1", "0 of 2", "1 of 2")]
+    alone, first, second = (torch.tensor(one["losses"]) for one in told)
+    assert len(alone) == len(first) == 50
+    assert ((first + second) / 2 - alone).abs().max() < 1e-4
+    assert (first - alone).abs().max() > 1e-2, "control: the share of one process"
+    assert alone[-10:].mean() < alone[:10].mean() - 0.05, "control: something is learned"
+    assert not set(told[1]["drawn"]) & set(told[2]["drawn"])
+    assert told[0]["drawn"] == told[1]["drawn"], "control"
 
 
 def test_a_process_has_the_threads_it_is_given():

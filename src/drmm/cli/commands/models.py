@@ -28,6 +28,8 @@ from drmm.trust.promise import PROMISE
 
 __all__ = ["card", "demo", "explain", "export", "fit", "predict", "prune", "report", "sample", "settings"]
 
+_SHARDS = Path("predictions")  # folder of predict's
+
 
 def demo(
     out: Annotated[
@@ -133,7 +135,7 @@ def predict(
         list[Path],
         typer.Argument(
             parser=path,
-            help="Image files, folders of them, or .npy / .npz arrays. With --shard a folder, a list of paths "
+            help="Image files, folders of them, or .npy / .npz arrays. In shards a folder, a list of paths "
             "(.txt, one a line), .tar files as of WebDataset, or a data set in Parquet or Arrow.",
         ),
     ],
@@ -141,8 +143,8 @@ def predict(
         Path | None,
         typer.Option(
             parser=path,
-            help="CSV file to write, or Parquet (.parquet, with drmm[parquet]). With --shard a folder.",
-            show_default="predictions.csv; with --shard predictions",
+            help="CSV file to write, or Parquet (.parquet, with drmm[parquet]). In shards a folder.",
+            show_default="predictions.csv; in shards predictions",
         ),
     ] = None,
     shard: Annotated[
@@ -150,6 +152,21 @@ def predict(
         typer.Option(
             metavar="I/N",
             help="Part I of N alone, from 1/N to N/N, as a Parquet file; skipped if it is there.",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["ray"] | None, typer.Option(help="What makes all shards at once, with drmm[ray].")
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --engine: how many.", show_default="as many as were begun, or four a processor"
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="With --engine: of a cluster, host:port or auto.", show_default="one that is started here"
         ),
     ] = None,
     promise: Annotated[
@@ -165,20 +182,29 @@ def predict(
     Confidence is calibrated on labels that were held out; familiarity is the share of the training pictures that
     are at least as strange; decision is sorted, unsure or unfamiliar.
     """
-    from drmm.cli.apply import predict as label_images
+    from drmm.errors import InputError
 
     how: dict[str, Any] = {"promise": promise, "all_classes": all_classes}
-    if shard is not None:
-        from drmm.cli.shards import predict_shard
-        from drmm.errors import InputError
+    if force and (engine or shard is not None):
+        raise InputError("shards replace no file: leave --force out, or choose another --out")
+    if engine is not None and shard is not None:
+        raise InputError("--engine makes all shards: leave --shard out, and say how many by --shards")
+    if engine is None and (shards is not None or address is not None):
+        raise InputError("--shards and --address are of an engine: add --engine ray")
+    if engine is not None:
+        from drmm.cli.on_ray import predict_on_ray
 
-        if force:
-            raise InputError("--shard replaces no file: leave --force out, or choose another --out")
-        predict_shard(run, images, out or Path("predictions"), shard, **how)
-        return
-    out = out or Path("predictions.csv")
-    rows = label_images(run, images, out, **how, force=force)
-    say(f"{rows} predictions written to {out}")
+        predict_on_ray(run, images, out or _SHARDS, shards, address, **how)
+    elif shard is not None:
+        from drmm.cli.shards import predict_shard
+
+        predict_shard(run, images, out or _SHARDS, shard, **how)
+    else:
+        from drmm.cli.apply import predict as label_images
+
+        out = out or Path("predictions.csv")
+        rows = label_images(run, images, out, **how, force=force)
+        say(f"{rows} predictions written to {out}")
 
 
 def explain(
