@@ -81,6 +81,7 @@ def run_loop(
     Raises:
         InputError: also if the model is to be compiled and cannot be.
     """
+    machine.check_shares(config)
     learner = _Learner(model, objective, config, machine, x, y)
     checkpoint = checkpoint_of(folder) if resume and folder is not None else None
     if checkpoint is not None:
