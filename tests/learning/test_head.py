@@ -8,10 +8,12 @@ from torch import nn
 
 from drmm.errors import InputError
 from drmm.learning import head
+from drmm.learning import train as learning
 from drmm.learning.config import Training
 from drmm.learning.head import learn_head, train_head
 from drmm.learning.objective import Objective
 from drmm.learning.train import train
+from drmm.model.deep import DRMM
 from drmm.model.presets import conv_small
 
 UNIFORM = torch.full((3,), 1 / 3)
@@ -112,6 +114,16 @@ def test_a_model_learns_its_class_templates_and_nothing_else():
     assert all(torch.equal(before[name], net.state_dict()[name]) for name in levels)
     assert error(net, x.float() / 255, truth) < 10 < error(model().eval(), x.float() / 255, truth)
     assert float(net.noise) != 1, "it is settled: it can draw"
+
+
+@pytest.mark.parametrize(("numbers", "pictures_seen"), [(2**26, 60), (2 * 16 * 144, 32), (1, 16)])
+def test_priors_are_measured_on_fewer_pictures_where_they_are_large(monkeypatch, numbers, pictures_seen):
+    seen = []
+    monkeypatch.setattr(learning, "_SETTLING_NUMBERS", numbers)
+    monkeypatch.setattr(DRMM, "settle", lambda _, batches: seen.extend(len(batch) for batch in batches))
+    x, y, _ = pictures()
+    train(model(), x, y, config=Training(learning="head", batch_size=16), progress=False)
+    assert abs(sum(seen) - pictures_seen) <= 2, "batches of an epoch differ by one"
 
 
 def test_what_it_cannot_learn_is_refused():
