@@ -23,6 +23,7 @@ from torch.nn import functional
 from drmm.data.images import pixels
 from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once
 from drmm.model.deep import DRMM, Latents
+from drmm.model.folding import folded
 
 __all__ = ["PARTS", "Familiarity", "Ranking", "fit_familiarity", "looks", "looks_of_pictures"]
 
@@ -129,7 +130,8 @@ def fit_familiarity(model: DRMM, x: Tensor) -> Familiarity:
         x: images (N, C, H, W); uint8 images are scaled to [0, 1]. Of many some are looked at, evenly spread.
     """
     some = x[torch.linspace(0, len(x) - 1, min(len(x), _MOST)).long()]
-    found = [_looks(model, pixels(part)) for part in some.split(at_once(some, CERTIFIED_AT_ONCE))]
+    quick = folded(model)
+    found = [_looks(quick, pixels(part)) for part in some.split(at_once(some, CERTIFIED_AT_ONCE))]
     looks, label = (np.concatenate(column) for column in zip(*found, strict=True))
     turn = np.arange(len(looks)) % (_TURNS if len(looks) >= 2 * _TURNS else 1)
     width = model.templates.weight.shape[1]
