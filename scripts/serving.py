@@ -17,14 +17,13 @@ from functools import partial
 from itertools import product
 from typing import NamedTuple
 
-import onnxruntime
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from drmm.data.images import pixels
 from drmm.export import Answering
-from drmm.export.formats import INPUT, onnx_bytes
+from drmm.export.formats import onnx_answer, onnx_bytes
 from drmm.learning.metrics import predict_logits
 from drmm.model.deep import DRMM
 from drmm.model.efficientnet import efficientnet_lite
@@ -72,26 +71,19 @@ def photographs() -> Net:
 NETS: dict[str, Callable[[], Net]] = {"conv_small, 28 x 28": digits, "EfficientNet-Lite0, 160 x 160": photographs}
 
 
-def runtime(net: Net, threads: int) -> Callable[[Tensor], object]:
-    """ONNX Runtime's answers: probabilities, which are next to nothing beside the net."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors
-    content = onnx_bytes(Answering(net.model, None, quick=True).eval(), net.shape, {})
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda x: session.run(None, {INPUT: x.numpy()})
-
-
 def rivals(net: Net, threads: int) -> dict[str, Callable[[Tensor], object]]:
     """What answers pictures, uint8 (N, C, H, W), by name."""
     spread = copy.deepcopy(net.plain).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     quick = folded(net.model)
+    file = onnx_bytes(
+        Answering(net.model, None, quick=True).eval(), net.shape, {}
+    )  # whose softmax is next to nothing
     return {
         "plain": lambda x: net.plain(pixels(x)),
         "channels_last": lambda x: spread(as_channels_last(pixels(x))),
         "drmm": lambda x: net.model(pixels(x)),
         "folded": lambda x: predict_logits(quick, x),
-        "onnx": runtime(net, threads),
+        "onnx": onnx_answer(file, threads),
     }
 
 

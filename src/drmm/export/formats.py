@@ -58,8 +58,12 @@ def onnx_bytes(answering: Answering, shape: Shape, about: Mapping[str, str]) -> 
     return content
 
 
-def onnx_answer(content: bytes) -> Answer:
+def onnx_answer(content: bytes, threads: int = 0) -> Answer:
     """What ONNX Runtime answers.
+
+    Args:
+        content: of the file.
+        threads: of a session; 0 is as many as it likes.
 
     Raises:
         InputError: if it cannot run the file.
@@ -68,6 +72,7 @@ def onnx_answer(content: bytes) -> Answer:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of its own kinds

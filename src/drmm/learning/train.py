@@ -135,7 +135,6 @@ def _tune(
 ) -> None:
     from drmm.learning.trainer import run_loop, steps_of_an_epoch  # noqa: PLC0415
 
-    model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
     upper = UpperLevels(model.eval(), x, y, objective, config, progress=bool(progress))
     if validation is not None:
         validation = upper.features(validation[0]), validation[1]

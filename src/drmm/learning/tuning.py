@@ -14,7 +14,7 @@ from drmm.errors import InputError
 from drmm.learning.config import Training
 from drmm.learning.head import some_of
 from drmm.learning.kept import features_of_views
-from drmm.learning.metrics import at_once
+from drmm.learning.metrics import predict_logits
 from drmm.learning.objective import Objective
 from drmm.learning.rates import first_to_learn
 from drmm.learning.views import N_VIEWS, named_views
@@ -87,17 +87,16 @@ class UpperLevels:
         kinds = named_views(objective.views, x.shape[1:]) if weights["agreement"] else ()
         lowest = _lowest(model, x[:1], first_to_learn(model, config), _BYTES / (2 * N_VIEWS * len(rows)))
         self._lower = Sequential(*model.levels.renderings[:lowest])
-        self.x, self.y = features_of_views(self._lower, x[rows], kinds, progress=progress), y[rows]
+        pictures = x if len(rows) == len(x) else x[rows]  # pixels lie in a mapped file: no copy of all of them
+        self.x, self.y = features_of_views(self._lower, pictures, kinds, progress=progress), y[rows]
         self.model = DRMM(
             Sequential(*model.levels.renderings[lowest:]), model.templates, class_prior=model.class_prior
         )
         self.objective = OfViews(objective)
 
-    @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
         """Of images as they are, to measure errors on, float (N, ...)."""
-        quick = folded(self._lower)
-        return torch.cat([quick(pixels(part)) for part in x.split(at_once(x))])
+        return predict_logits(folded(self._lower), x)
 
 
 def tuned_on(y: Tensor, config: Training) -> Tensor:

@@ -83,7 +83,9 @@ class Gaussian(Objective):
         """
         if model.varies():
             raise InputError("the Gaussian objective needs a model in evaluation mode: call model.eval() first")
-        task = _Task(model, x, latents, self.brightness or BrightnessPrior(float(model.amplitude), 0.0))
+        brightness = self.brightness or BrightnessPrior(float(model.amplitude), 0.0)
+        alone = model.log_density(x, torch.zeros_like(x), latents.observed)
+        task = _Task(model, x, latents, brightness, alone)
         start = task.explain(latents.label, latents.switches)
         task = replace(task, least=start.fitted)
         labels = [latents.label] if given else [torch.full_like(latents.label, c) for c in range(model.n_classes)]
@@ -154,12 +156,22 @@ class _Candidate:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """Images (N, C, H, W) to explain, what max-sum made of them, and what no candidate may fall below, (N,)."""
+    """What there is to explain.
+
+    Attributes:
+        model: of the images.
+        x: images (N, C, H, W).
+        start: what max-sum made of them.
+        brightness: what is known of α.
+        alone: log N(I; 0, σ² 1), (N,).
+        least: what no candidate may fall below, (N,).
+    """
 
     model: DRMM
     x: Tensor
     start: Latents
     brightness: Brightness
+    alone: Tensor
     least: Tensor | None = None
 
     def explain(self, label: Tensor, switches: Switches) -> _Candidate:
@@ -170,9 +182,9 @@ class _Task:
         match, energy = compare(self.x, drawn)
         amplitude = best_fit(match, energy)
         prior = model.log_prior(self.start.without_score(label, amplitude, switches, model.n_classes))
-        alone = prior + model.log_density(self.x, torch.zeros_like(self.x), seen)
-        fitted = alone + BestFit().gain(match, energy, model.noise)
-        joint = alone + self.brightness.gain(match, energy, model.noise)
+        undrawn = prior + self.alone
+        fitted = undrawn + BestFit().gain(match, energy, model.noise)
+        joint = undrawn + self.brightness.gain(match, energy, model.noise)
         if self.least is not None:
             joint = torch.where(fitted >= self.least, joint, -math.inf)
         picture = per_image(self.brightness.best(match, energy, model.noise)) * drawn
