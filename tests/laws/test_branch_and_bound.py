@@ -10,31 +10,12 @@ Controls: lines that lie below their gates bound nothing; neither two messages n
 
 import pytest
 import torch
+from bounded_nets import EVERY, bounded_net
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from drmm import DRMM, branch_and_bound, sign_traceback
-from drmm.rendering import (
-    Abs,
-    AdaptiveMaxPool2d,
-    AvgPool2d,
-    BatchNorm1d,
-    BatchNorm2d,
-    Conv2d,
-    Dropout,
-    Flatten,
-    Gate,
-    Identity,
-    Largest,
-    LeakyReLU,
-    Level,
-    Linear,
-    MaxPool2d,
-    PReLU,
-    ReLU,
-    Sequential,
-)
+from drmm import branch_and_bound, sign_traceback
+from drmm.rendering import Gate
 from drmm.testing import enumerate_configurations, random_net
 
 SIGNED = [(True, True, True), (True, True, False), (True, True, True, True)]
@@ -83,43 +64,12 @@ def test_branching_to_the_end_is_brute_force(seed, signed):
     torch.testing.assert_close(truth.score.gather(1, found.label[:, None])[:, 0], best)
 
 
-def of_every_kind():
-    """Gates, pools and norms that have a bound, fused or not, in windows that overlap or leave the picture."""
-    yield Sequential(Conv2d(1, 2, 2), Abs(), MaxPool2d((1, 2)), Conv2d(2, 2, (2, 1)), LeakyReLU(0.2), Flatten()), 2
-    yield (
-        Sequential(
-            Conv2d(1, 2, 2), BatchNorm2d(2), MaxPool2d(2), LeakyReLU(-0.5), Flatten(), Linear(2, 3), ReLU()
-        ),
-        3,
-    )
-    yield (
-        Sequential(Conv2d(1, 2, 2), ReLU(), AvgPool2d((2, 1)), MaxPool2d((1, 2)), Identity(), Flatten()),
-        2,
-    )
-    yield (
-        Sequential(Conv2d(1, 1, 2), ReLU(), MaxPool2d(2, 1, 1), BatchNorm2d(1), Flatten(), Linear(9, 2), Abs()),
-        2,
-    )
-    yield (
-        Sequential(
-            Flatten(), Dropout(0.5), Linear(9, 3), BatchNorm1d(3), ReLU(), Linear(3, 3), BatchNorm1d(3), Abs()
-        ),
-        3,
-    )
-    yield Sequential(Level(Conv2d(1, 2, 2), BatchNorm2d(2), MaxPool2d(2, 1)), Level(Conv2d(2, 3, 1)), Flatten()), 3
-    yield Sequential(Conv2d(1, 2, 2), PReLU(2), Largest((1,), largest=False), Flatten(), Linear(4, 2), ReLU()), 2
-    yield Sequential(Conv2d(1, 2, 2), ReLU(), AdaptiveMaxPool2d(1), Flatten(), Linear(2, 3), PReLU()), 3
-
-
 @pytest.mark.parametrize("budget", [0, TO_THE_END])
-@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize("case", EVERY)
 @torch.no_grad()
 def test_of_every_kind_of_rendering(case, budget):
     torch.manual_seed(case)
-    levels, features = list(of_every_kind())[case]
-    model = DRMM(levels, Linear(features, 2), image_shape=(1, 3, 3)).eval()
-    for value in [*model.parameters(), *(b for name, b in model.named_buffers() if name.endswith("running_mean"))]:
-        nn.init.normal_(value)
+    model = bounded_net(case, 2)
     assert_encloses(model, torch.randn(2, 1, 3, 3), budget)
 
 

@@ -14,27 +14,10 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
+from bounded_nets import PLAIN, bounded_net
 
-from drmm import DRMM
 from drmm.model.presets import conv_small
 from drmm.model.traceback import _sweep, sign_traceback
-from drmm.rendering import (
-    Abs,
-    AdaptiveAvgPool2d,
-    AvgPool2d,
-    BatchNorm1d,
-    BatchNorm2d,
-    Conv2d,
-    Dropout,
-    Flatten,
-    Identity,
-    LeakyReLU,
-    Linear,
-    MaxPool2d,
-    ReLU,
-    Sequential,
-)
 from drmm.testing import enumerate_configurations, random_net
 
 SIGNED = [(True, True, True), (True, True, True, True), (True, True, False)]
@@ -86,40 +69,12 @@ def test_the_bound_never_lies_below_the_joint_map(signed):
             assert model.infer(x).certified(ROUNDING).all()
 
 
-def plain_nets():
-    """Every rendering that has a bound, with weights of either sign."""
-    yield Sequential(Conv2d(1, 2, 2), Abs(), MaxPool2d((1, 2)), Conv2d(2, 2, (2, 1)), LeakyReLU(0.2), Flatten()), 2
-    yield (
-        Sequential(
-            Conv2d(1, 2, 2), BatchNorm2d(2), MaxPool2d(2), LeakyReLU(-0.5), Flatten(), Linear(2, 3), ReLU()
-        ),
-        3,
-    )
-    yield (
-        Sequential(Conv2d(1, 2, 2, groups=1), ReLU(), AvgPool2d((2, 1)), MaxPool2d((1, 2)), Identity(), Flatten()),
-        2,
-    )
-    yield (
-        Sequential(Conv2d(1, 1, 2), ReLU(), MaxPool2d(2, 1, 1), BatchNorm2d(1), AdaptiveAvgPool2d(1), Flatten()),
-        1,
-    )
-    yield (
-        Sequential(
-            Flatten(), Dropout(0.5), Linear(9, 3), BatchNorm1d(3), ReLU(), Linear(3, 3), BatchNorm1d(3), Abs()
-        ),
-        3,
-    )
-
-
-@pytest.mark.parametrize("case", range(5))
+@pytest.mark.parametrize("case", PLAIN)
 @pytest.mark.parametrize("seed", range(8))
 @torch.no_grad()
 def test_the_bound_of_every_kind_of_rendering(case, seed):
     torch.manual_seed(seed)
-    levels, features = list(plain_nets())[case]
-    model = DRMM(levels, Linear(features, 3), image_shape=(1, 3, 3)).eval()
-    for value in [*model.parameters(), *(b for name, b in model.named_buffers() if name.endswith("running_mean"))]:
-        nn.init.normal_(value)
+    model = bounded_net(case, 3)
     x = torch.randn(4, 1, 3, 3)
     truth = enumerate_configurations(model, x, limit=1_000_000)
     slack = model.upper_bound(x) - truth.score

@@ -134,18 +134,6 @@ def nonnegativity(templates: Sequence[Tensor]) -> Tensor:
     return torch.stack([_MeanSquareBelowZero.apply(z) for z in templates]).sum()
 
 
-class Aim(Protocol):
-    """What the training loop minimises."""
-
-    def weights(self, progress: float | None = None) -> dict[str, float]:
-        """See `Objective.weights`."""
-
-    def __call__(
-        self, model: DRMM, x: Tensor, y: Tensor, progress: float | None = None, of_labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """See `Objective`."""
-
-
 class _MeanSquareBelowZero(torch.autograd.Function):
     """min(0, z)² on average, ten times faster on a CPU than through relu, square and mean."""
 
@@ -164,6 +152,18 @@ class _MeanSquareBelowZero(torch.autograd.Function):
         """The derivative is 2 min(0, z)."""
         below: Tensor = ctx.saved_tensors[0]
         return below * (gradient * 2 / below.numel()).to(below.dtype)
+
+
+class Aim(Protocol):
+    """What the training loop minimises."""
+
+    def weights(self, progress: float | None = None) -> dict[str, float]:
+        """See `Objective.weights`."""
+
+    def __call__(
+        self, model: DRMM, x: Tensor, y: Tensor, progress: float | None = None, of_labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See `Objective`."""
 
 
 @dataclass(frozen=True)
