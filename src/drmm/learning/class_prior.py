@@ -24,7 +24,7 @@ from drmm.data.images import reduced
 
 __all__ = ["Prior", "Shares", "bbse_prior", "class_prior", "em_prior", "estimate_shares"]
 
-Prior = Literal["labels", "estimate", "uniform"]
+Prior = Literal["labels", "estimate", "uniform", "auto"]
 Figures = npt.NDArray[np.float64]
 
 _COMPONENTS = 20  # principal ones, of the images
@@ -33,6 +33,7 @@ _STRENGTHS = np.logspace(-4, 2, 7)  # of the regression, which cross-validation 
 _FOLDS, _ROUNDS, _ITERATIONS = 5, 50, 1000
 _LEVEL = 0.95
 _ENOUGH = 1e-7  # change of a share at which EM stops
+_IMAGES = 4  # axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,11 @@ class Shares:
     low: Figures
     high: Figures
     bbse: Figures
+
+    def nearest(self, shares: Figures) -> Figures:
+        """Of other shares (C,) the nearest that the intervals allow: the same ones, unless they are refuted."""
+        allowed = np.clip(shares, self.low, self.high)
+        return shares if np.array_equal(allowed, shares) else np.asarray(allowed / allowed.sum())
 
 
 def em_prior(posterior: Figures, prior: Figures) -> Figures:
@@ -95,7 +101,7 @@ def estimate_shares(x: Tensor, y: Tensor, n_classes: int, *, seed: int = 0) -> S
     images of each class, and unlabelled ones, again.
 
     Args:
-        x: images (N, C, H, W), float in [0, 1] or uint8.
+        x: images (N, C, H, W), float in [0, 1] or uint8, or features (N, D).
         y: class indices (N,), -1 where there is no label.
         n_classes: how many there are.
         seed: of what is drawn.
@@ -143,19 +149,22 @@ def class_prior(x: Tensor, y: Tensor, n_classes: int, how: Prior = "labels", *, 
     """π, (n_classes,), positive: one image of every class is added, so that no class becomes impossible.
 
     Args:
-        x: images (N, C, H, W), float in [0, 1] or uint8.
+        x: images (N, C, H, W), float in [0, 1] or uint8, or features (N, D).
         y: class indices (N,), -1 where there is no label.
         n_classes: how many there are.
         how: "labels" takes their shares, which is right where they were drawn at random; "estimate" asks the
             unlabelled images, where these and two labels of each class are there, and the labels elsewhere;
-            "uniform" takes all classes for equally frequent.
+            "uniform" takes all classes for equally frequent; "auto" takes the shares of the labels, unless the
+            unlabelled images refute them: then the nearest that these allow.
         seed: of what an estimate draws.
     """
     counts = torch.bincount(y[y >= 0], minlength=n_classes).float()
     if how == "uniform":
         counts = torch.zeros_like(counts)
-    elif how == "estimate" and (shares := estimate_shares(x, y, n_classes, seed=seed)) is not None:
-        counts = counts.sum() * torch.from_numpy(shares.em).float()  # worth no more than its labels
+    elif how != "labels" and (shares := estimate_shares(x, y, n_classes, seed=seed)) is not None:
+        total = float(counts.sum())  # an estimate is worth no more than its labels
+        found = shares.em if how == "estimate" else shares.nearest(counts.double().numpy() / total)
+        counts = total * torch.from_numpy(found).float()
     counts += 1
     return counts / counts.sum()
 
@@ -165,8 +174,8 @@ def _some(indices: npt.NDArray[np.intp], generator: np.random.Generator) -> npt.
 
 
 def _scores(x: Tensor) -> Figures:
-    """Principal components of images (N, C, H, W), (N, D), the first with unit deviation."""
-    flat = reduced(x).flatten(1).double().numpy()
+    """Principal components of images (N, C, H, W), or of features, (N, D), the first with unit deviation."""
+    flat = (reduced(x) if x.ndim == _IMAGES else x).flatten(1).double().numpy()
     solver = "covariance_eigh" if flat.shape[1] < len(flat) else "full"
     with np.errstate(invalid="ignore"):  # images that are all the same
         scores = PCA(min(_COMPONENTS, *flat.shape), svd_solver=solver).fit_transform(flat)

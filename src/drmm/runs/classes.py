@@ -21,6 +21,12 @@ _LEVEL = 0.95
 _TIMES = 1.5  # more, or fewer, than the labels say, before anything is said
 _SHOWN = 5  # classes
 _FEWEST = 10  # images without a label that refute anything
+_AT_RANDOM = "Unless the labels were drawn at random, use --prior auto, or --prior estimate"
+_FOLLOWS: dict[Prior, str] = {
+    "auto": "The nearest shares that this allows are learned by: use --prior labels if these were drawn at random",
+    "labels": _AT_RANDOM,
+    "uniform": _AT_RANDOM,
+}
 
 
 def kept_shares(shares: Shares | None, classes: Sequence[str]) -> dict[str, dict[str, float]] | None:
@@ -60,10 +66,8 @@ def told(shares: Shares | None, parts: Parts, classes: Sequence[str], prior: Pri
     if prior == "estimate":
         yield f"estimated shares of the classes, with 95 % intervals: {figures}{more}"
     elif refuted.any() and len(parts.labels) - len(parts.known) >= _FEWEST:
-        yield (
-            f"classes are not as frequent without a label as with one: {figures}{more}. Unless the labels were "
-            "drawn at random, use --prior estimate"
-        )
+        found = f"classes are not as frequent without a label as with one: {figures}{more}"
+        yield f"{found}. {_FOLLOWS[prior]}"
 
 
 def _of_random_labels(counts: Counts) -> tuple[Figures, Figures]:

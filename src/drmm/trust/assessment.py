@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from drmm.data.images import pixels, reduced
+from drmm.learning.class_prior import class_prior
 from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once, predict_logits
 from drmm.model.deep import DRMM, Latents
 from drmm.trust.calibration import Calibration, fit_calibration
@@ -221,7 +222,9 @@ def assess(model: DRMM, x: Tensor, y: Tensor, folds: Sequence[Fold]) -> Assessme
     index = np.concatenate([np.zeros(0, np.int64), *(fold.index for fold in folds)])
     logits = np.concatenate([np.zeros((0, model.n_classes)), *(fold.logits for fold in folds)])
     label = y.numpy()[index]
-    calibration = fit_calibration(logits, label) if folds else Calibration()
+    # Labels that were not drawn at random are calibrated as if they had been.
+    shift = (class_prior(x, y, model.n_classes) / model.class_prior).log().double().numpy()
+    calibration = fit_calibration(logits, label, shift) if folds else Calibration()
     log_probability = calibration.log_probability
     ranks = [_rank(log_probability(fold.logits), _pool(log_probability(fold.pool))) for fold in folds]
     held_out = HeldOut(index, label, log_probability(logits), np.concatenate([np.zeros(0), *ranks]))
