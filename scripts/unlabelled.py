@@ -6,8 +6,8 @@ five times the weight on drawing, and by shares of the classes that the unlabell
 scikit-learn's digits, 5,000 of MNIST's, four classes and all of CIFAR-10 (as JPEG, so no figure compares with
 published ones), and fours beside nines of MNIST, of which nines are one in ten, with labels drawn at random, and
 with as many of each. Given are the error, and of how many images the net claims to be sure at 99.9 %, and is
-wrong about, uncalibrated. `--tune` measures on images held out of the training part, by draws that are reported nowhere.
-Resumable: each net is kept in the folder of the results.
+wrong about, uncalibrated. `--tune` measures on images held out of the training part, by draws that are reported
+nowhere. Resumable: each net is kept in the folder of the results.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ TASKS = {
 NOTHING_DRAWN = {"reconstruction": 0.0, "nonnegativity": 0.0}
 ARMS: dict[str, dict[str, Any]] = {
     "labels alone": {"kl": 0.0, "balance": 0.0},
+    "labels alone, views": {"agreement": 1.0, "kl": 0.0, "balance": 0.0, **NOTHING_DRAWN},
     "KL, drawn": {},
     "KL, nothing drawn": NOTHING_DRAWN,
     "agreement": {"agreement": 1.0, "kl": 0.0, "warm_up": 0.25, **NOTHING_DRAWN},
@@ -106,7 +107,7 @@ def cell(task: Task, arm: str, seed: int, asked: Namespace) -> Results:
     """One net."""
     drawn, terms = draw(task, seed, asked), ARMS[arm]
     views = task.views if "agreement" in terms else ()
-    training = {"labels_only": arm == "labels alone", "min_steps": asked.steps}
+    training = {"labels_only": arm.startswith("labels alone"), "min_steps": asked.steps}
     start = time.process_time()
     learner = DRMMClassifier(
         objective=Objective(views=views, **terms), training=training, epochs=1, random_state=seed
