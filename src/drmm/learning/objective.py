@@ -284,6 +284,15 @@ class Objective(Record):
         """What class templates are learned by before their net is tuned: the KL makes them sure, not views."""
         return replace(self, kl=None, agreement=None, views=()).resolved(learning="head")
 
+    def of_labels(self) -> Objective:
+        """What is learned by from the labelled images alone: the KL and the balance are about the others."""
+        return replace(self, kl=0.0, balance=0.0)
+
+    @property
+    def asks_unlabelled(self) -> bool:
+        """Whether the class templates learn from images without a label."""
+        return any(self.weights()[name] for name in ("kl", "balance", "mixup", "agreement"))
+
     def without_drawing(self) -> Objective:
         """The same without the terms that draw, for half the time, where others learn from all images."""
         whole = self.resolved()
