@@ -111,6 +111,8 @@ def test_the_labels_shares_are_kept_unless_the_unlabelled_images_refute_them():
     auto = class_prior(x, y, 2, "auto")
     assert 0.5 < auto[0] < class_prior(x, y, 2, "estimate")[0], "no further than is sure"
     np.testing.assert_allclose(shares.nearest(EQUAL), np.clip(EQUAL, shares.low, shares.high), atol=0.02)
+    x, y = pictures((370, 50), (4, 4))
+    assert torch.equal(class_prior(x, y, 2, "auto"), class_prior(x, y, 2)), "so few labels refute nothing"
     x, y = pictures((200, 200), (10, 10))
     assert class_prior(x, y, 2, "estimate")[0] != 0.5, "control: an estimate is not exact"
     assert torch.equal(class_prior(x, y, 2, "auto"), class_prior(x, y, 2))

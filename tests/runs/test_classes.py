@@ -28,6 +28,8 @@ def test_labels_that_are_refuted_are_told_of():
     assert "--prior estimate" in line
     (line,) = told(RARE_DOGS, parts(25, 25), NAMES, "auto")
     assert line.endswith("use --prior labels if these were drawn at random")
+    (line,) = told(RARE_DOGS, parts(4, 40), NAMES, "auto")
+    assert line.endswith("label 5 of each class, or use --prior estimate"), "so few refute nothing"
     assert not list(told(RARE_DOGS, parts(9, 1), NAMES, "labels")), "control: labels that agree"
     assert not list(told(RARE_DOGS, parts(5, 5), NAMES, "labels")), "as many by chance"
     assert not list(told(None, parts(25, 25), NAMES, "labels")), "nothing is known"

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from drmm.data.images import reduced
 
-__all__ = ["Prior", "Shares", "bbse_prior", "class_prior", "em_prior", "estimate_shares"]
+__all__ = ["REFUTES", "Prior", "Shares", "bbse_prior", "class_prior", "em_prior", "estimate_shares"]
 
 Prior = Literal["labels", "estimate", "uniform", "auto"]
 Figures = npt.NDArray[np.float64]
@@ -34,6 +34,8 @@ _FOLDS, _ROUNDS, _ITERATIONS = 5, 50, 1000
 _LEVEL = 0.95
 _ENOUGH = 1e-7  # change of a share at which EM stops
 _IMAGES = 4  # axes
+REFUTES = 5
+"""Labels of each class, below which an interval says less than it seems to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,19 +156,26 @@ def class_prior(x: Tensor, y: Tensor, n_classes: int, how: Prior = "labels", *, 
         n_classes: how many there are.
         how: "labels" takes their shares, which is right where they were drawn at random; "estimate" asks the
             unlabelled images, where these and two labels of each class are there, and the labels elsewhere;
-            "uniform" takes all classes for equally frequent; "auto" takes the shares of the labels, unless the
-            unlabelled images refute them: then the nearest that these allow.
+            "uniform" takes all classes for equally frequent; "auto" takes the shares of the labels, unless every
+            class has five and the unlabelled images refute them: then the nearest that these allow.
         seed: of what an estimate draws.
     """
     counts = torch.bincount(y[y >= 0], minlength=n_classes).float()
     if how == "uniform":
         counts = torch.zeros_like(counts)
-    elif how != "labels" and (shares := estimate_shares(x, y, n_classes, seed=seed)) is not None:
-        total = float(counts.sum())  # an estimate is worth no more than its labels
-        found = shares.em if how == "estimate" else shares.nearest(counts.double().numpy() / total)
-        counts = total * torch.from_numpy(found).float()
+    elif how == "estimate" or (how == "auto" and counts.min() >= REFUTES):
+        counts = _told(estimate_shares(x, y, n_classes, seed=seed), counts, how)
     counts += 1
     return counts / counts.sum()
+
+
+def _told(shares: Shares | None, counts: Tensor, how: Prior) -> Tensor:
+    """As many labels of each class as shares say, if there are any, which are worth no more than the labels."""
+    if shares is None:
+        return counts
+    total = float(counts.sum())
+    found = shares.em if how == "estimate" else shares.nearest(counts.double().numpy() / total)
+    return total * torch.from_numpy(found).float()
 
 
 def _some(indices: npt.NDArray[np.intp], generator: np.random.Generator) -> npt.NDArray[np.intp]:
