@@ -244,7 +244,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
             def by(lesson: Lesson) -> DRMM:
                 fresh = start_model(self.recipe_, seed, net=self.net_)
                 terms = {**options, "objective": lesson.objective}
-                return train(fresh, x, lesson.labels, config=lesson.training, **terms)
+                return train(fresh, x, lesson.labels, config=lesson.training, settle=not lesson.fold, **terms)
 
             tell = partial(warnings.warn, stacklevel=3)
             x = x.to(self.model_.templates.weight.dtype)

@@ -252,6 +252,7 @@ class _Session:
             folder=self.run.folds_folder / f"{_FOLDERS[lesson.purpose]}{number}",
             resume=True,
             progress=progress,
+            settle=not lesson.fold,
         )
 
 
@@ -262,7 +263,7 @@ def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) 
         experiment: resolved.
         recipe: of the model.
         parts: what it learns from.
-        options: folder, resume and progress, as of `drmm.learning.train.train`.
+        options: folder, resume, progress and settle, as of `drmm.learning.train.train`.
     """
     return _train(start_model(recipe, experiment.training.seed), experiment, parts, **options)
 
