@@ -258,7 +258,7 @@ def assess_guarded(
         simpler: the other way.
         tell: is told where that is taken.
     """
-    if not does_harm(folds, simpler.folds, y):
+    if not does_harm(folds, simpler.folds, y, model.class_prior / class_prior(x, y, model.n_classes)):
         return model, assess(model, x, y, folds)
     tell(simpler.said)
     other = simpler.model()

@@ -122,20 +122,21 @@ def cross_fit_head(
     return cross_fit(without, model.templates, features, y, folds=folds, seed=config.seed, same=lambda _: groups)
 
 
-def does_harm(folds: Sequence[Fold], without: Sequence[Fold], y: Tensor) -> bool:
+def does_harm(folds: Sequence[Fold], without: Sequence[Fold], y: Tensor, weight: Tensor) -> bool:
     """Whether nets make more mistakes on images held out than others that learned less, beyond chance.
 
     Args:
         folds: answers of the first.
         without: of the others, for the same images.
         y: class indices of all images, (N,).
+        weight: of each class, (C,): how much more frequent it is than among the labels.
     """
     labels = y.numpy()
     wrong = torch.zeros(2, len(labels), dtype=torch.bool)
     for row, answers in zip(wrong, (folds, without), strict=True):
         for fold in answers:
             row[fold.index] = torch.from_numpy(fold.logits.argmax(1) != labels[fold.index])
-    return is_worse(*wrong)
+    return is_worse(*wrong, weight[y.clamp(min=0)])
 
 
 def pool_of(x: Tensor, y: Tensor) -> Tensor:
