@@ -132,11 +132,11 @@ def does_harm(folds: Sequence[Fold], without: Sequence[Fold], y: Tensor, weight:
         weight: of each class, (C,): how much more frequent it is than among the labels.
     """
     labels = y.numpy()
-    wrong = torch.zeros(2, len(labels), dtype=torch.bool)
-    for row, answers in zip(wrong, (folds, without), strict=True):
+    wrong, other = torch.zeros(2, len(labels), dtype=torch.bool)
+    for row, answers in ((wrong, folds), (other, without)):
         for fold in answers:
             row[fold.index] = torch.from_numpy(fold.logits.argmax(1) != labels[fold.index])
-    return is_worse(*wrong, weight[y.clamp(min=0)])
+    return is_worse(wrong, other, weight[y.clamp(min=0)])
 
 
 def pool_of(x: Tensor, y: Tensor) -> Tensor:
