@@ -33,6 +33,7 @@ ORDER = (
     ("studies",),
     ("export",),
     ("cli",),
+    ("__main__",),
 )
 
 
