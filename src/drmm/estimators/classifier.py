@@ -87,7 +87,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         validation: labelled images held out to watch the error while training; a teacher does not see them.
         n_clusters: how many clusters, where y is -1 throughout.
         calibrate: find out while fitting how far the classifier can be trusted, by learning without some labels
-            (`drmm.runs.experiment.Trust`, which takes as long again and a half): then `predict_proba` is
+            (`drmm.runs.experiment.Trust`, which takes twice as long again): then `predict_proba` is
             calibrated, and `familiarity` and `decide` answer. It warns where unlabelled images are not like the
             labelled ones, as those of a class without labels are. With a teacher, who knows the labels, there is
             nothing to calibrate by.
