@@ -111,11 +111,24 @@ def test_the_labels_shares_are_kept_unless_the_unlabelled_images_refute_them():
     auto = class_prior(x, y, 2, "auto")
     assert 0.5 < auto[0] < class_prior(x, y, 2, "estimate")[0], "no further than is sure"
     np.testing.assert_allclose(shares.nearest(EQUAL), np.clip(EQUAL, shares.low, shares.high), atol=0.02)
+    assert shares.refuted.all()
+    assert replace(shares, refuted=np.array([False, False])).nearest(EQUAL) is EQUAL
     x, y = pictures((370, 50), (4, 4))
     assert torch.equal(class_prior(x, y, 2, "auto"), class_prior(x, y, 2)), "so few labels refute nothing"
     x, y = pictures((200, 200), (10, 10))
     assert class_prior(x, y, 2, "estimate")[0] != 0.5, "control: an estimate is not exact"
     assert torch.equal(class_prior(x, y, 2, "auto"), class_prior(x, y, 2))
+
+
+def test_a_classifier_that_finds_a_class_nowhere_refutes_nothing():
+    """Kinds of noise that hardly differ, in equal parts: EM, and its bootstrap, find next to nothing of one."""
+    generator, truth = torch.Generator().manual_seed(1), torch.arange(300) % 3
+    x, y = torch.rand(300, 1, 6, 6, generator=generator), torch.where(torch.arange(300) < 18, truth, -1)
+    x[torch.arange(300), 0, 2 * truth] += 0.1
+    shares = estimate_shares(x, y, 3)
+    assert (shares.high < 1 / 3).any(), "control: its interval alone refutes it"
+    assert not shares.refuted.any()
+    assert torch.equal(class_prior(x, y, 3, "auto"), class_prior(x, y, 3))
 
 
 def test_features_tell_shares_as_images_do():

@@ -31,7 +31,7 @@ _COMPONENTS = 20  # principal ones, of the images
 _MOST = 2000  # images that an estimate is made from, of each kind
 _STRENGTHS = np.logspace(-4, 2, 7)  # of the regression, which cross-validation chooses among
 _FOLDS, _ROUNDS, _ITERATIONS = 5, 50, 1000
-_LEVEL = 0.95
+_TAILS = (2.5, 97.5)  # percentiles
 _ENOUGH = 1e-7  # change of a share at which EM stops
 _IMAGES = 4  # axes
 REFUTES = 5
@@ -48,16 +48,20 @@ class Shares:
             images say, since a classifier of redrawn images is biased towards its labels.
         high: where it ends.
         bbse: from the confusion matrix, a second opinion.
+        refuted: whether the unlabelled images are not as frequent as the labels, bool: `em` is outside what it is,
+            in 95 % of redrawn samples, of labelled images that the classifier did not learn from. One that tells
+            classes badly finds some of them nowhere, wherever it looks.
     """
 
     em: Figures
     low: Figures
     high: Figures
     bbse: Figures
+    refuted: npt.NDArray[np.bool_]
 
     def nearest(self, shares: Figures) -> Figures:
-        """Of other shares (C,) the nearest that the intervals allow: the same ones, unless they are refuted."""
-        allowed = np.clip(shares, self.low, self.high)
+        """Of the labels' shares (C,) the nearest that the intervals allow; the same if not refuted."""
+        allowed = np.where(self.refuted, np.clip(shares, self.low, self.high), shares)
         return shares if np.array_equal(allowed, shares) else np.asarray(allowed / allowed.sum())
 
 
@@ -122,7 +126,7 @@ def estimate_shares(x: Tensor, y: Tensor, n_classes: int, *, seed: int = 0) -> S
     labelled, unlabelled, prior = scores[: len(known)], scores[len(known) :], counts / counts.sum()
     folds = StratifiedKFold(min(_FOLDS, int(counts.min())), shuffle=True, random_state=seed)
     search = GridSearchCV(LogisticRegression(), {"C": _STRENGTHS}, scoring="neg_log_loss", cv=folds)
-    rounds = []
+    rounds, of_labels = [], []
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         classifier = search.fit(labelled, codes).best_estimator_
         held_out = cross_val_predict(classifier, labelled, codes, cv=folds, method="predict_proba")
@@ -132,15 +136,17 @@ def estimate_shares(x: Tensor, y: Tensor, n_classes: int, *, seed: int = 0) -> S
             again = classifier.fit(labelled[drawn], codes[drawn])
             others = generator.integers(len(unlabelled), size=len(unlabelled))
             rounds.append(em_prior(again.predict_proba(unlabelled[others]), prior))
+            of_labels.append(em_prior(held_out[generator.integers(len(codes), size=len(codes))], prior))
     em = em_prior(posterior, prior)
     low, high = _interval(em, np.array(rounds))
-    return Shares(em, low, high, bbse_prior(held_out, codes, posterior))
+    usual = np.percentile(of_labels, _TAILS, axis=0)
+    refuted = (em < usual[0]) | (em > usual[1])
+    return Shares(em, low, high, bbse_prior(held_out, codes, posterior), refuted)
 
 
 def _interval(estimate: Figures, again: Figures) -> tuple[Figures, Figures]:
     """Of an estimate (C,) that redrawn images made again and again, (R, C)."""
-    tail = 100 * (1 - _LEVEL) / 2
-    low, high = np.percentile(again, [tail, 100 - tail], axis=0)
+    low, high = np.percentile(again, _TAILS, axis=0)
     return (
         np.minimum(low, 2 * estimate - high).clip(0, estimate),
         np.maximum(high, 2 * estimate - low).clip(estimate, 1),

@@ -56,7 +56,7 @@ def told(shares: Shares | None, parts: Parts, classes: Sequence[str], prior: Pri
     of_labels = counts / counts.sum()
     ratio = np.log((shares.em + 1e-3) / (of_labels + 1e-3))
     low, high = _of_random_labels(counts)
-    refuted = ((high < shares.low) | (low > shares.high)) & (np.abs(ratio) > np.log(_TIMES))
+    refuted = shares.refuted & ((high < shares.low) | (low > shares.high)) & (np.abs(ratio) > np.log(_TIMES))
     shown = np.argsort(-np.abs(ratio), kind="stable")[:_SHOWN]
     figures = ", ".join(
         f"{one_line(classes[c])}: {shares.em[c]:.0%} ({shares.low[c]:.0%} to {shares.high[c]:.0%}; "
