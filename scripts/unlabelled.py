@@ -72,6 +72,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "agreement, drawn": {"agreement": 1.0, "kl": 0.0, "warm_up": 0.25, "reconstruction": 1.0},
     "agreement, KL, drawn": {"agreement": 1.0, "warm_up": 0.25, "reconstruction": 1.0},
     "the default": {"agreement": 1.0, "warm_up": 0.25, "reconstruction": 5.0, "prior": "auto"},
+    "the default, no KL": {"agreement": 1.0, "kl": 0.0, "warm_up": 0.25, "reconstruction": 5.0, "prior": "auto"},
 }
 
 
