@@ -1,10 +1,10 @@
 """A price of being on is a bias, if it scales with what the element draws; any other leaves max-sum inexact.
 
-Slide "Each Layer of the DRMM is a Sparse Coding Model". A prior that wants few elements on, log p(a) = -ϱ a + …,
-subtracts a price from the objective. But the ReLU's max over a is pushed below the template: max_a z a u - ϱ a is
-z ReLU(u - ϱ / z), and z is not known on the way up. With ϱ z a in its place it is z ReLU(u - ϱ): inference stays one
-bottom-up pass, and exact where z ≥ 0. Checked against every configuration of two levels of four and three units.
-Controls: the price that does not scale with the template, and templates of both signs.
+Slide "Each Layer of the DRMM is a Sparse Coding Model". A prior that wants few elements on subtracts a price
+from the objective. But the ReLU's max over a is pushed below the template: max_a z a u - ϱ a is z ReLU(u - ϱ /
+z), and z is not known on the way up. With ϱ z a in its place it is z ReLU(u - ϱ): inference stays one bottom-up
+pass, and exact where z ≥ 0. Checked against every configuration of two levels of four and three units. Controls:
+the price that does not scale with the template, and templates of both signs.
 """
 
 from itertools import pairwise, product
