@@ -48,11 +48,11 @@ def _gaussian(model: DRMM, x: Tensor, label: Tensor, found: Switches, brightness
 
 
 def _inferred(infer: Callable[[DRMM, Tensor, Tensor, Switches, Brightness], Latents]) -> EStep:
-    """An E-step that infers at the norms' running statistics, and keeps the frozen scales of the pass up."""
+    """An E-step that infers at the norms' running statistics in full precision, at the pass up's frozen scales."""
 
     @torch.no_grad()
     def e_step(model: DRMM, x: Tensor, label: Tensor, found: Switches, brightness: Brightness) -> Switches:
-        with evaluation(model):
+        with evaluation(model), torch.autocast(x.device.type, enabled=False):
             if model.varies():
                 raise InputError("a norm keeps no statistics, so no picture has an E-step: use 'bottom-up'")
             return found.choosing(infer(model, x, label, found, brightness).switches)
