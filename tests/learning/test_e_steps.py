@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import drmm
 from drmm import Objective
@@ -119,6 +120,17 @@ def test_bottom_up_is_what_it_was_and_the_others_are_not(learning: str) -> None:
     for other in weights[1:]:
         assert not all(map(torch.equal, weights[0], other)), "control: the setting is not ignored"
         assert all(bool(value.isfinite().all()) for value in other)
+
+
+@pytest.mark.parametrize("learning", ["sgd", "em"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_lifted_net_learns_too(name: str, learning: str) -> None:
+    torch.manual_seed(0)
+    below = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2)
+    model = drmm.lift(nn.Sequential(*below, nn.Flatten(), nn.Linear(75, 3)), image_shape=(1, 12, 12))
+    x, y = batch(16)
+    train(model, x, y, config=Training(learning=learning, e_step=name, epochs=2, min_steps=0), progress=False)
+    assert bool(model(x).isfinite().all())
 
 
 @pytest.mark.parametrize("name", OTHERS)
