@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench serving costs learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness gaussian certificates nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench serving costs learning imbalance label-errors shifted e-steps lift missing trees pruning feedback dynamic samples switch-priors exactness gaussian certificates nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -33,6 +33,9 @@ costs: .venv/dev.stamp  ## What a million, a hundred million and a billion pictu
 
 learning: .venv/demo.stamp  ## Backprop, EG and EM side by side, and clusters: DATA=folder with MNIST, half an hour.
 	$(STUDY).learning $(IN_DATA)
+
+e-steps: .venv/demo.stamp  ## EM by what its E-step chooses switches by: ten draws of digits, two minutes; resumable.
+	$(STUDY).e_steps
 
 shifted: .venv/demo.stamp  ## Digits that move: rendering mixtures beside Gaussian mixtures, ten minutes.
 	$(STUDY).shifted_digits
@@ -91,6 +94,9 @@ dynamic: .venv/demo.stamp  ## Shortest path and convnet, one dynamic program: bo
 
 samples: .venv/demo.stamp  ## Digits drawn with independent switches and with a patch prior: ten minutes.
 	$(STUDY).samples
+
+switch-priors: .venv/demo.stamp  ## Small digits drawn with independent switches, patches and a learned prior: two minutes.
+	$(STUDY).switch_priors
 
 exactness: .venv/demo.stamp  ## Max-sum against trying every configuration, on small random nets: two minutes.
 	$(STUDY).exactness

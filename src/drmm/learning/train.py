@@ -15,6 +15,7 @@ from drmm.files import write_csv
 from drmm.learning.batches import labelled_alone, unlabelled
 from drmm.learning.class_prior import class_prior
 from drmm.learning.config import Machine, Training
+from drmm.learning.e_steps import E_STEPS
 from drmm.learning.em import fit_em, relax
 from drmm.learning.em.loop import seconds_of_em
 from drmm.learning.em.relaxation import check_classes
@@ -80,7 +81,7 @@ def train(
         start is not None and start != "default"
     ):  # a resumed run too: it may have been stopped before its first checkpoint
         initialise(model, start, x=x, y=y, seed=config.seed)
-    objective = (objective or Objective()).resolved(_constraint(model), config.learning)
+    objective = (objective or Objective()).resolved(_constraint(model), config.learning, e_step=config.e_step)
     if config.learning in {"head", "tune"}:
         at_first = objective.of_head() if config.learning == "tune" else objective
         train_head(model, x, y, at_first, config, progress=bool(progress))
@@ -203,6 +204,7 @@ def _train_by_em(
         y,
         max_iter=config.epochs,
         tolerance=config.tolerance,
+        choose=E_STEPS[config.e_step],
         folder=em_folder,
         resume=resume,
         progress=progress,

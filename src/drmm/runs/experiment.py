@@ -98,7 +98,9 @@ class Trust(Record):
     def lesson(self, training: Training, objective: Objective) -> tuple[Training, Objective]:
         """How the nets without some labels learn, and by what, of how the model does."""
         epochs, steps = (math.ceil(self.epochs_share * n) for n in (training.epochs, training.min_steps))
-        return replace(training, epochs=epochs, min_steps=steps), objective.without_drawing()
+        shorter, less = replace(training, epochs=epochs, min_steps=steps), objective.without_drawing()
+        draws = training.learning == "em" or less == objective
+        return (shorter if draws else replace(shorter, e_step="bottom-up")), less
 
     def lesson_of_labels(
         self, training: Training, objective: Objective, machine: Machine, y: Tensor
@@ -243,8 +245,9 @@ class Experiment:
     def resolved(self) -> Experiment:
         """With a value in place of every none that depends on the constraint, the learning rule or the teacher."""
         taught = self.teacher is not None
-        objective = self.objective.resolved(self.model.constraint, self.training.learning, taught=taught)
-        return replace(self, objective=objective, training=self.training.resolved())
+        constraint, training = self.model.constraint, self.training.resolved()
+        objective = self.objective.resolved(constraint, training.learning, taught=taught, e_step=training.e_step)
+        return replace(self, objective=objective, training=training)
 
     def filled_in(self, other: Experiment) -> Experiment:
         """Resolved, and with what a run takes from its data as another experiment on the same data has it."""
