@@ -68,6 +68,8 @@ class Rows:
     ) -> None:
         check_promise(promise)
         self._model, self._classes = folded(run.model), run.recipe.classes
+        if self._model.prior is not None:
+            self._model.prior.fix()
         self._assessment, self.promise = run.assessment, promise
         self._all, self._inference = all_classes, inference
         self._how = run.decoding
