@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from drmm.data.images import pixels
 from drmm.export import Answering
 from drmm.export.formats import onnx_answer, onnx_bytes
+from drmm.export.integers import with_integers
 from drmm.learning.metrics import predict_logits
 from drmm.model.deep import DRMM
 from drmm.model.efficientnet import efficientnet_lite
@@ -37,6 +38,7 @@ from scripts.study import Results, study
 
 THREADS, BATCHES = (1, 2), (1, 32, 256)
 PATIENCE = 20.0  # seconds for a setting: slow ones have fewer rounds
+RANGES = 64  # pictures that the ranges of 8-bit integers are measured on
 BASE = "plain"
 RIVALS = {
     "plain": "PyTorch",
@@ -44,6 +46,7 @@ RIVALS = {
     "drmm": "DRMM",
     "folded": "DRMM, folded",
     "onnx": "ONNX Runtime",
+    "integers": "ONNX Runtime, int8",
 }
 
 
@@ -84,6 +87,9 @@ def rivals(net: Net, threads: int) -> dict[str, Callable[[Tensor], object]]:
         "drmm": lambda x: net.model(pixels(x)),
         "folded": lambda x: predict_logits(quick, x),
         "onnx": onnx_answer(file, threads),
+        "integers": onnx_answer(
+            with_integers(file, torch.randint(256, (RANGES, *net.shape), dtype=torch.uint8)), threads
+        ),
     }
 
 
@@ -114,7 +120,7 @@ def run(asked: Namespace) -> Results:
 
 def table(results: Results) -> str:
     """Pictures a second of PyTorch, and the others' as multiples of that, as Markdown."""
-    others = [who for who in RIVALS if who != BASE]
+    others = [who for who in RIVALS if who != BASE and who in results["rows"][0]["to_plain"]]
     lines = [f"| net | threads | batch | PyTorch, pictures/s | {' | '.join(RIVALS[who] for who in others)} |"]
     lines.append(f"|---|{'--:|' * (3 + len(others))}")
     for row in results["rows"]:

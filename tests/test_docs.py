@@ -30,6 +30,8 @@ def script(monkeypatch: pytest.MonkeyPatch):
     return lambda name: runpy.run_path(str(ROOT / "scripts" / "docs" / f"{name}.py"))
 
 
+@pytest.mark.filterwarnings("ignore::lightning_fabric.utilities.warnings.PossibleUserWarning")  # advice on speed
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's, of torch
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if CODE.search(read(name))])
 def test_the_code_runs(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)

@@ -740,19 +740,6 @@ def test_a_folder_of_colour_images_with_few_labels(tmp_path: Path, run_drmm) -> 
     assert load_model(out)[1].classes == ("blue", "red")
 
 
-def test_two_processes_train_one_model(tmp_path: Path) -> None:
-    """DDP starts the command a second time; only the first process writes the run."""
-    command = shutil.which("drmm", path=str(Path(sys.executable).parent))
-    if command is None:
-        pytest.skip("drmm is not installed beside this Python")
-    out = tmp_path / "run"
-    words = [sys.executable, command, *FIT, "--out", str(out), "--device", "cpu", *sets("machine.devices=2")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("test error") == 1
-    assert load_model(out)[1].classes == tuple("0123456789")
-
-
 def test_the_demo_in_small(tmp_path: Path, run_drmm, monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = {
         name: one.changed("model", width=4).changed("data", images=600) for name, one in experiments(1).items()

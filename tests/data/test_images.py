@@ -280,6 +280,24 @@ def test_resizing_is_antialiased(tmp_path):
     assert (images[:, :, 1:-1, 1:-1] - 0.5).abs().max() < 0.1
 
 
+@pytest.mark.filterwarnings("ignore:.* resized to")
+@pytest.mark.parametrize("fill", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_arrays_become_images_as_picture_files_do(fill, channels, tmp_path):
+    drawn = levels(20, 34, 3)
+    Image.fromarray(drawn).save(tmp_path / "picture.png")
+    np.save(tmp_path / "levels.npy", drawn[None])
+    np.save(tmp_path / "floats.npy", drawn[None] / 255)
+    [(_, images)] = image_batches(
+        [tmp_path / name for name in ("picture.png", "levels.npy", "floats.npy")], (channels, 8, 9), [], fill=fill
+    )
+    assert torch.equal(images[1], images[0])
+    torch.testing.assert_close(images[2], images[0], atol=2 / 255, rtol=0)  # rounded to levels after each side
+    others = {"stretch": "pad", "pad": "crop", "crop": "stretch"}
+    [(_, other)] = image_batches(tmp_path / "levels.npy", (channels, 8, 9), [], fill=others[fill])
+    assert (other[0] - images[0]).abs().max() > 0.1, "control"
+
+
 def test_numpy_files(tmp_path):
     np.save(tmp_path / "flat.npy", levels(2, 72) / 255)
     np.savez(tmp_path / "one.npz", anything=levels(1, 8, 9, 3))
@@ -288,8 +306,11 @@ def test_numpy_files(tmp_path):
     images, names, _ = load_image_files(files, (1, 8, 9))
     assert images.shape == (4, 1, 8, 9)
     assert names == [f"{files[0]}[0]", f"{files[0]}[1]", f"{files[1]}[0]", f"{files[2]}[0]"]
+    grey = np.array(Image.fromarray(levels(8, 9, 3)).convert("L"))
+    assert torch.equal(images[2, 0], torch.from_numpy(grey) / 255), "as of a picture file"
+    np.save(tmp_path / "floats.npy", levels(1, 8, 9, 3) / 255)
     grey = torch.tensor(levels(8, 9, 3) / 255 @ [0.299, 0.587, 0.114], dtype=torch.float32)
-    torch.testing.assert_close(images[2, 0], grey)
+    torch.testing.assert_close(load_image_files(tmp_path / "floats.npy", (1, 8, 9))[0][0, 0], grey)
     np.save(tmp_path / "wide.npy", levels(2, 8, 9).astype(float))
     assert load_image_files(tmp_path / "wide.npy", (3, 8, 9), pixel_range=(0, 255))[0].shape == (2, 3, 8, 9)
     with pytest.raises(InputError, match=r"wide.npy: pixels run from 0 to 249, outside 0 to 1: save uint8 levels"):

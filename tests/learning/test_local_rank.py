@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from time import sleep
 
@@ -10,7 +11,7 @@ import pytest
 
 from drmm.errors import InputError
 from drmm.learning.config import Machine
-from drmm.learning.processes import follow, is_leader, lead, local_rank, of_torchrun
+from drmm.learning.processes import LOST, follow, is_leader, lead, local_rank, of_torchrun
 from drmm.learning.trainer import device_of
 
 RANKS = {"LOCAL_RANK": "2", "RANK": "junk", "WORLD_SIZE": "4", "MASTER_ADDR": "elsewhere", "MASTER_PORT": "x"}
@@ -64,3 +65,41 @@ def test_torchrun_leads_those_that_it_started_itself(name: str, monkeypatch: pyt
         lead()
         assert (RANKS.keys() <= os.environ.keys()) == by_torchrun
         parent.kill()
+
+
+WATCHING = """
+import os, subprocess, sys, time
+from drmm.learning.processes import watch
+how = sys.argv[1]
+if how == "helper":
+    children = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
+    over = watch(children, patience=0.1)
+    children[1].kill()
+elif how == "leader":  # whose helper goes on
+    if os.fork():
+        time.sleep(0.5)
+        os._exit(0)
+    watch([], patience=0.1)
+elif how == "it sees for itself":
+    children = [subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])]
+    over = watch(children, patience=0.1)
+    over.set()
+elif how == "it ends well":
+    children = [subprocess.Popen([sys.executable, "-c", ""])]
+    watch(children, patience=0.1)
+time.sleep(3)
+print("still there")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "is_over"),
+    [("helper", True), ("leader", True), ("it sees for itself", False), ("it ends well", False)],
+)
+def test_who_waits_for_one_that_is_gone_is_ended(how: str, is_over: bool, monkeypatch) -> None:
+    """What is started writes to the same pipes: they end when nobody is left."""
+    monkeypatch.undo()  # the environment as it is
+    command = [sys.executable, "-c", WATCHING, how]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stderr == (f"error: {LOST}\n" if is_over else "")
+    assert done.stdout == ("" if is_over else "still there\n")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import drmm
 from drmm import DRMM
 from drmm.errors import InputError
 from drmm.model.deep import evaluation, fit_amplitude
@@ -29,6 +30,23 @@ def x(model):
 
 
 # --- infer ---
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_no_images_have_no_answers(model, x, grad):
+    lifted = drmm.lift(
+        nn.Sequential(nn.AvgPool2d(2), nn.SiLU(), nn.Flatten(), nn.Linear(36, 4)).double(), strict=False
+    )
+    for net in (model, lifted):
+        with torch.set_grad_enabled(grad):
+            some, none = (net.infer(images) for images in (x, x[:0]))
+            answers = [
+                (one.logits, one.gap, one.certified(), one.amplitude, net.reconstruct(images))
+                for one, images in ((some, x), (none, x[:0]))
+            ]
+        for full, empty in zip(*answers, strict=True):
+            assert (len(empty), empty.shape[1:], empty.dtype) == (0, full.shape[1:], full.dtype)
+    assert model.log_joint(x[:0], model.infer(x[:0])).shape == (0,)
 
 
 def test_logits_scores_and_label_agree(model, x):

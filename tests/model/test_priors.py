@@ -120,6 +120,19 @@ def test_priors_are_saved(net):
     torch.testing.assert_close(other.log_prob(switches), prior.log_prob(switches))
 
 
+def test_what_is_fixed_is_worked_out_once(net, monkeypatch):
+    prior, switches, asked = SwitchPrior(infer(net)), infer(net), []
+    prior.update(infer(net))
+    expected, floored = prior.log_prob(switches), prior.floored
+    monkeypatch.setattr(prior, "floored", lambda *which: asked.append(which) or floored(*which))
+    prior.fix()
+    for _ in range(2):
+        assert torch.equal(prior.log_prob(switches), expected)
+    assert asked.count((0, "a")) == asked.count((1, "s")) == 1
+    prior.update(infer(net))
+    assert not torch.equal(prior.log_prob(switches), expected), "control: nothing is kept beyond a change"
+
+
 def test_positions_need_a_window():
     with pytest.raises(ValueError, match="without a window"):
         SwitchPrior(Switches((1, 2, 2), t=torch.zeros(1, 1, 1, 1, dtype=torch.uint8)))

@@ -10,13 +10,16 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import drmm
 from drmm.cli.apply import predict
 from drmm.data.tables import read_table
 from drmm.errors import InputError, RunError
+from drmm.model import moment
 from drmm.predicting import rows as module
 from drmm.predicting.predictor import Predictor
+from drmm.runs.run import Run
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +146,16 @@ def test_a_row_is_the_same_whatever_its_neighbours(size, run, pictures, monkeypa
     assert seen == [2, 1], "control: products with one vector alone are rounded otherwise"
 
 
+def test_nobody_looks_whether_its_weights_have_changed(run, predictor, pictures, monkeypatch) -> None:
+    """Of one picture that takes longer than the net itself."""
+    looks = []
+    monkeypatch.setattr(moment, "_checksum", lambda _: looks.append(1) or torch.zeros(()))
+    predictor({"image": [levels(pictures / "00.png")]})
+    assert not looks
+    assert Run.open(run).model.infer(torch.zeros(1, 3, 12, 12)).gap.shape == (1,)
+    assert looks, "control"
+
+
 def test_it_is_pickled_as_its_folder(run, pictures, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(run.parent)
     predictor = Predictor(run.name, image="png", prefix="says_", promise=0.9, all_classes=True)
@@ -153,6 +166,20 @@ def test_it_is_pickled_as_its_folder(run, pictures, tmp_path, monkeypatch) -> No
     again = pickle.loads(pickled)(batch)
     assert same(again, predictor(batch))
     assert {"says_label", "says_p(red)", "says_reason"} <= set(again)
+
+
+def test_a_pickle_is_of_one_model(run, tmp_path) -> None:
+    """What remembers answers by it, as Hugging Face's data sets do, would have those of the former model."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    before = pickle.dumps(Predictor(folder))
+    assert pickle.dumps(Predictor(folder)) == before, "control"
+    changed = {name: tensor + 1 for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(changed, folder / "model.safetensors")
+    assert pickle.dumps(Predictor(folder)) != before
+    with pytest.raises(
+        RunError, match=r"run holds another model than when the Predictor was pickled: make it anew"
+    ):
+        pickle.loads(before)
 
 
 def test_a_run_without_a_model_is_one_line(run, tmp_path) -> None:

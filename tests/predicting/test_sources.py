@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from drmm.data.decoding import UnreadableError
 from drmm.errors import InputError, RunError
+from drmm.predicting import sources
 from drmm.predicting.rows import Rows
 from drmm.predicting.sources import Source
 from drmm.runs.run import Run
@@ -211,6 +212,17 @@ def test_what_is_no_source(name, content, says, tmp_path) -> None:
     given = {"empty/a.txt": path.parent, "other.txt": tmp_path / "a.txt"}.get(name, path)
     with pytest.raises((InputError, RunError), match=says):
         Source.of([given])
+
+
+def test_a_list_is_read_once_to_know_it(tmp_path, photos, monkeypatch) -> None:
+    paths, names = a_list(tmp_path, photos)
+    lines, read_through = sources._lines, []
+    monkeypatch.setattr(sources, "_lines", lambda path: read_through.append(path) or lines(path))
+    source = Source.of(paths)
+    assert len(read_through) == 1
+    assert source.shard(1, 1).n == len(names)
+    assert len(list(source.shard(1, 1).read())) == len(names)
+    assert len(read_through) == 2, "control"
 
 
 def test_patterns_and_pictures(tmp_path, photos) -> None:

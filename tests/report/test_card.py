@@ -65,7 +65,7 @@ def test_a_model_that_nothing_is_known_of(run, run_drmm) -> None:
     head, text = card(run, run_drmm)
     assert head["model-index"] == []
     assert "None is known." in text
-    assert "The run does not say" in text
+    assert "The run does not say: its confidence is the net's own" in text, "as who reads the file sees it"
     assert "| class |" not in text
 
 

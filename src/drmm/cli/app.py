@@ -20,6 +20,7 @@ from drmm.cli.commands import models, pictures, theory
 from drmm.cli.console import abandon_output, complain, say, show_what_can_be_shown
 from drmm.cli.unforeseen import in_one_line
 from drmm.errors import DrmmError
+from drmm.learning.processes import is_leader
 
 __all__ = ["cli", "main"]
 
@@ -69,7 +70,8 @@ def main() -> None:
     try:
         _run()
     except DrmmError as error:
-        complain("error", str(error))
+        if is_leader():  # processes that train together say the same
+            complain("error", str(error))
         sys.exit(2)
     except Exception as error:
         if os.environ.get("DRMM_DEBUG"):

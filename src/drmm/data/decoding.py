@@ -72,10 +72,13 @@ class UnreadableError(RunError):
 def quiet() -> Iterator[None]:
     """Within it, nothing is told of what Pillow does without, such as a broken EXIF block.
 
-    Filters of warnings belong to the process: who decodes in threads is quiet around all of them.
+    Filters of warnings belong to the process: who decodes in threads is quiet around all of them, and in a thread
+    that is not the main one nothing is done.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL|pillow")
+    is_main = threading.current_thread() is threading.main_thread()
+    with warnings.catch_warnings() if is_main else nullcontext():
+        if is_main:
+            warnings.filterwarnings("ignore", module="PIL|pillow")
         yield
 
 
@@ -113,7 +116,7 @@ def decode_picture(
         raise InputError(f"pictures have 1 to 4 channels, not {channels}: pass such images as a .npy file")
     try:
         content = source.read_bytes() if isinstance(source, Path) else source
-        with quiet() if threading.current_thread() is threading.main_thread() else nullcontext():
+        with quiet():
             if isinstance(content, Image.Image):
                 content.load()  # before it could be reduced, which is for pictures of our own
                 return _seen(content, name, channels, size, shape)
@@ -169,14 +172,14 @@ def _seen(
     if reduced:
         original = full if upright.size != opened.size else full[::-1]
     if size is not None:
-        picture = _filling(picture, size, shape)
+        picture = filling(picture, size, shape)
     levels = np.asarray(picture, dtype=np.uint8)
     planes = levels[None] if levels.ndim == 2 else np.moveaxis(levels, 2, 0)
     return Picture(np.ascontiguousarray(planes), original, has_more, opened.format or "")
 
 
-def _filling(picture: Image.Image, size: tuple[int, int], shape: str) -> Image.Image:
-    """At a size (H, W)."""
+def filling(picture: Image.Image, size: tuple[int, int], shape: str) -> Image.Image:
+    """A picture at a size (H, W), as of `decode_picture`."""
     asked = (size[1], size[0])
     if picture.size == asked:
         return picture
@@ -188,6 +191,18 @@ def _filling(picture: Image.Image, size: tuple[int, int], shape: str) -> Image.I
     if shape == "crop":
         return ImageOps.fit(picture, asked, Image.Resampling.BILINEAR)
     return picture.resize(asked, Image.Resampling.BILINEAR)
+
+
+def drawn_levels(levels: npt.NDArray[np.uint8]) -> Image.Image:
+    """Levels (H, W), (H, W, C) or (C, H, W) as a picture.
+
+    Raises:
+        InputError: if they have another shape.
+    """
+    last = np.moveaxis(levels, 0, 2) if levels.ndim == 3 and levels.shape[2] > 4 else levels
+    if last.ndim not in {2, 3} or (last.ndim == 3 and last.shape[2] > 4):
+        raise InputError(f"levels of shape {levels.shape} are no picture: give (H, W) or (H, W, C)")
+    return Image.fromarray(np.ascontiguousarray(last.squeeze(2) if last.shape[2:] == (1,) else last))
 
 
 def _without_texts(png: bytes) -> bytes:

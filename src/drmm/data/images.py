@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from drmm.data.base import Skipped, summary
-from drmm.data.decoding import ARRAY_SUFFIXES, Shape, quiet, read_array
+from drmm.data.decoding import ARRAY_SUFFIXES, Shape, decode_picture, drawn_levels, filling, quiet, read_array
 from drmm.data.listing import check_losses, listed
 from drmm.errors import InputError
 from drmm.progress import track
@@ -377,7 +378,7 @@ def _files(
     """Each file that can be read; the others are added to `skipped`."""
     for path in paths:
         if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
-            yield _from_array(path, shape, pixel_range)
+            yield _from_array(path, shape, fill, pixel_range)
             continue
         with quiet(), listed(path) as found:
             found.read_once()
@@ -388,22 +389,35 @@ def _files(
         skipped += [replace(one, file=f"{found.root / one.file}") for one in found.skipped]
 
 
-def _from_array(file: Path, shape: tuple[int, int, int], pixel_range: tuple[float, float]) -> _File:
+def _from_array(file: Path, shape: tuple[int, int, int], fill: Shape, pixel_range: tuple[float, float]) -> _File:
     pixels = read_array(file)
+    flat = shape if pixels.ndim == 2 else None
     try:
-        images = as_images(pixels, image_shape=shape if pixels.ndim == 2 else None, pixel_range=pixel_range)
+        images = as_images(pixels, image_shape=flat, pixel_range=pixel_range)
     except InputError as error:
         fact = str(error).partition(": ")[0]  # what follows is advice to who calls `as_images`
         for word, ours in (" of X", ""), ("X ", "its array "), ("image_shape=", "the shape "):
             fact = fact.replace(word, ours)
         advice = "save uint8 levels 0..255, or floats 0..1, as (N, H, W) or (N, H, W, C)"
         raise InputError(f"{file}: {fact}: {advice}") from None
+    names, size = [f"{file}[{row}]" for row in range(len(images))], (images.shape[2], images.shape[3])
+    fits = images.shape[1:] == shape
     if images.shape[1] != shape[0]:
         images = _recoloured(images, shape[0], file)
-    size = (images.shape[2], images.shape[3])
-    if size != shape[1:]:
-        images = functional.interpolate(images, size=shape[1:], mode="bilinear", antialias=True)
-    return _File([f"{file}[{row}]" for row in range(len(images))], images, size)
+    if not fits and pixels.dtype == np.uint8:  # they are levels, as of a picture
+        how: dict[str, Any] = {"channels": shape[0], "size": shape[1:], "shape": fill}
+        drawn = zip(nchw(pixels, flat, None), names, strict=True)
+        levels = [decode_picture(drawn_levels(one), name, **how).levels for one, name in drawn]
+        images = as_images(np.stack(levels), channels=shape[0])
+    elif size != shape[1:]:
+        images = _filled(images, shape[1:], fill)
+    return _File(names, images, size)
+
+
+def _filled(images: torch.Tensor, size: tuple[int, int], fill: Shape) -> torch.Tensor:
+    """As pictures are resized, but for the rounding to levels."""
+    planes = [np.asarray(filling(Image.fromarray(plane), size, fill)) for plane in images.flatten(0, 1).numpy()]
+    return torch.from_numpy(np.stack(planes).reshape(*images.shape[:2], *size))
 
 
 def _recoloured(images: torch.Tensor, channels: int, file: Path) -> torch.Tensor:

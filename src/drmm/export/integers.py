@@ -15,7 +15,7 @@ from drmm.errors import InputError
 from drmm.export.formats import INPUT, Answer, onnx_answer, quiet
 from drmm.studies.timing import ratio, take_turns
 
-__all__ = ["quantised"]
+__all__ = ["quantised", "with_integers"]
 
 _MEASURED, _LEAST, _MOST = 256, 200, 2000  # pictures that ranges are of; on which labels are compared
 _ALIKE = 0.995  # share of labels
@@ -42,7 +42,7 @@ def quantised(content: bytes, pictures: Tensor) -> tuple[bytes, str]:
             f"--int8 needs {_MEASURED + _LEAST} pictures to measure ranges and compare labels on, and there are "
             f"{len(pictures)}: name a folder with more by --calibrate-on"
         )
-    smaller = _with_integers(content, measured)
+    smaller = with_integers(content, measured)
     answers = {"floats": onnx_answer(content), "integers": onnx_answer(smaller)}
     floats, integers = (_answers(answer, held_out) for answer in answers.values())
     same = float((floats["label"] == integers["label"]).double().mean())
@@ -59,7 +59,8 @@ def quantised(content: bytes, pictures: Tensor) -> tuple[bytes, str]:
     return smaller, figures
 
 
-def _with_integers(content: bytes, pictures: Tensor) -> bytes:
+def with_integers(content: bytes, pictures: Tensor) -> bytes:
+    """The same file in 8-bit integers, whatever it says: ranges are of the pictures, uint8 (N, C, H, W)."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static  # noqa: PLC0415
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415
 

@@ -7,12 +7,19 @@ is started from it, a plain `drmm fit` too, which would take itself for a helper
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import Popen
+from threading import Event, Thread
 
-__all__ = ["follow", "is_leader", "lead", "local_rank", "of_torchrun"]
+__all__ = ["LOST", "follow", "is_leader", "lead", "local_rank", "of_torchrun", "watch"]
+
+LOST = "a process that trained with this one has ended: go on with --resume"
 
 _LEADER = "DRMM_LEADER"  # the process that started the others
 _RANKS = ("LOCAL_RANK", "RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_EVERY, _PATIENCE = 0.5, 60.0  # seconds between looks, and for a process to see for itself that others are gone
 
 
 def local_rank() -> int:
@@ -49,6 +56,34 @@ def follow(rank: int, port: int) -> None:
     os.environ.update(
         {_LEADER: str(os.getppid()), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     )
+
+
+def watch(helpers: Sequence[Popen[bytes]], patience: float = _PATIENCE) -> Event:
+    """End this process in one line when one that it trains with is gone, which it may wait for without an end.
+
+    Args:
+        helpers: those that it started; where there are none, the one that started it is watched.
+        patience: seconds in which it may leave in its own way.
+
+    Returns:
+        What ends the watch when it is set.
+    """
+    over = Event()
+    Thread(target=_watch, args=(helpers, patience, over), daemon=True).start()
+    return over
+
+
+def _watch(helpers: Sequence[Popen[bytes]], patience: float, over: Event) -> None:
+    parent = os.getppid()
+    while not any(helper.poll() for helper in helpers) and (helpers or os.getppid() == parent):
+        if over.wait(_EVERY):
+            return
+    if not over.wait(patience):
+        for helper in helpers:
+            helper.kill()
+        sys.stderr.write(f"error: {LOST}\n")
+        sys.stderr.flush()
+        os._exit(2)
 
 
 def _forget() -> None:

@@ -9,7 +9,7 @@ from copy import deepcopy
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from threading import RLock
+from threading import Event, RLock
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +22,7 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment  # type: ignore[attr-defined]
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 from torch import Tensor
@@ -37,7 +38,7 @@ from drmm.learning.compiling import Compiled, compiling
 from drmm.learning.config import Machine, Training
 from drmm.learning.e_steps import E_STEPS
 from drmm.learning.objective import Aim
-from drmm.learning.processes import lead, local_rank, of_torchrun
+from drmm.learning.processes import LOST, lead, local_rank, of_torchrun, watch
 from drmm.learning.quiet import quiet
 from drmm.learning.rates import rates, warm_cosine
 from drmm.model.deep import DRMM
@@ -100,7 +101,7 @@ def run_loop(
             ) from error
         except RuntimeError as error:
             if machine.devices > 1 and any(words in str(error) for words in _ALONE):
-                raise RunError("a process that trained with this one has ended: go on with --resume") from error
+                raise RunError(LOST) from error
             raise
         except SystemExit as leave:
             if trainer.interrupted and leave.code == 1:  # Lightning leaves the process where a library should not
@@ -247,6 +248,27 @@ class _Learner(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class _Together(DDPStrategy):
+    """Processes that end together, and say so."""
+
+    _over = Event()
+
+    def setup_environment(self) -> None:
+        """Take over from Lightning's watch, which kills this process before it can say a word."""
+        launcher: Any = self.launcher
+        helpers = list(getattr(launcher, "procs", ()))
+        if helpers:
+            launcher.procs.clear()  # with none left to look after, that watch ends
+            launcher.procs = helpers
+        self._over = watch(helpers)
+        super().setup_environment()
+
+    def teardown(self) -> None:
+        """Nobody is waited for any more."""
+        self._over.set()
+        super().teardown()
+
+
 def _loader(data: Dataset[Any], batch_size: int | None) -> DataLoader[Any]:
     """A loader that takes nothing from torch's own stream of randomness."""
     return DataLoader(data, batch_size=batch_size, generator=torch.Generator())
@@ -294,6 +316,7 @@ def _trainer(
             max_epochs=config.epochs,
             accelerator=machine.accelerator,
             devices=machine.devices,
+            strategy=_Together() if machine.devices > 1 else "auto",
             precision=machine.precision,  # type: ignore[arg-type]
             callbacks=callbacks,
             logger=_loggers(folder),

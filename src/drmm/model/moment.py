@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -14,10 +16,29 @@ from torch import Tensor, nn
 from drmm.errors import InputError
 from drmm.rendering import Choice, Linear, Sequential
 
-__all__ = ["Later", "Moment"]
+__all__ = ["Later", "Moment", "unwatched"]
 
 _ODD = -7046029254386353131  # 2⁶⁴ / golden ratio, whose multiples share few bits
 _CHUNK = 2**16  # words that are summed at once: they stay in a processor's cache
+_IS_UNWATCHED = ContextVar("_IS_UNWATCHED", default=False)
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Within it nobody changes weights or images, and nobody looks whether: for one picture looking takes longest.
+
+    What is inferred within it has to be read within it.
+    """
+    before = _IS_UNWATCHED.set(True)
+    try:
+        yield
+    finally:
+        _IS_UNWATCHED.reset(before)
+
+
+def _lasts_anyway() -> bool:
+    """A compiler sees no values, and nothing changes between the steps of what it makes."""
+    return torch.compiler.is_compiling() or _IS_UNWATCHED.get()
 
 
 class Inferring(Protocol):
@@ -46,8 +67,8 @@ class Moment:
 
     @classmethod
     def now(cls, model: Inferring, x: Tensor) -> Self:
-        """As both are; a compiler sees no values, and nothing changes between the steps of what it makes."""
-        if torch.compiler.is_compiling():
+        """As both are."""
+        if _lasts_anyway():
             return cls(model, x.detach(), torch.zeros(()), torch.zeros(()))
         return cls(model, x.detach(), _checksum(_tensors(model)), _checksums(x))
 
@@ -58,7 +79,7 @@ class Moment:
     @property
     def has_weights(self) -> bool:
         """Whether the model's weights are the same."""
-        if torch.compiler.is_compiling():
+        if _lasts_anyway():
             return True
         weights = _checksum(_tensors(self.model))
         return weights.device == self.weights.device and torch.equal(self.weights, weights)
@@ -66,7 +87,7 @@ class Moment:
     @property
     def lasts(self) -> bool:
         """Whether weights and images are the same."""
-        return self.has_weights and (torch.compiler.is_compiling() or torch.equal(self.images, _checksums(self.x)))
+        return self.has_weights and (_lasts_anyway() or torch.equal(self.images, _checksums(self.x)))
 
 
 class Question(Protocol):
@@ -170,7 +191,7 @@ def _checksums(x: Tensor) -> Tensor:
 
     The sum of the mixed 64-bit words, each with its place. Without the mixing two changes of sign would cancel.
     """
-    rows = x.detach().reshape(len(x), -1).contiguous().view(torch.uint8)
+    rows = x.detach().flatten(1).contiguous().view(torch.uint8)
     words = nn.functional.pad(rows, (0, -rows.shape[1] % 8)).view(torch.int64)
     return _mixed(words + torch.arange(words.shape[1], device=x.device) * _ODD).sum(1)
 

@@ -59,6 +59,7 @@ class SwitchPrior(nn.Module, Prior):
     def __init__(self, switches: Switches, momentum: float = 0.02) -> None:
         super().__init__()
         self.momentum = momentum
+        self._fixed: dict[tuple[int, str], tuple[Tensor, Tensor]] | None = None
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
         for i, leaf in enumerate(switches.leaves()):
             for name, choice in leaf.choices():
@@ -85,6 +86,7 @@ class SwitchPrior(nn.Module, Prior):
         Returns:
             The weight that the batch got, float64, (): on the device, for which no training step has to wait.
         """
+        self._fixed = None
         batches = cast("Tensor", self.batches)
         batches += 1
         share = batches.double().reciprocal().clamp(min=self.momentum)
@@ -98,6 +100,24 @@ class SwitchPrior(nn.Module, Prior):
                     frequency = _frequency(choice[None])[0]
                 probability.lerp_(frequency.to(probability.dtype), share.to(probability.dtype))
         return share
+
+    def fix(self) -> None:
+        """Keep until the next `update` what `log_prob` makes of the probabilities, longer than a picture takes."""
+        self._fixed = {}
+
+    def _odds(self, leaf: int, name: str) -> tuple[Tensor, Tensor]:
+        """Log-odds of each unit, (C, H, W), and the log-probability that all are off, (); float64.
+
+        So no rounding depends on how many images there are.
+        """
+        if self._fixed is not None and (leaf, name) in self._fixed:
+            return self._fixed[leaf, name]
+        exact = self.floored(leaf, name).double()
+        off = (1 - exact).log()
+        odds = exact.log() - off, off.sum()
+        if self._fixed is not None:
+            self._fixed[leaf, name] = odds
+        return odds
 
     def forget(self) -> None:
         """Start the averages anew: the next batch counts in full."""
@@ -127,18 +147,18 @@ class SwitchPrior(nn.Module, Prior):
         """Parts of `log_prob`, one a kind of choice, bottom-up, each (N,)."""
         for i, leaf in enumerate(switches.leaves()):
             for name, choice in leaf.choices():
-                probability = self.floored(i, name)
                 if name == "t":
+                    probability = self.floored(i, name)
                     chosen = probability.expand(choice.shape[0], *probability.shape)
                     chosen = chosen.gather(1, choice.long().unsqueeze(1)).squeeze(1)
                     yield chosen.log().flatten(1).sum(1)
                 else:  # a matrix product: a tenth of the time of a logarithm for each unit of each image
-                    exact = probability.double()  # so that no rounding depends on how many images there are
-                    off = (1 - exact).log()
-                    odds = exact.log() - off
+                    odds, off = self._odds(i, name)
                     last = choice.ndim == 4 and choice.stride(1) == 1
                     rows, odds = (choice.movedim(1, -1), odds.movedim(0, -1)) if last else (choice, odds)
-                    yield (rows.flatten(1).to(odds.dtype) @ odds.flatten() + off.sum()).to(probability.dtype)
+                    yield (rows.flatten(1).to(odds.dtype) @ odds.flatten() + off).to(
+                        self.probability(i, name).dtype
+                    )
 
 
 def _positions(leaf: Switches) -> int:

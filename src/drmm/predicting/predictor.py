@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from drmm.errors import InputError
+from drmm.errors import InputError, RunError
 from drmm.predicting.rows import REASON, Rows
 from drmm.runs.run import Run
 from drmm.trust.promise import PROMISE
@@ -21,7 +20,11 @@ __all__ = ["Predictor"]
 class Predictor:
     """Answers for batches of pictures, as `drmm predict` gives them.
 
-    The model is loaded when it is made. It is pickled as the folder that it loads, which has to be where it goes.
+    The model is loaded when it is made. It is pickled as the folder that it loads, which has to be where it goes,
+    and as a digest of what is there: engines that remember answers know a new model by it.
+
+    Attributes:
+        digest: `drmm.runs.run.Run.digest` of the model.
 
     Args:
         run: folder of a trained model.
@@ -46,13 +49,14 @@ class Predictor:
     ) -> None:
         folder = Path(run).absolute()
         self._image, self._prefix = image, prefix
-        self._rows = Rows(Run.open(folder), promise=promise, all_classes=all_classes)
-        self._again = partial(
-            Predictor, folder, image=image, prefix=prefix, promise=promise, all_classes=all_classes
-        )
+        opened = Run.open(folder)
+        self._rows = Rows(opened, promise=promise, all_classes=all_classes)
+        how = {"image": image, "prefix": prefix, "promise": promise, "all_classes": all_classes}
+        self.digest = opened.digest
+        self._again = folder, self.digest, how
 
-    def __reduce__(self) -> tuple[Callable[[], Predictor], tuple[()]]:
-        return self._again, ()
+    def __reduce__(self) -> tuple[Callable[..., Predictor], tuple[Any, ...]]:
+        return _unpickled, self._again
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The answers for a batch of N pictures.
@@ -87,6 +91,13 @@ class Predictor:
         found = zip(*rows, strict=True) if rows else [()] * len(types)
         added = zip(types.items(), found, strict=True)
         return {**columns, **{self._prefix + name: _column(cells, kind) for (name, kind), cells in added}}
+
+
+def _unpickled(folder: Path, digest: str, how: Mapping[str, Any]) -> Predictor:
+    predictor = Predictor(folder, **how)
+    if predictor.digest != digest:
+        raise RunError(f"{folder} holds another model than when the Predictor was pickled: make it anew")
+    return predictor
 
 
 def _each(pictures: Any) -> Any:

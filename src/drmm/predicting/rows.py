@@ -13,12 +13,13 @@ from PIL import Image
 from scipy.special import softmax
 from torch import Tensor
 
-from drmm.data.decoding import UnreadableError, decode_picture, quiet
+from drmm.data.decoding import UnreadableError, decode_picture, drawn_levels, quiet
 from drmm.data.images import pixels
 from drmm.data.parallel import ahead
 from drmm.errors import InputError
 from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once
 from drmm.model.folding import folded
+from drmm.model.moment import unwatched
 from drmm.runs.run import Run
 from drmm.trust.assessment import Answers
 from drmm.trust.decisions import UNFAMILIAR
@@ -67,6 +68,8 @@ class Rows:
     ) -> None:
         check_promise(promise)
         self._model, self._classes = folded(run.model), run.recipe.classes
+        if self._model.prior is not None:
+            self._model.prior.fix()
         self._assessment, self.promise = run.assessment, promise
         self._all, self._inference = all_classes, inference
         self._how = run.decoding
@@ -99,6 +102,7 @@ class Rows:
         return [(*empty, picture) if isinstance(picture, str) else (*next(rows), "") for picture in pictures]
 
     @torch.no_grad()
+    @unwatched()
     def _rows(self, x: Tensor) -> list[tuple[object, ...]]:
         latents = self._model.infer(x)
         if self._assessment is None:
@@ -159,15 +163,7 @@ def _source(picture: object) -> Path | bytes | Image.Image:
     levels = np.asarray(picture)
     if levels.dtype != np.uint8 or not levels.size:
         raise InputError(f"{levels.dtype} of shape {levels.shape} is no picture: give levels 0..255 as uint8")
-    return levels.tobytes() if levels.ndim == 1 else _drawn(levels)
-
-
-def _drawn(levels: Levels) -> Image.Image:
-    """Levels (H, W), (H, W, C) or (C, H, W) as a picture."""
-    last = np.moveaxis(levels, 0, 2) if levels.ndim == 3 and levels.shape[2] > 4 else levels
-    if last.ndim not in {2, 3} or (last.ndim == 3 and last.shape[2] > 4):
-        raise InputError(f"levels of shape {levels.shape} are no picture: give (H, W) or (H, W, C)")
-    return Image.fromarray(np.ascontiguousarray(last.squeeze(2) if last.shape[2:] == (1,) else last))
+    return levels.tobytes() if levels.ndim == 1 else drawn_levels(levels)
 
 
 def _strange_in(answers: Answers) -> list[str]:

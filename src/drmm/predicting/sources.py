@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -194,8 +194,9 @@ def _of_paths(names: Callable[[], Iterable[str]], root: Path) -> _Piece:
     def read(start: int, stop: int) -> Iterator[Named]:
         return ((name, root / name) for name in islice(names(), start, stop))
 
-    says = digest_of(name.encode(errors="surrogateescape") for name in names())
-    return _Piece(sum(1 for _ in names()), says, read, lambda *ends: (root / name for name, _ in read(*ends)))
+    places = count()  # of what is read only once: a list may be long
+    says = digest_of(name.encode(errors="surrogateescape") for name, _ in zip(names(), places, strict=False))
+    return _Piece(next(places), says, read, lambda *ends: (root / name for name, _ in read(*ends)))
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -165,16 +165,17 @@ class AffineRendering(_Linear):
         if lower is upper:
             known = self.forward(lower)
             return known, known
+        blank = lower.new_zeros(1, *lower.shape[1:])
         if self.increasing:
-            self._check_increasing(lower[:1])
+            self._check_increasing(blank)
             return self.forward(lower), self.forward(upper)
         try:
             positive = self.reweighted(torch.cat([lower, upper]), lambda entries: entries.clamp(min=0))
             negative = self.reweighted(torch.cat([upper, lower]), lambda entries: entries.clamp(max=0))
         except InputError as error:
             raise NoBoundError(str(error)) from error
-        both = positive + negative + self.forward(torch.zeros_like(lower[:1]))
-        smallest, largest = both.unflatten(0, (2, -1))
+        both = positive + negative + self.forward(blank)
+        smallest, largest = both.unflatten(0, (2, lower.shape[0]))
         return smallest, largest
 
     def count(self, paths: Tensor, switches: Switches, *, every: bool) -> Tensor:

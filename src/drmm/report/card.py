@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from scipy.stats import binomtest
 
 from drmm.display.text import one_line
@@ -57,8 +59,8 @@ def write_card(run: Path, out: Path) -> None:
 
 
 def _markdown(text: object) -> str:
-    """Text from elsewhere as Markdown shows it, letter by letter, within a line."""
-    return _SIGNS.sub(r"\\\1", one_line(str(text), _LONGEST))
+    """Text as Markdown shows it, letter by letter, within a line; quotes stay quotes."""
+    return Markup(_SIGNS.sub(r"\\\1", escape(one_line(str(text), _LONGEST), quote=False)))  # noqa: S704  (escaped)
 
 
 def _row(source: Run) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +74,12 @@ class Familiarity:
         Returns:
             In all, (N,), and in each part, (N, 4).
         """
-        p, parts = Ranking(self)(torch.from_numpy(looks))
+        p, parts = self._ranking(torch.from_numpy(looks))
         return p.numpy(), parts.numpy()
+
+    @cached_property
+    def _ranking(self) -> Ranking:
+        return Ranking(self)
 
 
 class Ranking(nn.Module):
