@@ -123,8 +123,8 @@ def _check_labels(labels: npt.NDArray[np.int64], data: Dataset, least: int) -> N
     if len(counts) < 2:
         raise InputError(f"{data.name} has only one class, {data.classes[0]}: label images of a second one")
     if counts.min() < least:
-        few = f"class {data.classes[int(counts.argmin())]} has {counts.min()} labels to learn from"
-        raise InputError(f"{few}, fewer than {least}: label more, or ask for fewer")
+        few = f"class {data.classes[int(counts.argmin())]} has {counts.min()} to learn from"
+        raise InputError(f"{least} labels of each class are too many, {few}: label more, or ask for fewer")
 
 
 def warn_of_few(labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
