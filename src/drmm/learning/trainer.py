@@ -307,7 +307,9 @@ def _trainer(
         )
     except (MisconfigurationException, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"this machine cannot train so: {reason}") from error
+        raise InputError(
+            f"this machine cannot train so ({reason}): choose another device, auto or cpu, or another precision"
+        ) from error
 
 
 def _loggers(folder: Path | None) -> list[Logger] | bool:
