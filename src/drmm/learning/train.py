@@ -113,7 +113,7 @@ def _train_by_gradient(
     from drmm.learning.trainer import calibrate, run_loop, steps_of_an_epoch  # noqa: PLC0415
 
     model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
-    config = config.enough_for(steps_of_an_epoch(y, config, machine))
+    config = config.enough_for(steps_of_an_epoch(y, config))
     run_loop(model.train(), x, y, objective, config, machine, **options)
     model.cpu()
     calibrate(model, x, config)
@@ -139,14 +139,14 @@ def _tune(
     upper = UpperLevels(model.eval(), x, y, objective, config, progress=bool(progress))
     if validation is not None:
         validation = upper.features(validation[0]), validation[1]
-    config = config.enough_for(steps_of_an_epoch(upper.y, config, machine))
+    config = config.enough_for(steps_of_an_epoch(upper.y, config))
     how = {"validation": validation, "progress": progress, **options}
     # In evaluation mode: what the net's norms measured is a part of what it knows.
     run_loop(upper.model.eval(), upper.x, upper.y, upper.objective, config, machine, **how)
     model.cpu()
 
 
-def steps_in(y: Tensor, config: Training, machine: Machine | None = None) -> int:
+def steps_in(y: Tensor, config: Training) -> int:
     """How many steps `train` makes of images with these labels, at the most; iterations of EM; of a head none.
 
     Raises:
@@ -161,7 +161,7 @@ def steps_in(y: Tensor, config: Training, machine: Machine | None = None) -> int
         y = y[few]
     if config.learning == "tune":
         y = y[tuned_on(y, config)]
-    steps = steps_of_an_epoch(y, config, machine or Machine())
+    steps = steps_of_an_epoch(y, config)
     return config.enough_for(steps).epochs * steps
 
 

@@ -121,9 +121,8 @@ def device_of(machine: Machine) -> torch.device:
         return _trainer(Training(), machine, None, (), validated=False).strategy.root_device
 
 
-def steps_of_an_epoch(y: Tensor, config: Training, machine: Machine) -> int:
+def steps_of_an_epoch(y: Tensor, config: Training) -> int:
     """How many steps every process makes in an epoch of images with these labels, which they share."""
-    machine.check_shares(config)
     return len(_batches(y, y, config, 0, 0, 1))
 
 
@@ -332,7 +331,9 @@ def _trainer(
         )
     except (MisconfigurationException, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"this machine cannot train so: {reason}") from error
+        raise InputError(
+            f"this machine cannot train so ({reason}): choose another device, auto or cpu, or another precision"
+        ) from error
 
 
 def _loggers(folder: Path | None) -> list[Logger] | bool:

@@ -78,31 +78,9 @@ def fit_run(
         RunError: if the folder exists, does not fit, is being written or cannot be, or the data or the teacher has
             changed.
     """
-    folder = Path(folder)
-    experiment.model.check()
     # DDP starts the same command again for every further device; only the first process owns the folder.
-    leader = is_leader()
-    if not resume:  # a finished run has the winner's sizes beside what was selected from
-        _check_free(experiment)
-        if leader:
-            Run.check_free(folder)
-    run = Run.to_resume(folder) if resume else Run(folder, None)
-    with _untouched_after_mistakes(run, keep=resume or not leader):
-        data = experiment.load(data_dir, store=run.store)
-        if leader:
-            tell(data.account())
-            warn_of_leaks(data)
-        parts = parts_of(experiment, data)
-        whole = _whole(experiment, data)
-        candidates = _candidates(whole, parts)
-        lines = _structure(candidates)
-        for line in lines if leader else ():
-            tell(line)
-        run = _checked(run, whole, data) if resume else Run(folder, whole)
-    if leader and not resume:
-        run = Run.create(folder, whole)
-        run.keep_labels(data, parts.known)
-        run.keep_skipped(data)
+    folder, leader = Path(folder), is_leader()
+    run, whole, data, parts, candidates = _begun(experiment, folder, data_dir, tell, resume=resume)
     done = _epochs_done(run) if resume else None
     if done is not None and done >= whole.training.epochs:
         return run.results
@@ -127,6 +105,36 @@ def fit_run(
     run.keep_results(results)
     shutil.rmtree(run.folds_folder, ignore_errors=True)
     return results
+
+
+def _begun(
+    experiment: Experiment, folder: Path, data_dir: Path | None, tell: Callable[[str], object], *, resume: bool
+) -> tuple[Run, Experiment, Dataset, Parts, tuple[Recipe, ...]]:
+    """The run, what it learns, and from what; its folder says so then. Arguments and errors as of `fit_run`."""
+    leader = is_leader()
+    experiment.model.check()
+    if not resume:  # a finished run has the winner's sizes beside what was selected from
+        _check_free(experiment)
+        if leader:
+            Run.check_free(folder)
+    run = Run.to_resume(folder) if resume else Run(folder, None)
+    with _untouched_after_mistakes(run, keep=resume or not leader):
+        data = experiment.load(data_dir, store=run.store)
+        if leader:
+            tell(data.account())
+            warn_of_leaks(data)
+        parts = parts_of(experiment, data)
+        whole = _whole(experiment, data)
+        candidates = _candidates(whole, parts)
+        lines = _structure(candidates)
+        for line in lines if leader else ():
+            tell(line)
+        run = _checked(run, whole, data) if resume else Run(folder, whole)
+    if leader and not resume:
+        run = Run.create(folder, whole)
+        run.keep_labels(data, parts.known)
+        run.keep_skipped(data)
+    return run, whole, data, parts, candidates
 
 
 def _shares(experiment: Experiment, parts: Parts, data: Dataset, tell: Callable[[str], object]) -> Shares | None:
