@@ -62,8 +62,8 @@ asking: .venv/dev.stamp  ## Labels that are needed, by what is asked for: DATA=f
 coverage: .venv/demo.stamp  ## Labels until every class has been seen, by what is asked for; five minutes.
 	$(STUDY).coverage
 
-labelling: .venv/dev.stamp  ## A folder of 5,000 labelled and sorted, and the page of 100,000: DATA=folder with CIFAR-10, half an hour.
-	$(STUDY).labelling $(IN_DATA)
+labelling: .venv/dev.stamp  ## A folder of 5,000 labelled and sorted by all cores, and the page of 100,000: DATA=folder with CIFAR-10, an hour.
+	$(BIN)/python -m scripts.labelling $(IN_DATA)
 
 kills: .venv/demo.stamp  ## A thousand kills while labels come: none that was acknowledged is lost.
 	$(STUDY).label_kills
