@@ -208,3 +208,12 @@ def test_nets_that_learn_without_drawing_have_no_e_step() -> None:
     for rule in ("eg", "em"):
         lesson, _ = trust.lesson(replace(training, learning=rule), Objective().resolved("soft", rule))
         assert lesson.e_step == "traceback"
+
+
+def test_nets_of_the_labels_alone_have_none_either() -> None:
+    """They draw nothing, whatever the KL's weight."""
+    objective, y = Objective(kl=0.0).resolved(), torch.tensor([0, 1, -1])
+    found = Trust().lesson_of_labels(Training(e_step="traceback"), objective, Machine(), y)
+    assert found is not None
+    assert found[0].e_step == "bottom-up"
+    found[1].resolved(e_step=found[0].e_step)

@@ -117,7 +117,9 @@ class Trust(Record):
         if training.learning != "sgd" or machine.devices > 1 or not is_shared:
             return None
         short, _ = self.lesson(training.of_labels(), objective)
-        return replace(short, epochs=1), replace(objective.of_labels(), reconstruction=0.0, nonnegativity=0.0)
+        return replace(short, epochs=1, e_step="bottom-up"), replace(
+            objective.of_labels(), reconstruction=0.0, nonnegativity=0.0
+        )
 
 
 @dataclass(frozen=True)
