@@ -8,7 +8,7 @@ DATA ?= $(DRMM_DATA)
 IN_DATA = $(if $(DATA),--data-dir $(DATA))
 STUDY = OMP_NUM_THREADS=1 $(BIN)/python -m scripts
 
-.PHONY: demo test lint format bench serving costs learning imbalance label-errors shifted lift missing trees pruning feedback dynamic samples exactness gaussian certificates nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
+.PHONY: demo test lint format bench serving costs learning imbalance label-errors shifted e-steps lift missing trees pruning feedback dynamic samples switch-priors exactness gaussian certificates nonnegativity kl frontier ablations predictions explain folders beside peers trust promise familiarity strangers photographs unlabelled asking coverage labelling kills gpu-dry-run readme docs clean
 
 demo: .venv/demo.stamp  ## Train on real digits with 100 labels; picture and figures land in demo/.
 	$(BIN)/drmm demo --out demo --force
@@ -33,6 +33,9 @@ costs: .venv/dev.stamp  ## What a million, a hundred million and a billion pictu
 
 learning: .venv/demo.stamp  ## Backprop, EG and EM side by side, and clusters: DATA=folder with MNIST, half an hour.
 	$(STUDY).learning $(IN_DATA)
+
+e-steps: .venv/demo.stamp  ## EM by what its E-step chooses switches by: ten draws of digits, two minutes; resumable.
+	$(STUDY).e_steps
 
 shifted: .venv/demo.stamp  ## Digits that move: rendering mixtures beside Gaussian mixtures, ten minutes.
 	$(STUDY).shifted_digits
@@ -59,8 +62,8 @@ asking: .venv/dev.stamp  ## Labels that are needed, by what is asked for: DATA=f
 coverage: .venv/demo.stamp  ## Labels until every class has been seen, by what is asked for; five minutes.
 	$(STUDY).coverage
 
-labelling: .venv/dev.stamp  ## A folder of 5,000 labelled and sorted, and the page of 100,000: DATA=folder with CIFAR-10, half an hour.
-	$(STUDY).labelling $(IN_DATA)
+labelling: .venv/dev.stamp  ## A folder of 5,000 labelled and sorted by all cores, and the page of 100,000: DATA=folder with CIFAR-10, an hour.
+	$(BIN)/python -m scripts.labelling $(IN_DATA)
 
 kills: .venv/demo.stamp  ## A thousand kills while labels come: none that was acknowledged is lost.
 	$(STUDY).label_kills
@@ -91,6 +94,9 @@ dynamic: .venv/demo.stamp  ## Shortest path and convnet, one dynamic program: bo
 
 samples: .venv/demo.stamp  ## Digits drawn with independent switches and with a patch prior: ten minutes.
 	$(STUDY).samples
+
+switch-priors: .venv/demo.stamp  ## Small digits drawn with independent switches, patches and a learned prior: two minutes.
+	$(STUDY).switch_priors
 
 exactness: .venv/demo.stamp  ## Max-sum against trying every configuration, on small random nets: two minutes.
 	$(STUDY).exactness

@@ -59,7 +59,7 @@ def test_every_link_leads_somewhere(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_exists(document: str) -> None:
-    targets = re.findall(r"^([a-z]+):", read("Makefile"), flags=re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", read("Makefile"), flags=re.MULTILINE)
     commands = {*typer.main.get_command(cli).commands, "--help"}  # type: ignore[attr-defined]
     said = [line for block in SHELL.findall(read(document)) for line in block.splitlines()]
     said += re.findall(r"`((?:make|drmm) [^`]+)`", read(document))

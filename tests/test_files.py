@@ -6,13 +6,24 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from drmm.errors import RunError
-from drmm.files import locked, new_folder, read_csv, read_json, replacing, write_bytes, write_csv, write_json
+from drmm.files import (
+    check_absent,
+    locked,
+    new_folder,
+    read_csv,
+    read_json,
+    replacing,
+    write_bytes,
+    write_csv,
+    write_json,
+)
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -147,6 +158,25 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
         with pytest.raises(RunError, match=says):
             write_bytes(tmp_path / name, b"")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "fits"),
+    [
+        ("a.txt", ".csv", True),
+        ("a.txt", ".md", True),
+        ("a.txt", ".json", True),
+        ("a.log", ".png", True),
+        ("a.png", ".png", True),
+        ("a", ".png", True),
+        ("a.txt", ".png", False),
+        ("a.png", ".csv", False),
+        ("a.csv", ".html", False),
+    ],
+)
+def test_a_name_promises_what_is_in_the_file(tmp_path, name, suffix, fits):
+    with nullcontext() if fits else pytest.raises(RunError, match=f"let it end in {suffix}"):
+        check_absent(tmp_path / name, suffix)
 
 
 def test_a_name_as_long_as_names_can_be(tmp_path):

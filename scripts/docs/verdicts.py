@@ -102,6 +102,19 @@ def race() -> Mapping[str, Any]:
     return {**best, "before": before, "after": after, "seconds": seconds, "gain": gain}
 
 
+def steps() -> Mapping[str, Any]:
+    """By E-step: points of error that M-steps take off, J in the end and the last share of proposals taken."""
+    runs = results("e_steps")["em"]
+
+    def of(found: list[Mapping[str, list[float]]]) -> Mapping[str, Any]:
+        gain = interval([run["error"][0] - run["error"][-1] for run in found])
+        nats, accepted = (mean(run[key][-1] for run in found) for key in ("objective", "accepted"))
+        return {"gain": gain, "nats": nats, "accepted": accepted}
+
+    before = mean(run["error"][0] for run in runs["bottom-up"])
+    return {"before": before, "draws": len(runs["bottom-up"]), **{name: of(found) for name, found in runs.items()}}
+
+
 def gains() -> Mapping[str, Any]:
     """Change of accuracy by four iterations of feedback, over all damages, in points; over kinds of nets."""
     study = results("feedback")
@@ -197,7 +210,8 @@ def drawing() -> Mapping[str, Any]:
 
 
 COMPUTED: dict[str, Callable[[], Mapping[str, Any]]] = {
-    make.__name__: make for make in (shifts, lifted, race, gains, recovery, sizes, drawn, signs, mnist, drawing)
+    make.__name__: make
+    for make in (shifts, lifted, race, steps, gains, recovery, sizes, drawn, signs, mnist, drawing)
 }
 
 

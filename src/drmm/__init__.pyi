@@ -5,6 +5,7 @@ from .estimators.few_labels import SemiSupervisedKFold as SemiSupervisedKFold
 from .estimators.mixture import RenderingMixture as RenderingMixture
 from .estimators.trees import EvolutionaryClassifier as EvolutionaryClassifier
 from .learning.initialisation import initialise as initialise
+from .learning.learned_prior import learn_prior as learn_prior
 from .learning.objective import Objective as Objective
 from .lifting.assembly import lift as lift
 from .model import presets as presets

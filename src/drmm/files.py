@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
@@ -10,8 +11,10 @@ import secrets
 import shutil
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import dropwhile
 from mimetypes import MimeTypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -34,6 +37,7 @@ __all__ = [
     "add_rows",
     "check_absent",
     "check_new",
+    "encoding_of",
     "expanded",
     "locked",
     "new_folder",
@@ -153,13 +157,22 @@ def read_csv(
         RunError: if the file is missing or damaged.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin with a mark
-            rows = list(csv.DictReader(file, delimiter=delimiter))
+        with path.open(encoding=encoding_of(path), newline="") as file:
+            table = csv.DictReader(dropwhile(str.isspace, file), delimiter=delimiter)
+            names, rows = Counter(table.fieldnames), list(table)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeError, csv.Error) as error:
         raise RunError(f"{path} is damaged ({error}): {remedy}") from error
+    if twice := [name for name, n in names.items() if name and n > 1]:
+        raise RunError(f"{path} has several columns called {twice[0]}: keep one")
     return [{_unguarded(name): _unguarded(cell) for name, cell in row.items()} for row in rows]
+
+
+def encoding_of(path: Path) -> str:
+    """How a text is encoded, by the mark that spreadsheets begin with: UTF-16, or else UTF-8."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE} else "utf-8-sig"
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -295,7 +308,9 @@ def check_absent(path: Path, suffix: str, *, force: bool = False, option: str = 
     if path.exists() and not force:
         raise RunError(f"{path} exists: choose another {option}, or replace it with --force")
     types = MimeTypes()  # those that Python knows, whatever this machine adds
-    if types.guess_type(path.name) not in {(None, None), ("text/plain", None), types.guess_type(f"x{suffix}")}:
+    promised, kind = types.guess_type(path.name), types.guess_type(f"x{suffix}")
+    is_text = promised[0] == "text/plain" and kind[0] != "image/png"
+    if promised not in {(None, None), kind} and not is_text:
         raise RunError(f"{path} does not get what its name promises: let it end in {suffix}")
 
 

@@ -82,6 +82,34 @@ def test_help_has_a_short_form(command: list[str]) -> None:
     assert CliRunner().invoke(cli.cli, [*command, "--hlep"]).exit_code == 2, "control"
 
 
+def swallowed(app: typer.Typer, *command: str) -> list[str]:
+    """Help texts of a command that are not shown as they are."""
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "300", "NO_COLOR": "1"})
+    shown = "".join(result.output.replace("│", "").split())
+    parsed = get_command(app)
+    for name in command:
+        parsed = parsed.commands[name]
+    texts = [getattr(option, "help", None) or "" for option in parsed.params]
+    return [text for text in texts if "".join(text.replace("\\[", "[").split()) not in shown]
+
+
+@pytest.mark.parametrize("command", get_command(cli.cli).commands)
+def test_help_shows_every_word_that_it_has(command: str) -> None:
+    assert swallowed(cli.cli, command) == []
+
+
+def test_a_package_in_brackets_would_be_swallowed() -> None:
+    app = typer.Typer(rich_markup_mode="rich")
+
+    @app.command()
+    def bake(
+        oven: Annotated[int, typer.Option(help="Needs bread[oven].")] = 180,
+        salt: Annotated[int, typer.Option(help="Needs bread\\[salt].")] = 1,
+    ) -> None: ...
+
+    assert swallowed(app) == ["Needs bread[oven]."]
+
+
 def test_every_option_is_explained() -> None:
     assert unexplained(cli.cli) == []
     app = typer.Typer()
@@ -464,7 +492,15 @@ def test_nothing_to_resume(tmp_path: Path, run_drmm) -> None:
         (["fit", "digits", "--labels-per-class", "5000"], "5000"),
         ([*FIT, "--preset", "transformer"], "preset"),
         ([*FIT, *sets("training.learning_rate=-1")], "training: learning_rate must be positive"),
-        ([*FIT, "--device", "abacus"], "abacus"),
+        ([*FIT, "--device", "abacus"], "choose another device, auto or cpu"),
+        (
+            [*FIT, "--teacher", "nobody"],
+            "the teacher nobody holds no model: name a folder of drmm fit, or a recipe",
+        ),
+        ([*FIT, "--teacher", ""], "--teacher is empty"),
+        ([*FIT, "--device", ""], "--device is empty"),
+        ([*FIT, "--preset", ""], "--preset is empty"),
+        (["fit", ""], "DATA is empty"),
         ([*FIT, *sets("machine.precision=7-bit")], "7-bit"),
         ([*FIT, *sets("machine.devices=0")], "0 devices"),
         ([*FIT, "--clusters", "12"], "clusters need images without labels"),

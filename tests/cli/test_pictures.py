@@ -39,7 +39,7 @@ def fill(folder: Path, *names: str, sizes: tuple[int, ...] = (12,)) -> Path:
             ["cat/1.png", "dog/1.png"],
             (12,),
             ["--labels-per-class", 2],
-            "class cat has 1 labels to learn from, fewer",
+            "2 labels of each class are too many, class cat has 1 to learn from: label more, or ask for fewer",
         ),
         (["train/1.png", "test/1.png"], (12,), [], "may be parts or classes: move pictures to train/<class>/, or"),
         (

@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from drmm.cli import sort as sorting
 from drmm.data import load
+from drmm.errors import RunError
 from drmm.files import write_csv
 from drmm.report.answers import Sorting
 from drmm.sorting import apply
@@ -240,6 +241,32 @@ def test_what_is_refused(run: Path, digits: Path, tmp_path: Path, run_drmm) -> N
     ]:
         refused(run_drmm("sort", *words), says)
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("refuses", ["_check_removable", "check_room"])
+def test_what_is_refused_in_the_end_leaves_nothing(
+    refuses: str, run: Path, digits: Path, tmp_path: Path, run_drmm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RunError("no room")
+
+    command = ["sort", digits, "--into", tmp_path / "sorted", "--run", run, "--move"]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"drmm.sorting.{'apply' if refuses == 'check_room' else 'plan'}.{refuses}", refuse)
+        refused(run_drmm(*command), "no room")
+    assert not (tmp_path / "sorted").exists(), "not even a report"
+    assert run_drmm(*command)[0] == 0
+    assert (tmp_path / "sorted" / "report.html").exists(), "control"
+
+
+def test_an_audit_is_proposed_where_there_is_something_to_look_at(
+    run: Path, digits: Path, tmp_path: Path, run_drmm
+) -> None:
+    for promise, proposed in ((0.999999, False), (0.2, True)):
+        into = tmp_path / str(promise)
+        _, out, _ = run_drmm("sort", digits, "--into", into, "--run", run, "--promise", promise)
+        assert (f"drmm audit {into}" in out) == proposed
+        assert (run_drmm("audit", into)[0] == 0) == proposed
 
 
 def test_names_of_all_kinds(run: Path, digits: Path, tmp_path: Path, run_drmm) -> None:

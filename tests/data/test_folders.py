@@ -385,7 +385,7 @@ def test_more_than_half_unreadable_is_an_error(tmp_path):
     fill(tmp_path, files("cat/1.png", "dog/1.png"))
     for name in ("cat/2.png", "dog/2.png"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"cat/2.png \(it is empty\), nor 1 others of 4: skipped"):
+    with pytest.warns(UserWarning, match=r"cat/2.png \(it is empty\), nor 1 other of 4: skipped"):
         assert len(load(tmp_path).x_train) == 2
     (tmp_path / "cat" / "3.png").write_bytes(b"text")
     with pytest.raises(

@@ -115,7 +115,7 @@ def test_what_could_not_be_read_is_tried_again(folder, monkeypatch):
     reasons = {one.file: one.reason for one in skipped}
     assert reasons["dog/float.tif"].startswith("holds floats with no set black and white")
     assert all(one.is_loss for one in skipped)
-    with pytest.warns(UserWarning, match=r"cannot read picture .*, nor 1 others of 6: skipped"):
+    with pytest.warns(UserWarning, match=r"cannot read picture .*, nor 1 other of 6: skipped"):
         assert len(load(folder).x_train) == 4
     monkeypatch.setattr(index, "decode_picture", lambda content, _, size: index_picture(size))
     assert look(folder)[1] == [], "a decoder that was installed since reads it"

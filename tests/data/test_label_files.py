@@ -69,6 +69,28 @@ def test_any_usual_table(tmp_path, head, row):
     assert labelled(root, table(tmp_path / "labels.csv", row, head=head)) == {"1.png": "cat"}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("above", ["", "\r\n \r\n"])
+def test_tables_as_spreadsheets_write_them(tmp_path, encoding, separator, above):
+    root = fill(tmp_path / "set", {"é.png": (8, 9), "2.png": (8, 9)})
+    text = above + "\r\n".join(
+        separator.join(row) for row in [("file", "label"), ("é.png", "кот"), ("2.png", "dog")]
+    )
+    mark = "\ufeff" * (encoding == "utf-16-be")  # which Python writes with "utf-16" alone
+    (tmp_path / "labels.csv").write_bytes((mark + text).encode(encoding))
+    assert labelled(root, tmp_path / "labels.csv") == {"é.png": "кот", "2.png": "dog"}
+
+
+@pytest.mark.parametrize("head", ["file,label,label", "label,file,label"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path, head):
+    root = fill(tmp_path / "set", FLAT)
+    with pytest.raises(RunError, match=r"labels.csv has several columns called label: keep one"):
+        load(root, labels=table(tmp_path / "labels.csv", "1.png,cat,dog", head=head))
+    kept = table(tmp_path / "labels.csv", "1.png,cat,,", head="file,label,,")
+    assert labelled(root, kept) == {"1.png": "cat"}, "control: columns without a name are nobody's"
+
+
 def test_names_that_a_spreadsheet_would_compute(tmp_path):
     root = fill(tmp_path / "set", {"=1.png": (8, 9), "-2.png": (8, 9)})
     write_csv(tmp_path / "labels.csv", ["file", "label"], [("=1.png", "+cat"), ("-2.png", "dog")])
@@ -121,9 +143,10 @@ def test_what_cannot_be_used_is_listed_and_stops_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "has no columns file and label"),
+        ("", "names no files"),
         ("1.png,cat\n2.png,dog\n", r"has no columns file and label \(1.png, cat\): name them so in its first row"),
-        ("file,label\n", "has no columns file and label"),
+        ("file,label\n", "names no files: give each picture a row"),
+        ("\n\n", "names no files"),
         ("file,label\n,cat\n", "names no files"),
         ("file,label\n1.png,none\n", "1.png has label 'none': leave it blank"),
         ("file,label\n1.png,-1\n", "1.png has label '-1': leave it blank"),

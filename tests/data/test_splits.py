@@ -66,6 +66,7 @@ def test_mask_hides_all_other_labels():
         (lambda: stratified_labels([-1, -1], 1, seed=0), "no labels to draw from"),
         (lambda: holdout(Y, 0, seed=0), "of 0 images is impossible: choose 1 to 87 of the 90"),
         (lambda: holdout(Y, 88, seed=0), "of 88 images is impossible"),
+        (lambda: holdout([0, 1], 1, seed=0), "label more than the 2 labelled images, so that each of 2 cl"),
         (lambda: holdout(Y, 1.0, seed=0), "of 90 images is impossible"),
     ],
 )

@@ -2,7 +2,9 @@
 
 import pytest
 
+from drmm.data.base import Skipped
 from drmm.report.advice import State, advice
+from drmm.report.health import skipped_files
 from drmm.trust.assessment import Surest
 
 SHOWN = Surest(0.9, promised=True, labels=149)
@@ -25,6 +27,7 @@ def test_where_all_is_well_nothing_is_said() -> None:
         ({"surest": Surest(0, promised=False, labels=249)}, "Label 49 more, drawn at random: 200"),
         ({"surest": Surest(0.5, promised=False, labels=149)}, "the 200 labels do not show that 98 % are right"),
         ({"surest": Surest(0.5, promised=False, labels=None)}, "no number of labels"),
+        ({"strangers": 0.13}, "Label some of each class, drawn at random: 13 % of the unlabelled"),
         ({"unfamiliar": (6, 100)}, "6 of 100 pictures that are unlike"),
         ({"unreadable": 20}, "cannot be read: 20"),
         ({"sorted_into": "out"}, "drmm audit out"),
@@ -49,6 +52,20 @@ def test_labels_come_before_the_promise_and_pictures() -> None:
     assert first == [["Label", "more"], ["Label", "147"], ["Copy", "the"]], (
         "labels of the unsure are not a random draw"
     )
+
+
+def test_no_number_of_labels_is_asked_for_where_pictures_are_not_like_those_that_have_one() -> None:
+    few = {"labels": {"cat": 9, "dog": 9}, "surest": Surest(0.9, promised=False, labels=149)}
+    (said,) = advice(State(**few, strangers=0.2))
+    assert "nothing can be promised" in said
+    (control,) = advice(State(**few))
+    assert "149 at the least might" in control
+
+
+def test_what_to_do_about_a_file_is_not_cut_off() -> None:
+    reason = "holds floats with no set black and white: save it with 8 or 16 unsigned bits"
+    [_, table] = skipped_files([Skipped("a.tif", reason, is_loss=True)])
+    assert table.rows == (("a.tif", reason),)
 
 
 def test_names_are_one_line() -> None:

@@ -146,7 +146,7 @@ def test_both_diagrams_are_drawn(context) -> None:
 
 def test_class_shares_stand_beside_the_labels(context) -> None:
     (table,) = [block for block in labels(context).blocks if isinstance(block, Table)]
-    assert table.rows[0][1:] == ("33\u00a0%", "50\u00a0%", "25 to 75 %")
+    assert table.rows[0][1:] == ("33.3\u00a0%", "50.0\u00a0%", "25.0 to 75.0 %")
 
 
 def test_copies_blanks_and_wrong_labels_are_named(context, data) -> None:

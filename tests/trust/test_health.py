@@ -169,3 +169,5 @@ def test_odd_sizes_are_by_the_median(digits):
     odd = found(replace(digits, sizes=sizes), "size")
     assert [one.index for one in odd] == [4, 1, 2]
     assert "1000 x 1000" in odd[0].note
+    [remedy] = [one.remedy for one in examine(replace(digits, sizes=sizes)) if one.kind == "size"]
+    assert remedy == "a side is over 4 times the usual 32 x 32, or under 1/4 of it: crop or remove them"

@@ -45,6 +45,7 @@ _SHOWN = (
 )
 _OF_ANY_RECIPE = {"data.source", "data.labels", "data.size", "data.shape", "objective.prior"}
 _OF_ANY_RECIPE |= {"data.labels_per_class", "data.validation", "training.seed", "machine.accelerator"}
+_CALLED = {"data.source": "DATA", "teacher.source": "--teacher", "machine.accelerator": "--device"}
 _FEWEST = 5  # classes of the lowest recall, which are shown
 
 
@@ -105,10 +106,11 @@ def asked_for(
         experiment = replace(experiment, model=replace(experiment.model, weights_digest=""))
     experiment = experiment.set(*assignments)
     for path, value in everyday.items():
+        table, _, name = path.partition(".")
         if value == "":
-            raise InputError(f"{path} is empty: say what it is, or leave it out")
+            option = _CALLED.get(path, f"--{name}")
+            raise InputError(f"{option} is empty: say what it is, or leave it out")
         if value is not None:
-            table, _, name = path.partition(".")
             experiment = experiment.changed(table, **{name: value})
     if not experiment.data.source:
         raise InputError("no DATA: name a folder of pictures or a data set, as in drmm fit digits --out runs/a")

@@ -25,7 +25,7 @@ def _kept_promise(assessment: Assessment, promise: float) -> str:
     right, share = f"{100 * promise:g} %", f"the surest {100 * surest.share:.0f} % of pictures may be sorted"
     if surest.promised:
         return f"{share}: {right} or more of them are right, at 95 % confidence"
-    confidence = "the calibrated confidence" if labels else "the net's own uncalibrated confidence"
+    confidence = "the calibrated confidence" if labels else "the net's own confidence (not calibrated)"
     guess = f"{share}: {right} of them should be right, by {confidence}"
     if not surest.share:
         guess = f"no picture may be sorted: {confidence} is nowhere high enough for {right} right answers"

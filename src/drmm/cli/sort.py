@@ -40,6 +40,7 @@ from drmm.sorting.apply import finish_sorting, known_digests, sort_files
 from drmm.sorting.journal import Decision, How, Journal, Plan, Step, check_ours
 from drmm.sorting.plan import Choice, check_apart, planned
 from drmm.sorting.undo import undo
+from drmm.trust.assessment import Assessment
 from drmm.trust.promise import check_promise
 
 __all__ = ["asked_way", "show_undo", "sort"]
@@ -113,18 +114,18 @@ def sort(
             _show(planned(choices, into, how, Journal(into).plans)[1])
             say("nothing was written" + ("" if run else ", and the model was not kept: drmm fit trains one"))
             return
+        made: dict[str, bytes] = {}
         if model:
             answers = tuple(_answer(found, choice) for choice in choices)
             shown = Sorting(pictures, into, promise, answers, tuple(found.skipped))
-            _keep_report(model, shown, Path(nowhere))  # before the pictures that it shows are moved
-    plan = sort_files(choices, into, how, [(str(pictures / one.file), one.reason) for one in found.skipped])
+            made = _report(model, shown, Path(nowhere))  # before the pictures that it shows are moved
+    skipped = [(str(pictures / one.file), one.reason) for one in found.skipped]
+    plan = sort_files(choices, into, how, skipped, made)
     if found.skipped:
         say(f"{summary(found.skipped)}; {into / 'skipped.csv'} names them")
     _tell(plan, pictures, into)
-    if plan and model and model.assessment and (expected := model.assessment.error()):
-        say(f"expected error of the model's own answers, before any go to _unsure: {cross_fitted(**expected)}")
-    for note in notes_of(model.assessment, promise) if model else ():
-        say(note)
+    if model:
+        _tell_of_trust(model.assessment, promise)
     if plan:
         _tell_next(plan, into)
 
@@ -151,13 +152,23 @@ def _tell(plan: Plan | None, pictures: Path, into: Path) -> None:
         complain("warning", f"{target} was not made: {reason}", "bold yellow")
     if len(left) > _SHOWN:
         complain("warning", f"nor were {len(left) - _SHOWN:,} others: skipped.csv names them", "bold yellow")
-    say(f"written to {into}: sort.csv has a line for each picture, report.html is about the model")
+    about = f", {_REPORT} is about the model" * (into / _REPORT).exists()
+    say(f"written to {into}: sort.csv has a line for each picture{about}")
+
+
+def _tell_of_trust(assessment: Assessment | None, promise: float) -> None:
+    """What to expect of the model's answers."""
+    if assessment and (expected := assessment.error()):
+        say(f"expected error of the model's own answers, before any go to _unsure: {cross_fitted(**expected)}")
+    for note in notes_of(assessment, promise):
+        say(note)
 
 
 def _tell_next(plan: Plan, into: Path) -> None:
     """What a person may do now."""
     say("next:")
-    say(f"  drmm audit {into}: look at some of the sorted pictures, to know how many are wrong")
+    if any(step.decision == "sorted" for step in plan.steps):
+        say(f"  drmm audit {into}: look at some of the sorted pictures, to know how many are wrong")
     if any(step.decision == "unsure" for step in plan.steps):
         unsure = into / NOT_SORTED["unsure"]
         say(f"  look into {unsure}: with labels for some of these, a sort into another folder leaves fewer there")
@@ -318,19 +329,17 @@ def _answer(found: Listing, choice: Choice) -> Answer:
     )
 
 
-def _keep_report(run: Run, shown: Sorting, nowhere: Path) -> None:
-    """Write the report of what was sorted; of a model that was trained here, the first time only."""
-    into = shown.into
-    if (into / _REPORT).exists() and run.folder == into / RUN:
-        return
+def _report(run: Run, shown: Sorting, nowhere: Path) -> dict[str, bytes]:
+    """The report of what is sorted, by its name; of a model that was trained here, the first time only."""
+    if (shown.into / _REPORT).exists() and run.folder == shown.into / RUN:
+        return {}
     try:
         with warnings.catch_warnings(action="ignore"):  # of the pictures, which were said
             write_report(run.folder, nowhere / _REPORT, sorting=shown)
     except (InputError, RunError) as error:
         complain("warning", f"no {_REPORT}: {error}", "bold yellow")
-        return
-    with Journal.opened(into) as journal:
-        journal.write_made(_REPORT, read_bytes(nowhere / _REPORT))
+        return {}
+    return {_REPORT: read_bytes(nowhere / _REPORT)}
 
 
 def _show(steps: Iterable[Step]) -> None:

@@ -27,10 +27,14 @@ def read_labels(path: Path) -> list[tuple[str, str]]:
         RunError: if the file cannot be read.
     """
     rows = read_table(path)
-    columns = {str(name).strip().lower(): name for name in (rows[0] if rows else {}) if name is not None}
+    if not rows:
+        raise InputError(
+            f"{path} names no files: give each picture a row, below the names of columns file and label"
+        )
+    columns = {str(name).strip().lower(): name for name in rows[0] if name is not None}
     file, label = (next((columns[name] for name in known if name in columns), None) for known in (_FILE, _LABEL))
     if file is None or label is None:
-        found = ", ".join(map(str, columns.values())) or "no rows"
+        found = ", ".join(map(str, columns.values()))
         raise InputError(f"{path} has no columns file and label ({found}): name them so in its first row")
     pairs = [(_text(row[file]), _text(row[label])) for row in rows]
     for name, text in pairs:

@@ -135,7 +135,8 @@ def check_losses(skipped: Sequence[Skipped], n_read: int, root: PurePath) -> Non
     if not lost:
         return
     first = f"{root / lost[0].file} ({lost[0].reason})"
-    more = f", nor {len(lost) - 1} others of {n_read + len(lost)}" if len(lost) > 1 else ""
+    others = f"{len(lost) - 1} other{'s' * (len(lost) > 2)}"
+    more = f", nor {others} of {n_read + len(lost)}" if len(lost) > 1 else ""
     if len(lost) > n_read:
         raise RunError(f"cannot read picture {first}{more}: repair, replace or remove it")
     warnings.warn(f"cannot read picture {first}{more}: skipped", UserWarning, stacklevel=3)

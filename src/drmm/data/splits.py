@@ -78,9 +78,10 @@ def holdout(y: npt.ArrayLike, size: float, *, seed: int) -> Indices:
     total = int(counts.sum())
     wanted = round(size * total) if isinstance(size, float) else int(size)
     if not 1 <= wanted <= total - len(counts):
+        choice = f"choose 1 to {total - len(counts)} of" if total > len(counts) else "label more than"
         raise InputError(
-            f"a holdout of {wanted} images is impossible: choose 1 to {total - len(counts)} of the {total} "
-            f"labelled images, so that each of {len(counts)} classes keeps one"
+            f"a holdout of {wanted} images is impossible: {choice} "
+            f"the {total} labelled images, so that each of {len(counts)} classes keeps one"
         )
     shares = _shares(counts, wanted)
     drawn = [members[:share] for members, share in zip(ranked.values(), shares, strict=True)]

@@ -5,6 +5,7 @@ __all__ = ["PARQUET", "cell", "parquet_for", "read_table", "table_in_parts"]
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import dropwhile
 from pathlib import Path
 from secrets import token_hex
 from tempfile import gettempdir
@@ -12,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from drmm.errors import InputError, RunError
-from drmm.files import add_rows, open_csv, read_csv, replacing, unicode
+from drmm.files import add_rows, encoding_of, open_csv, read_csv, replacing, unicode
 
 Rows = Sequence[Sequence[object]]
 
@@ -32,8 +33,8 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     try:
         if parquet is not None:
             return list(parquet.read_table(path).to_pylist())
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            delimiter = max(",;\t", key=file.readline().count)
+        with path.open(encoding=encoding_of(path), errors="replace") as file:
+            delimiter = max(",;\t", key=next(dropwhile(str.isspace, file), "").count)
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or 'it is no Parquet file'}") from error
     except ValueError as error:  # of which pyarrow's are

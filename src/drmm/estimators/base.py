@@ -7,7 +7,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,8 +197,8 @@ def _whole(fit: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _dimensions(X: object) -> int:
-    """How deep X is nested, lists of lists or of arrays too; 2 of what does not say."""
+    """How deep X is nested, lists of lists or of arrays too; 2 of a table that does not say."""
     depth = 0
     while isinstance(X, list | tuple) and len(X):
         X, depth = X[0], depth + 1
-    return depth + int(getattr(X, "ndim", 0 if depth or isinstance(X, str | Path) else 2))
+    return depth + int(getattr(X, "ndim", 2 if hasattr(X, "__array__") and not depth else 0))

@@ -47,8 +47,9 @@ class Settings:
 
     def resolved(self, *, taught: bool) -> Settings:
         """With a value in place of every none that depends on constraint, learning rule and teacher."""
-        objective = self.objective.resolved(self.model.constraint, self.training.learning, taught=taught)
-        return replace(self, objective=objective, training=self.training.resolved())
+        constraint, training = self.model.constraint, self.training.resolved()
+        objective = self.objective.resolved(constraint, training.learning, taught=taught, e_step=training.e_step)
+        return replace(self, objective=objective, training=training)
 
 
 def settings_of_recipe(recipe: str | Path, parameters: Mapping[str, Any]) -> Settings:

@@ -51,6 +51,7 @@ class _CompiledLevels:
     """
 
     def __init__(self, levels: Any) -> None:
+        self._levels = levels
         self.infer = torch.compile(levels.infer, dynamic=False)
         self.render_levels = torch.compile(levels.render_levels, dynamic=False)
         self._forward = torch.compile(levels.forward, dynamic=False)
@@ -58,6 +59,10 @@ class _CompiledLevels:
     def __call__(self, x: Tensor) -> Tensor:
         """The features alone."""
         return self._forward(x)  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not compiled."""
+        return getattr(self._levels, name)
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from typing import Literal, get_args
 from drmm.errors import InputError
 from drmm.records import Record
 
-__all__ = ["Initialisation", "Learning", "Machine", "Training"]
+__all__ = ["EStepName", "Initialisation", "Learning", "Machine", "Training"]
 
 Learning = Literal["sgd", "eg", "em", "head", "tune"]
+EStepName = Literal["bottom-up", "traceback", "gaussian"]
 Initialisation = Literal["default", "data", "orthonormal", "glorot"]
 
 
@@ -25,6 +26,9 @@ class Training(Record):
             "head" learns the class templates alone, on features that stay as they are; "tune" goes on from there
             by backprop in the upper levels, for a net that has learned before: lower levels stay, and so do the
             statistics of its norms.
+        e_step: what the switches that draw are chosen by, of "sgd", "eg" and "em": "bottom-up" by the convnet's
+            pass; "traceback" by the slides' top-down pass too, for templates of both signs; "gaussian" for the
+            picture that is nearest. What tells classes apart learns by the pass up in any case.
         initialisation: what templates start from; none is "data" for "em" and "default" otherwise.
         epochs: passes over the images; iterations of EM.
         min_steps: steps of the optimiser at the least: where images are few, more epochs are made. EM has none.
@@ -44,6 +48,7 @@ class Training(Record):
     """
 
     learning: Learning = "sgd"
+    e_step: EStepName = "bottom-up"
     initialisation: Initialisation | None = None
     epochs: int = 20
     min_steps: int = 200
@@ -59,11 +64,12 @@ class Training(Record):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.learning not in get_args(Learning):
-            raise InputError(f"no learning {self.learning!r}: choose from {', '.join(get_args(Learning))}")
-        if self.initialisation not in {None, *get_args(Initialisation)}:
-            known = ", ".join(get_args(Initialisation))
-            raise InputError(f"no initialisation {self.initialisation!r}: choose from {known}")
+        words = {"learning": Learning, "e_step": EStepName, "initialisation": Initialisation}
+        for name, choices in words.items():
+            if (word := getattr(self, name)) not in get_args(choices) and (name, word) != ("initialisation", None):
+                raise InputError(f"no {name} {word!r}: choose from {', '.join(get_args(choices))}")
+        if self.e_step != "bottom-up" and self.learning in {"head", "tune"}:
+            raise InputError(f"{self.learning!r} draws nothing, which e_step is for: leave e_step at 'bottom-up'")
         at_least = {
             "epochs": 1,
             "batch_size": 2,
@@ -88,6 +94,10 @@ class Training(Record):
         """The same with a choice in place of every none that depends on how it is learned."""
         start: Initialisation = self.initialisation or ("data" if self.learning == "em" else "default")
         return replace(self, initialisation=start)
+
+    def of_labels(self) -> Training:
+        """The same from the labelled images alone."""
+        return replace(self, labels_only=True)
 
     def enough_for(self, steps: int) -> Training:
         """The same, in as many epochs as `min_steps` takes where an epoch makes so many steps."""

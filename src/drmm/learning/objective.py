@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from drmm.errors import InputError
 from drmm.learning.class_prior import Prior
-from drmm.learning.config import Learning
+from drmm.learning.config import EStepName, Learning
+from drmm.learning.e_steps import EStep, bottom_up
 from drmm.learning.mixup import mixed
 from drmm.learning.views import View, named_views, random_views
+from drmm.model.brightness import BrightnessPrior
 from drmm.model.deep import DRMM
 from drmm.records import Record
 
@@ -43,6 +45,7 @@ _TERMS = ("cross_entropy", "reconstruction", "kl", "balance", "nonnegativity", "
 # Beside agreement a weight of 1 draws next to nothing: 1 % of the energy of MNIST's digits, where 5 draws 30 %
 # and, without views, 1 draws 34 %. With 10 there are more mistakes (a development draw).
 _DRAWN_BESIDE_VIEWS = 5.0
+_AS_DRAWN = BrightnessPrior(1.0, 0.0)  # what 𝓛_RC knows of α
 _SHARPENED = 0.5  # temperature of the posterior that views are to agree with
 
 
@@ -161,7 +164,13 @@ class Aim(Protocol):
         """See `Objective.weights`."""
 
     def __call__(
-        self, model: DRMM, x: Tensor, y: Tensor, progress: float | None = None, of_labels: Tensor | None = None
+        self,
+        model: DRMM,
+        x: Tensor,
+        y: Tensor,
+        progress: float | None = None,
+        of_labels: Tensor | None = None,
+        e_step: EStep = bottom_up,
     ) -> dict[str, Tensor]:
         """See `Objective`."""
 
@@ -194,8 +203,10 @@ class Objective(Record):
         cool_down: share of the training over which the balance's weight falls to 0; 0 keeps it. Once clusters have
             formed it does harm: classes are not as equal as the prior says, and images are moved to make them so.
         prior: how frequent classes are: "labels" as among the labels, right where these were drawn at random;
-            "estimate" as the unlabelled images look; "uniform" equally. The balance is by it; with the latter two
-            balance and KL are of unlabelled images alone, and cross-entropy allows for how labels differ.
+            "estimate" as the unlabelled images look; "uniform" equally; "auto" as among the labels, unless the
+            unlabelled images refute that (`drmm.learning.class_prior`). The balance is by it; where it is not that
+            of the labels, balance and KL are of unlabelled images alone, and cross-entropy allows for how labels
+            differ.
     """
 
     cross_entropy: float = 1.0
@@ -242,7 +253,14 @@ class Objective(Record):
         if self.agreement and not self.views:
             raise InputError("agreement is between views, and there are none: set views, to usual say")
 
-    def resolved(self, constraint: str = "soft", learning: Learning = "sgd", *, taught: bool = False) -> Objective:
+    def resolved(
+        self,
+        constraint: str = "soft",
+        learning: Learning = "sgd",
+        *,
+        taught: bool = False,
+        e_step: EStepName = "bottom-up",
+    ) -> Objective:
         """The same with a number in place of every none.
 
         Under the hard constraint there is nothing for 𝓛_NN to penalise, and 𝓛_RC is left out: it costs accuracy
@@ -254,6 +272,10 @@ class Objective(Record):
             constraint: of the model.
             learning: the rule.
             taught: whether a teacher labels what has no label.
+            e_step: what chooses the switches that draw.
+
+        Raises:
+            InputError: if that is another than the pass up, and a gradient rule draws nothing.
         """
         hard, eg, tunes = constraint == "hard", learning == "eg", learning == "tune"
         agreement = self.agreement
@@ -267,7 +289,13 @@ class Objective(Record):
             "agreement": agreement,
         }
         missing: dict[str, Any] = {name: weight for name, weight in default.items() if getattr(self, name) is None}
-        return replace(self, **missing)
+        whole = replace(self, **missing)
+        if e_step != "bottom-up" and learning != "em" and not (whole.reconstruction or whole.nonnegativity):
+            raise InputError(
+                f"e_step {e_step!r} chooses what is drawn, and nothing is: set objective.reconstruction to 1, or "
+                "training.e_step to 'bottom-up'"
+            )
+        return whole
 
     def for_pictures(self, shape: Sequence[int], *, labelled: bool) -> Objective:
         """The same with the names of the views that are usual for pictures (C, H, W).
@@ -281,6 +309,15 @@ class Objective(Record):
     def of_head(self) -> Objective:
         """What class templates are learned by before their net is tuned: the KL makes them sure, not views."""
         return replace(self, kl=None, agreement=None, views=()).resolved(learning="head")
+
+    def of_labels(self) -> Objective:
+        """What is learned by from the labelled images alone: the KL and the balance are about the others."""
+        return replace(self, kl=0.0, balance=0.0)
+
+    @property
+    def asks_unlabelled(self) -> bool:
+        """Whether the class templates learn from images without a label."""
+        return any(self.weights()[name] for name in ("kl", "balance", "mixup", "agreement"))
 
     def without_drawing(self) -> Objective:
         """The same without the terms that draw, for half the time, where others learn from all images."""
@@ -304,7 +341,13 @@ class Objective(Record):
         return weights
 
     def __call__(
-        self, model: DRMM, x: Tensor, y: Tensor, progress: float | None = None, of_labels: Tensor | None = None
+        self,
+        model: DRMM,
+        x: Tensor,
+        y: Tensor,
+        progress: float | None = None,
+        of_labels: Tensor | None = None,
+        e_step: EStep = bottom_up,
     ) -> dict[str, Tensor]:
         """Every term of a batch by its name, and the weighted sum as "loss".
 
@@ -316,10 +359,12 @@ class Objective(Record):
             y: class indices (N,), -1 where there is no label.
             progress: as for `weights`.
             of_labels: shares of the classes among all labels, (C,); none is as the model's prior.
+            e_step: chooses the switches that 𝓛_RC and 𝓛_NN draw through. The other terms are the discriminative
+                relaxation's, and backpropagate through the pass up.
         """
         weights = self.weights(progress)
         views = random_views(x, named_views(self.views, x.shape[1:])) if weights["agreement"] else x
-        return self.of_views(model, x, views, y, weights, of_labels)
+        return self.of_views(model, x, views, y, weights, of_labels, e_step)
 
     def of_views(
         self,
@@ -329,6 +374,7 @@ class Objective(Record):
         y: Tensor,
         weights: Mapping[str, float],
         of_labels: Tensor | None = None,
+        e_step: EStep = bottom_up,
     ) -> dict[str, Tensor]:
         """The same of views that have been made.
 
@@ -339,6 +385,7 @@ class Objective(Record):
             y: likewise.
             weights: of the terms, as of `weights`.
             of_labels: likewise.
+            e_step: likewise.
         """
         model.admit(x)
         renders = weights["reconstruction"] or weights["nonnegativity"]
@@ -349,7 +396,7 @@ class Objective(Record):
         logits = model.templates(features)
         prior, free, as_labelled = model.class_prior, logits, logits
         equal = torch.full_like(prior, 1 / len(prior))
-        if self.prior != "labels":
+        if self.prior != "labels" and not (of_labels is not None and torch.allclose(of_labels.to(prior), prior)):
             free = logits[y < 0] if bool((y < 0).any()) else logits
             # Bayes' rule: labels that were drawn otherwise follow another posterior (logit adjustment).
             as_labelled = logits if of_labels is None else logits + (of_labels / prior).log()
@@ -362,6 +409,7 @@ class Objective(Record):
         }
         if switches is not None:
             label = torch.where(y >= 0, y, logits.argmax(1))
+            switches = e_step(model, x, label, switches, _AS_DRAWN)
             image, *templates = model.levels.render_levels(model.templates.weight[label], switches)
             image = image.to(x.dtype)  # under autocast it has fewer bits
             # The slides' formula as it stands, with amplitude 1: an amplitude fitted to each image made the term

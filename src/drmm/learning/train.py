@@ -15,6 +15,7 @@ from drmm.files import write_csv
 from drmm.learning.batches import labelled_alone, unlabelled
 from drmm.learning.class_prior import class_prior
 from drmm.learning.config import Machine, Training
+from drmm.learning.e_steps import E_STEPS
 from drmm.learning.em import fit_em, relax
 from drmm.learning.em.loop import seconds_of_em
 from drmm.learning.em.relaxation import check_classes
@@ -46,6 +47,7 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
     progress: bool | Outlook = True,
+    settle: bool = True,
 ) -> DRMM:
     """Train a model in place and return it in evaluation mode.
 
@@ -63,6 +65,7 @@ def train(
         folder: where logs and checkpoints go; None writes nothing.
         resume: go on from the checkpoint in `folder`, if there is one.
         progress: show a progress bar; an outlook tells how long the job takes of which this is a stage.
+        settle: measure σ², the amplitude and the priors in the end, which classes do not depend on.
 
     Raises:
         InputError: if the loss or the objective is not finite, or the model cannot be learned so.
@@ -78,30 +81,29 @@ def train(
         start is not None and start != "default"
     ):  # a resumed run too: it may have been stopped before its first checkpoint
         initialise(model, start, x=x, y=y, seed=config.seed)
-    objective = (objective or Objective()).resolved(_constraint(model), config.learning)
+    objective = (objective or Objective()).resolved(_constraint(model), config.learning, e_step=config.e_step)
     if config.learning in {"head", "tune"}:
         at_first = objective.of_head() if config.learning == "tune" else objective
         train_head(model, x, y, at_first, config, progress=bool(progress))
-    if config.learning == "head":
-        _settle(model.eval(), x, config)
-        return model
     if config.learning == "em":
         _train_by_em(model, x, y, config, folder=folder, resume=resume, progress=progress)
-        return model
-    by_gradient = _tune if config.learning == "tune" else _train_by_gradient
-    by_gradient(
-        model,
-        x,
-        y,
-        objective,
-        config,
-        machine or Machine(),
-        validation=None if validation is None else (_like(model, validation[0]), validation[1]),
-        folder=folder,
-        resume=resume,
-        progress=progress,
-    )
-    return model
+    elif config.learning != "head":
+        by_gradient = _tune if config.learning == "tune" else _train_by_gradient
+        by_gradient(
+            model,
+            x,
+            y,
+            objective,
+            config,
+            machine or Machine(),
+            validation=None if validation is None else (_like(model, validation[0]), validation[1]),
+            folder=folder,
+            resume=resume,
+            progress=progress,
+        )
+    if settle and model.prior is not None:
+        _settle(model.eval(), x, config)
+    return model.eval()
 
 
 def _train_by_gradient(
@@ -111,14 +113,13 @@ def _train_by_gradient(
     from drmm.learning.trainer import calibrate, run_loop, steps_of_an_epoch  # noqa: PLC0415
 
     model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
-    config = config.enough_for(steps_of_an_epoch(y, config, machine))
+    config = config.enough_for(steps_of_an_epoch(y, config))
     run_loop(model.train(), x, y, objective, config, machine, **options)
     model.cpu()
     calibrate(model, x, config)
     model.eval()
     if config.learning == "eg" and not bool((y >= 0).any()):
         relax(model, x, y)  # nothing in the complete data tells clusters apart
-    _settle(model, x, config)
 
 
 def _tune(
@@ -138,15 +139,14 @@ def _tune(
     upper = UpperLevels(model.eval(), x, y, objective, config, progress=bool(progress))
     if validation is not None:
         validation = upper.features(validation[0]), validation[1]
-    config = config.enough_for(steps_of_an_epoch(upper.y, config, machine))
+    config = config.enough_for(steps_of_an_epoch(upper.y, config))
     how = {"validation": validation, "progress": progress, **options}
     # In evaluation mode: what the net's norms measured is a part of what it knows.
     run_loop(upper.model.eval(), upper.x, upper.y, upper.objective, config, machine, **how)
     model.cpu()
-    _settle(model, x, config)
 
 
-def steps_in(y: Tensor, config: Training, machine: Machine | None = None) -> int:
+def steps_in(y: Tensor, config: Training) -> int:
     """How many steps `train` makes of images with these labels, at the most; iterations of EM; of a head none.
 
     Raises:
@@ -161,7 +161,7 @@ def steps_in(y: Tensor, config: Training, machine: Machine | None = None) -> int
         y = y[few]
     if config.learning == "tune":
         y = y[tuned_on(y, config)]
-    steps = steps_of_an_epoch(y, config, machine or Machine())
+    steps = steps_of_an_epoch(y, config)
     return config.enough_for(steps).epochs * steps
 
 
@@ -204,11 +204,12 @@ def _train_by_em(
         y,
         max_iter=config.epochs,
         tolerance=config.tolerance,
+        choose=E_STEPS[config.e_step],
         folder=em_folder,
         resume=resume,
         progress=progress,
     )
-    _settle(relax(model, x, y), x, config)
+    relax(model, x, y)
     if folder is not None and em_folder is not None:
         rows = [[i, *values] for i, values in enumerate(zip(trace.objective, trace.seconds, strict=True))]
         write_csv(folder / "logs" / "em.csv", ["iteration", "objective", "seconds"], rows)
@@ -216,10 +217,9 @@ def _train_by_em(
 
 
 def _settle(model: DRMM, x: Tensor, config: Training) -> None:
-    if model.prior is not None:
-        order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": config.epochs}
-        affordable = _SETTLING_NUMBERS // (config.batch_size * x[0].numel())
-        model.settle(unlabelled(x, **order, most=max(1, min(_SETTLING_BATCHES, affordable))))
+    order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": config.epochs}
+    affordable = _SETTLING_NUMBERS // (config.batch_size * x[0].numel())
+    model.settle(unlabelled(x, **order, most=max(1, min(_SETTLING_BATCHES, affordable))))
 
 
 def seconds_in(folder: Path) -> float:

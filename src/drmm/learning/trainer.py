@@ -36,6 +36,7 @@ from drmm.learning.checkpoints import AtomicCheckpoints, check_checkpoint, check
 from drmm.learning.class_prior import class_prior
 from drmm.learning.compiling import Compiled, compiling
 from drmm.learning.config import Machine, Training
+from drmm.learning.e_steps import E_STEPS
 from drmm.learning.objective import Aim
 from drmm.learning.processes import LOST, lead, local_rank, of_torchrun, watch
 from drmm.learning.quiet import quiet
@@ -120,9 +121,8 @@ def device_of(machine: Machine) -> torch.device:
         return _trainer(Training(), machine, None, (), validated=False).strategy.root_device
 
 
-def steps_of_an_epoch(y: Tensor, config: Training, machine: Machine) -> int:
+def steps_of_an_epoch(y: Tensor, config: Training) -> int:
     """How many steps every process makes in an epoch of images with these labels, which they share."""
-    machine.check_shares(config)
     return len(_batches(y, y, config, 0, 0, 1))
 
 
@@ -141,6 +141,7 @@ class _Learner(pl.LightningModule):
         super().__init__()
         self.model = model
         self._objective, self._config, self._machine = objective, config, machine
+        self._e_step = E_STEPS[config.e_step]
         self._data = (x, y)
         self._of_labels: Tensor
         self.register_buffer("_of_labels", class_prior(x, y, model.n_classes), persistent=False)
@@ -187,7 +188,7 @@ class _Learner(pl.LightningModule):
         # At the very start of a warm-up some terms are left out, which the watched loss needs.
         progress = max(int(watched), self.trainer.global_step) / self.trainer.estimated_stepping_batches
         with seeded(int(self._seeds.integers(2**63))):
-            terms = self._objective(self._seen, x, y, progress, self._of_labels)
+            terms = self._objective(self._seen, x, y, progress, self._of_labels, self._e_step)
         if self.trainer.world_size > 1:
             terms["loss"] = self._of_whole_batch(terms, y, progress)
         loss = terms["loss"].detach()
@@ -330,7 +331,9 @@ def _trainer(
         )
     except (MisconfigurationException, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"this machine cannot train so: {reason}") from error
+        raise InputError(
+            f"this machine cannot train so ({reason}): choose another device, auto or cpu, or another precision"
+        ) from error
 
 
 def _loggers(folder: Path | None) -> list[Logger] | bool:

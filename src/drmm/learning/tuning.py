@@ -12,6 +12,7 @@ from torch import Tensor
 from drmm.data.images import pixels
 from drmm.errors import InputError
 from drmm.learning.config import Training
+from drmm.learning.e_steps import EStep, bottom_up
 from drmm.learning.head import some_of
 from drmm.learning.kept import features_of_views
 from drmm.learning.metrics import predict_logits
@@ -44,12 +45,18 @@ class OfViews:
         return self.objective.weights(progress)
 
     def __call__(
-        self, model: DRMM, x: Tensor, y: Tensor, progress: float | None = None, of_labels: Tensor | None = None
+        self,
+        model: DRMM,
+        x: Tensor,
+        y: Tensor,
+        progress: float | None = None,
+        of_labels: Tensor | None = None,
+        e_step: EStep = bottom_up,
     ) -> dict[str, Tensor]:
         """See `Objective`; x are features (N, V, ...) of each picture as it is and of views of it."""
         x = x.to(model.templates.weight.dtype)
         views = x[torch.arange(len(x)), torch.randint(x.shape[1], (len(x),))]
-        return self.objective.of_views(model, x[:, 0], views, y, self.weights(progress), of_labels)
+        return self.objective.of_views(model, x[:, 0], views, y, self.weights(progress), of_labels, e_step)
 
 
 class UpperLevels:

@@ -426,8 +426,8 @@ class DRMM(nn.Module):
             n: how many.
             label: condition on a class, (n,) or one for all.
             generator: source of randomness.
-            prior: of the switches; None is the model's own, which are independent and look it. `drmm.borrow` makes
-                one whose samples hang together.
+            prior: of the switches; None is the model's own, which are independent and look it. `drmm.borrow` and
+                `drmm.learn_prior` make some whose samples hang together.
             brightness: of α; None is one for all, the model's amplitude.
 
         Raises:

@@ -23,6 +23,7 @@ from drmm.errors import InputError
 from drmm.model.brightness import BestFit, Brightness, BrightnessPrior, best_fit, compare
 from drmm.model.certificate import Certificate
 from drmm.model.drawing import draw, fit_amplitude, per_image
+from drmm.model.priors import Prior
 from drmm.model.randomness import uniform
 from drmm.rendering import Switches
 
@@ -61,6 +62,7 @@ class Gaussian(Objective):
         brightness: what is known of α; None is one for all, the model's, as `DRMM.sample` draws.
         steps: passes over what is left unexplained, for each class.
         redraws: how often a few switches are drawn anew, for each class.
+        prior: p(g | c); None is the model's own.
 
     Raises:
         InputError: if `steps` or `redraws` is negative.
@@ -69,6 +71,7 @@ class Gaussian(Objective):
     brightness: Brightness | None = None
     steps: int = 8
     redraws: int = 32
+    prior: Prior | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.redraws < 0:
@@ -85,7 +88,8 @@ class Gaussian(Objective):
             raise InputError("the Gaussian objective needs a model in evaluation mode: call model.eval() first")
         brightness = self.brightness or BrightnessPrior(float(model.amplitude), 0.0)
         alone = model.log_density(x, torch.zeros_like(x), latents.observed)
-        task = _Task(model, x, latents, brightness, alone)
+        prior = model.switch_prior() if self.prior is None else self.prior
+        task = _Task(model, x, latents, brightness, prior, alone)
         start = task.explain(latents.label, latents.switches)
         task = replace(task, least=start.fitted)
         labels = [latents.label] if given else [torch.full_like(latents.label, c) for c in range(model.n_classes)]
@@ -163,6 +167,7 @@ class _Task:
         x: images (N, C, H, W).
         start: what max-sum made of them.
         brightness: what is known of α.
+        prior: p(g | c).
         alone: log N(I; 0, σ² 1), (N,).
         least: what no candidate may fall below, (N,).
     """
@@ -171,6 +176,7 @@ class _Task:
     x: Tensor
     start: Latents
     brightness: Brightness
+    prior: Prior
     alone: Tensor
     least: Tensor | None = None
 
@@ -181,8 +187,8 @@ class _Task:
         drawn = drawn if seen is None else torch.where(seen, drawn, 0.0)
         match, energy = compare(self.x, drawn)
         amplitude = best_fit(match, energy)
-        prior = model.log_prior(self.start.without_score(label, amplitude, switches, model.n_classes))
-        undrawn = prior + self.alone
+        latents = self.start.without_score(label, amplitude, switches, model.n_classes)
+        undrawn = model.log_prior(latents, self.prior) + self.alone
         fitted = undrawn + BestFit().gain(match, energy, model.noise)
         joint = undrawn + self.brightness.gain(match, energy, model.noise)
         if self.least is not None:
@@ -204,7 +210,7 @@ class _Task:
         """A few of them drawn from their prior, the same for all images: none depends on what others there are."""
         one = switches.select(slice(1))
         units = sum(choice.numel() for leaf in one.leaves() for _, choice in leaf.choices())
-        fresh = self.model.switch_prior().sample(self.start.label[:1], one, generator).leaves()
+        fresh = self.prior.sample(self.start.label[:1], one, generator).leaves()
 
         def take(leaf: Switches) -> Switches:
             drawn = dict(next(fresh).choices())

@@ -27,7 +27,6 @@ from drmm.rendering import Switches
 __all__ = ["PatchPrior", "borrow"]
 
 _CHUNK = 50  # images drawn or judged at once
-_BATCH = 200  # images per bottom-up pass
 
 _Cell = dict[str, Tensor]  # the choices of all units at one position, (N, C) each, by name
 _Choose = Callable[[int, int, Tensor], _Cell]
@@ -204,18 +203,16 @@ def borrow(
     Raises:
         InputError: as of `PatchPrior`, or if the model draws only what it has seen.
     """
+    return PatchPrior(*inferred(model, x, label), neighbours=neighbours, backoff=backoff)
+
+
+@torch.no_grad()
+def inferred(model: DRMM, x: Tensor, label: Tensor | None) -> tuple[Switches, Tensor]:
+    """The switches that a model infers in evaluation mode, and classes (N,); arguments, errors as of `borrow`."""
     model.check_samples()
-    parts: list[Switches] = []
-    guesses: list[Tensor] = []
-    with torch.no_grad(), evaluation(model):
-        for batch in x.split(_BATCH):
-            guess, _, switches = model.max_sum(batch, None)
-            parts.append(switches)
-            guesses.append(guess)
-    classes = torch.cat(guesses)
-    if label is not None:
-        classes = torch.where(label >= 0, label, classes)
-    return PatchPrior(_joined(parts), classes, neighbours=neighbours, backoff=backoff)
+    with evaluation(model):
+        guess, _, switches = model.max_sum(x, None)
+    return switches, guess if label is None else torch.where(label >= 0, label, guess)
 
 
 @dataclass(frozen=True)
@@ -272,21 +269,6 @@ class _Bank:
         if name != "t":
             p = torch.stack([1 - p, p])
         return p.reshape(*p.shape[:2], -1)[..., index]
-
-
-def _joined(parts: list[Switches]) -> Switches:
-    """The switches of several batches as one; the frozen scales are the first batch's."""
-    leaves = [list(part.leaves()) for part in parts]
-    number = itertools.count()
-
-    def take(leaf: Switches) -> Switches:
-        i = next(number)
-        joined: dict[str, Any] = {
-            name: torch.cat([getattr(batch[i], name) for batch in leaves]) for name, _ in leaf.choices()
-        }
-        return replace(leaf, **joined)
-
-    return parts[0].map_leaves(take)
 
 
 def _over(apart: Tensor, size: tuple[int, int]) -> Tensor:

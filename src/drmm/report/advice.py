@@ -31,6 +31,7 @@ class State:
         unreadable: files.
         sorted_into: folder into which the model sorted pictures; "" where it sorted none.
         unsure: how many pictures are in `_unsure/`.
+        strangers: share of the unlabelled pictures that is not like the labelled ones.
     """
 
     labels: Mapping[str, int] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class State:
     unreadable: int = 0
     sorted_into: str = ""
     unsure: int = 0
+    strangers: float = 0.0
 
 
 def advice(state: State) -> tuple[str, ...]:
@@ -66,7 +68,12 @@ def _of_labels(state: State) -> Iterator[str]:
 
 def _of_the_promise(state: State) -> Iterator[str]:
     surest, labels, right = state.surest, sum(state.labels.values()), f"{100 * state.promise:g} %"
-    if surest is not None and not surest.promised:
+    if state.strangers:
+        yield (
+            f"Label some of each class, drawn at random: {100 * state.strangers:.2g} % of the unlabelled "
+            "pictures, at the least, are not like the labelled ones, and nothing can be promised."
+        )
+    elif surest is not None and not surest.promised:
         if surest.labels is None:
             yield f"Promise less: no number of labels can show that {right} are right."
         elif surest.labels > labels:

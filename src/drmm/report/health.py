@@ -21,6 +21,7 @@ __all__ = ["finding_gallery", "health_page", "skipped_files"]
 
 _SHOWN = 40  # pictures of a finding; the CSV has all
 _UNREADABLE = 20  # files
+_REASON = 200  # characters, as what to do stands at its end
 
 
 def health_page(survey: Survey, findings: tuple[Finding, ...]) -> str:
@@ -113,7 +114,7 @@ def finding_gallery(
 
 def skipped_files(skipped: Sequence[Skipped]) -> tuple[Block, ...]:
     """How many files were skipped and why, and the names of those that cannot be read."""
-    lost = tuple((printable(one.file), one_line(one.reason)) for one in skipped if one.is_loss)
+    lost = tuple((printable(one.file), one_line(one.reason, _REASON)) for one in skipped if one.is_loss)
     more = "" if len(lost) <= _UNREADABLE else f" (the first {_UNREADABLE} of {len(lost):,})"
     table = Table(
         ("file", "reason"), lost[:_UNREADABLE], f"Files that cannot be read{more}", names=2, heading=True

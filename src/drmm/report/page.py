@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from markupsafe import Markup
 
+from drmm.display.pages import asset
 from drmm.report.blocks import Section
 from drmm.report.sprites import SpriteSheet
 from drmm.report.templating import page_template
@@ -37,7 +37,7 @@ def render_page(
         details: what the script needs to know about the images that can be opened.
         version: of drmm.
     """
-    script, style = (_asset(name) for name in ("report.js", "report.css"))
+    script, style = (asset(f"report/templates/report.{kind}") for kind in ("js", "css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return page_template("report.html").render(
         title=title,
@@ -50,7 +50,3 @@ def render_page(
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'",
     )
-
-
-def _asset(name: str) -> str:
-    return files("drmm.report").joinpath("templates", name).read_text(encoding="utf-8")

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from drmm.data import Dataset, load
 from drmm.data.decoding import Shape
 from drmm.errors import InputError
@@ -96,7 +98,26 @@ class Trust(Record):
     def lesson(self, training: Training, objective: Objective) -> tuple[Training, Objective]:
         """How the nets without some labels learn, and by what, of how the model does."""
         epochs, steps = (math.ceil(self.epochs_share * n) for n in (training.epochs, training.min_steps))
-        return replace(training, epochs=epochs, min_steps=steps), objective.without_drawing()
+        shorter, less = replace(training, epochs=epochs, min_steps=steps), objective.without_drawing()
+        draws = training.learning == "em" or less == objective
+        return (shorter if draws else replace(shorter, e_step="bottom-up")), less
+
+    def lesson_of_labels(
+        self, training: Training, objective: Objective, machine: Machine, y: Tensor
+    ) -> tuple[Training, Objective] | None:
+        """The same from labels alone, which fewer steps learn; None where nothing else is learned from.
+
+        Args:
+            training: how the model learns.
+            objective: by what.
+            machine: on what: several devices do not share a few labels.
+            y: class indices (N,), -1 where there is no label.
+        """
+        is_shared = objective.asks_unlabelled and not training.labels_only and bool((y < 0).any())
+        if training.learning != "sgd" or machine.devices > 1 or not is_shared:
+            return None
+        short, _ = self.lesson(training.of_labels(), objective)
+        return replace(short, epochs=1), replace(objective.of_labels(), reconstruction=0.0, nonnegativity=0.0)
 
 
 @dataclass(frozen=True)
@@ -224,8 +245,9 @@ class Experiment:
     def resolved(self) -> Experiment:
         """With a value in place of every none that depends on the constraint, the learning rule or the teacher."""
         taught = self.teacher is not None
-        objective = self.objective.resolved(self.model.constraint, self.training.learning, taught=taught)
-        return replace(self, objective=objective, training=self.training.resolved())
+        constraint, training = self.model.constraint, self.training.resolved()
+        objective = self.objective.resolved(constraint, training.learning, taught=taught, e_step=training.e_step)
+        return replace(self, objective=objective, training=training)
 
     def filled_in(self, other: Experiment) -> Experiment:
         """Resolved, and with what a run takes from its data as another experiment on the same data has it."""

@@ -17,7 +17,7 @@ from drmm.data.base import digest_of
 from drmm.data.duplicates import alike
 from drmm.data.labels import UNLABELLED, warn_if_all_labelled
 from drmm.data.store import taken
-from drmm.errors import InputError
+from drmm.errors import InputError, RunError
 from drmm.files import read_bytes
 from drmm.learning.metrics import labels_from_folder
 from drmm.runs.experiment import Experiment
@@ -79,7 +79,9 @@ def parts_of(experiment: Experiment, data: Dataset) -> Parts:
     elif asked.labels_per_class is not None:
         labels = mask_labels(labels, stratified_labels(labels, asked.labels_per_class, seed=seed))
     if asked.clusters is not None and not clustering:
-        raise InputError("clusters need images without labels: keep 0 labels per class, or leave clusters out")
+        raise InputError(
+            "clusters need images without labels: keep none (--labels-per-class 0), or leave clusters out"
+        )
     if not clustering:
         warn_of_few(labels, data.classes)
         warn_if_all_labelled(labels)
@@ -123,8 +125,8 @@ def _check_labels(labels: npt.NDArray[np.int64], data: Dataset, least: int) -> N
     if len(counts) < 2:
         raise InputError(f"{data.name} has only one class, {data.classes[0]}: label images of a second one")
     if counts.min() < least:
-        few = f"class {data.classes[int(counts.argmin())]} has {counts.min()} labels to learn from"
-        raise InputError(f"{few}, fewer than {least}: label more, or ask for fewer")
+        few = f"class {data.classes[int(counts.argmin())]} has {counts.min()} to learn from"
+        raise InputError(f"{least} labels of each class are too many, {few}: label more, or ask for fewer")
 
 
 def warn_of_few(labels: npt.NDArray[np.int64], classes: Sequence[str]) -> None:
@@ -182,6 +184,8 @@ def teacher_digest(folder: Path) -> str:
     Raises:
         RunError: if there is no model.
     """
+    if not (folder / MODEL_FILES[0]).is_file():
+        raise RunError(f"the teacher {folder} holds no model: name a folder of drmm fit, or a recipe")
     return digest_of([read_bytes(folder / name) for name in MODEL_FILES])
 
 

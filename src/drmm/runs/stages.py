@@ -15,12 +15,13 @@ from drmm.runs.experiment import Experiment
 from drmm.runs.parts import Parts
 from drmm.storage.models import Recipe
 
-__all__ = ["CHOICE", "FOLD", "MODEL", "TEACHER", "is_cross_fitted", "lesson_of", "stages"]
+__all__ = ["BY_LABELS", "CHOICE", "FOLD", "MODEL", "TEACHER", "is_cross_fitted", "lesson_of", "stages"]
 
 TEACHER = "to learn a teacher"
 CHOICE = "to choose a structure"
 MODEL = "to learn"
 FOLD = "to find out how far to trust it"
+BY_LABELS = "to find out whether the labels alone are better"
 
 
 def lesson_of(experiment: Experiment) -> Experiment:
@@ -49,26 +50,31 @@ def stages(
         candidates: structures to choose from, or the one.
         done: epochs of a finished run that is trained further, or None.
     """
-    y, training, machine = parts.labels, experiment.training, experiment.machine
+    y, training = parts.labels, experiment.training
     found: list[tuple[str, int, float]] = []
     if experiment.teacher is not None:
         if is_recipe(experiment.teacher.source):
-            found.append((TEACHER, steps_in(y, lesson_of(experiment).training, machine), 1))
+            found.append((TEACHER, steps_in(y, lesson_of(experiment).training), 1))
         y = torch.zeros_like(y)  # all images will have a label
     if done is not None:
         further = replace(training, epochs=training.epochs - done, min_steps=0)
-        found.append((MODEL, steps_in(y, further, machine), 1))
+        found.append((MODEL, steps_in(y, further), 1))
     else:
         if len(candidates) > 1:
-            chosen_by = steps_in(y[held_out(y, training.seed)[1]], training, machine)
+            chosen_by = steps_in(y[held_out(y, training.seed)[1]], training)
             found += [(CHOICE, chosen_by, 1)] * len(candidates)
-        found.append((MODEL, steps_in(y, training, machine), 1))
+        found.append((MODEL, steps_in(y, training), 1))
     if is_cross_fitted(experiment, parts):
         shortened, objective = experiment.trust.lesson(training, experiment.objective)
         draws = objective == experiment.objective
+        terms, machine = experiment.objective, experiment.machine
+        alone, by_labels = experiment.trust.lesson_of_labels(training, terms, machine, parts.labels), []
         # Cross-fitting holds copies together, which may make it fewer folds: to look for them takes too long here.
         for fold in label_folds(y.numpy(), experiment.trust.folds, seed=training.seed):
             fewer = y.clone()
             fewer[fold] = -1
-            found.append((FOLD, steps_in(fewer, shortened, machine), 1 if draws else 0.5))
+            found.append((FOLD, steps_in(fewer, shortened), 1 if draws else 0.5))
+            if alone is not None:
+                by_labels.append((BY_LABELS, steps_in(fewer, alone[0]), 0.5))
+        found += by_labels
     return found

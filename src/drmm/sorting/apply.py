@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from drmm.errors import RunError
 from drmm.files import write_csv
@@ -50,7 +51,11 @@ def finish_sorting(into: Path) -> Plan | None:
 
 
 def sort_files(
-    choices: Iterable[Choice], into: Path, how: How, skipped: Iterable[tuple[str, str]] = ()
+    choices: Iterable[Choice],
+    into: Path,
+    how: How,
+    skipped: Iterable[tuple[str, str]] = (),
+    made: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Plan | None:
     """Sort pictures into folders by what was decided about them; those that are there already are left out.
 
@@ -63,6 +68,7 @@ def sort_files(
         how: copy (with times and permissions); link (symbolic, to the file, or to what it leads to); or move,
             where a link is moved, not what it leads to.
         skipped: other files and why they are none of these, for `skipped.csv`.
+        made: content of files to write into the folder beside them, by name.
 
     Returns:
         The plan that was carried out, with what was left; None if there was nothing new.
@@ -80,6 +86,8 @@ def sort_files(
         if new:
             folders, steps = planned(new, into, how, journal.plans)
             check_room(steps, into, how)
+            for name, content in made.items():
+                journal.write_made(name, content)
             journal.add(how, folders, steps)
             done = _finished(journal)
         _write_tables(journal, skipped)

@@ -269,7 +269,8 @@ def _odd_sizes(sizes: Indices) -> Finding:
     order = np.argsort(-ratio, kind="stable")[: np.count_nonzero(ratio > _ODD)]
     found = tuple(Found(row, f"{sizes[row, 0]} x {sizes[row, 1]} pixels") for row in order.tolist())
     height, width = np.median(sizes, axis=0)
-    remedy = f"a side is over {_ODD:.0f} times the usual {height:.0f} x {width:.0f}, or under: crop or remove them"
+    usual = f"{_ODD:.0f} times the usual {height:.0f} x {width:.0f}, or under 1/{_ODD:.0f} of it"
+    remedy = f"a side is over {usual}: crop or remove them"
     return Finding("size", "odd sizes", remedy, found)
 
 

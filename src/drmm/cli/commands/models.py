@@ -72,7 +72,14 @@ def fit(
     ] = None,
     size: Size = None,
     shape: Fill = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Passes over the images; more where they are so few that these are no 200 steps "
+            "(--set training.min_steps=0: as many as that).",
+        ),
+    ] = None,
     validation: Annotated[
         int | None, typer.Option(min=0, help="Labelled images held out to watch the error.")
     ] = None,
@@ -143,7 +150,7 @@ def predict(
         Path | None,
         typer.Option(
             parser=path,
-            help="CSV file to write, or Parquet (.parquet, with drmm[parquet]). In shards a folder.",
+            help="CSV file to write, or Parquet (.parquet, with drmm\\[parquet]). In shards a folder.",
             show_default="predictions.csv; in shards predictions",
         ),
     ] = None,
@@ -155,7 +162,7 @@ def predict(
         ),
     ] = None,
     engine: Annotated[
-        Literal["ray"] | None, typer.Option(help="What makes all shards at once, with drmm[ray].")
+        Literal["ray"] | None, typer.Option(help="What makes all shards at once, with drmm\\[ray].")
     ] = None,
     shards: Annotated[
         int | None,
@@ -325,7 +332,7 @@ def export(
     run: RunFolder,
     to: Annotated[
         Path,
-        typer.Option(parser=path, help="File to write: .onnx (with drmm[onnx]), or .pt2 for torch.export.load."),
+        typer.Option(parser=path, help="File to write: .onnx (with drmm\\[onnx]), or .pt2 for torch.export.load."),
     ],
     extras: Annotated[
         str,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from drmm.display.pages import asset
 from drmm.errors import DrmmError, InputError
 from drmm.labelling.server.desk import Desk
 
@@ -54,7 +54,9 @@ def pages(desk: Desk) -> Starlette:
 class _Pages:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_asset("page.html"))
+        template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
+            asset("labelling/page/page.html")
+        )
         self._page = template.render(title=desk.title, store=desk.name)
 
     async def page(self, _: Request) -> Response:
@@ -64,7 +66,7 @@ class _Pages:
         kind = request.path_params["kind"]
         if kind not in _TYPES:
             raise HTTPException(404)
-        return Response(_asset(f"page.{kind}"), media_type=_TYPES[kind])
+        return Response(asset(f"labelling/page/page.{kind}"), media_type=_TYPES[kind])
 
     def state(self, _: Request) -> Response:
         return JSONResponse(self._desk.state())
@@ -128,7 +130,3 @@ def _unforeseen(_: Request, __: Exception) -> Response:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal()
-
-
-def _asset(name: str) -> str:
-    return files("drmm.labelling").joinpath("page", name).read_text(encoding="utf-8")

@@ -24,10 +24,12 @@ from torch import Tensor
 from drmm.data.images import pixels
 from drmm.errors import InputError, RunError
 from drmm.learning.batches import unlabelled
+from drmm.learning.e_steps import EStep, bottom_up
 from drmm.learning.em.chain import Chain, Site
 from drmm.learning.em.loop import Learner, named, unnamed
 from drmm.learning.em.posterior_cache import PosteriorCache, PosteriorStore
 from drmm.learning.em.regression import solve
+from drmm.model.brightness import BestFit
 from drmm.model.constraints import is_nonnegative, set_weight
 from drmm.model.deep import DRMM, Latents, fit_amplitude, per_image
 from drmm.rendering import BatchNorm1d, BatchNorm2d, Switches
@@ -69,7 +71,13 @@ class MStep:
 
 @torch.no_grad()
 def e_step(
-    model: DRMM, x: Tensor, y: Tensor | None = None, *, previous: PosteriorCache | None = None, soft: bool = False
+    model: DRMM,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    previous: PosteriorCache | None = None,
+    soft: bool = False,
+    choose: EStep = bottom_up,
 ) -> PosteriorCache:
     """Infer class and switches of each image; keep the previous ones where they explain it better.
 
@@ -79,13 +87,16 @@ def e_step(
         y: class indices (N,), -1 where there is no label; known labels are not inferred.
         previous: from an earlier E-step on the same images; it is judged at the norms' present scales.
         soft: responsibilities over all classes, for the switches found; otherwise the best class alone.
+        choose: the switches of each image, given its label or the class that max-sum finds.
 
     Returns:
         The joint MAP (slide "Learning via Backpropagation: A Hard EM Interpretation"), or what was kept.
     """
     known = torch.full((len(x),), -1) if y is None else y
-    label, _, switches = model.max_sum(x, None)
-    posterior = _explain(model, x, torch.where(known >= 0, known, label), switches, known, soft=soft)
+    best, _, found = model.max_sum(x, None)
+    label = torch.where(known >= 0, known, best)
+    switches = choose(model, x, label, found, BestFit())
+    posterior = _explain(model, x, label, switches, known, soft=soft)
     if previous is None:
         return posterior
     label = torch.where(known >= 0, known, previous.responsibilities.argmax(1))
@@ -238,6 +249,7 @@ class DeepLearner(Learner):
         y: class indices (N,), -1 where there is no label.
         how: the M-step.
         soft: responsibilities over classes in the E-step.
+        choose: the switches that the E-step proposes.
         folder: where the latents of all images are kept.
         chunk: images at once.
         seed: of the batches on which the norms are centred.
@@ -254,13 +266,14 @@ class DeepLearner(Learner):
         *,
         how: MStep,
         soft: bool,
+        choose: EStep = bottom_up,
         folder: Path,
         chunk: int = 100,
         seed: int = 0,
     ) -> None:
         _check(model, x, y)
         self._model, self._x, self._y = model.eval(), x, y
-        self._how, self._soft, self._chunk, self._seed = how, soft, chunk, seed
+        self._how, self._soft, self._choose, self._chunk, self._seed = how, soft, choose, chunk, seed
         self._store = PosteriorStore(folder)
 
     def e_step(self) -> float:
@@ -273,7 +286,7 @@ class DeepLearner(Learner):
         like, total = self._model.blank_switches(), float(self._model.class_prior.double().log().sum())
         for i, x, y in self._chunks():
             previous = self._store.read(i, like) if self._store.generation else None
-            posterior = e_step(self._model, x, y, previous=previous, soft=self._soft)
+            posterior = e_step(self._model, x, y, previous=previous, soft=self._soft, choose=self._choose)
             total += float(posterior.objective.double().sum())
             self._store.write(i, posterior)
         self._store.advance()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drmm.errors import InputError
+from drmm.learning.e_steps import EStep, bottom_up
 from drmm.learning.em.deep import DeepLearner, MStep
 from drmm.learning.em.loop import Learner, Trace, run_em
 from drmm.learning.em.shallow import ShallowLearner
@@ -30,6 +31,7 @@ def fit_em(
     tolerance: float = 1e-3,
     soft: bool | None = None,
     how: MStep | None = None,
+    choose: EStep = bottom_up,
     folder: Path | None = None,
     resume: bool = False,
     progress: bool | Outlook = True,
@@ -45,6 +47,7 @@ def fit_em(
         soft: responsibilities over classes (and positions and switches, in the shallow model) instead of the best
             configuration; None is soft for the shallow model and hard for the deep one.
         how: the M-step of a deep model's dictionaries.
+        choose: the switches that a deep model's E-step proposes.
         folder: where parameters and latents are kept after each iteration; by default a temporary one.
         resume: go on from what is in `folder`.
         progress: show a progress bar.
@@ -59,13 +62,15 @@ def fit_em(
     with _folder(folder) as directory:
         learner: Learner
         if isinstance(model, RMM):
-            if y is not None or how is not None:
-                raise InputError("the shallow model has clusters and a closed-form M-step: leave y and how out")
+            if y is not None or how is not None or choose is not bottom_up:
+                raise InputError("the shallow model has clusters and closed forms: leave y, how and choose out")
             learner = ShallowLearner(model, x, soft=soft is not False)
         else:
             labels = torch.full((len(x),), -1) if y is None else y
             store = directory / "latents"
-            learner = DeepLearner(model, x, labels, how=how or MStep(), soft=bool(soft), folder=store)
+            learner = DeepLearner(
+                model, x, labels, how=how or MStep(), soft=bool(soft), choose=choose, folder=store
+            )
         return run_em(
             learner, max_iter=max_iter, tolerance=tolerance, folder=folder, resume=resume, progress=progress
         )

@@ -157,6 +157,7 @@ def _state(context: Context) -> State:
         sum(one.is_loss for one in losses),
         shlex.quote(printable(str(sorting.into))) if sorting is not None and sorting.decided("sorted") else "",
         0 if sorting is None else len(sorting.decided("unsure")),
+        0 if assessment is None else assessment.strangers,
     )
 
 

@@ -157,11 +157,12 @@ def _shares(source: Run, counts: Counter[str]) -> list[Table]:
         share, low, high = (number(figures, key) for key in ("estimate", "low", "high"))
         if share is not None and low is not None and high is not None:
             labels = counts[one_line(name)] / max(counts.total(), 1)
-            spread = f"{100 * low:.0f} to {100 * high:.0f} %"
-            rows.append((one_line(name), percent(labels, 0), percent(share, 0), spread))
+            spread = f"{100 * low:.1f} to {100 * high:.1f} %"
+            rows.append((one_line(name), percent(labels), percent(share), spread))
     head = ("class", "of the labels", "of the others, estimated", "95 % interval")
     most = sorted(rows, key=lambda row: -counts[row[0]])[:_MOST_BARS]
-    return [Table(head, tuple(most), "How frequent the classes are", heading=True)] if rows else []
+    more = f", the {len(most)} largest of {len(rows)}" * (len(most) < len(rows))
+    return [Table(head, tuple(most), f"How frequent the classes are{more}", heading=True)] if rows else []
 
 
 def provenance(context: Context) -> Section:

@@ -112,16 +112,9 @@ def run_cells(
         InputError: if a cell that is there was run with other settings.
     """
     tell = done or (lambda _cell, _result: None)
-    waiting = []
-    for cell in todo:
-        if not cell.path(out).exists():
-            waiting.append(cell)
-            continue
-        there = read_json(cell.path(out))
-        if not _is_of(there, cell):
-            raise InputError(f"{cell.path(out)} was run with other settings: choose another --out, or remove it")
-        tell(cell, there)
-    if not waiting:
+    for cell in (there := [cell for cell in todo if cell.path(out).exists()]):
+        tell(cell, _result_of(cell, out))
+    if not (waiting := [cell for cell in todo if cell not in there]):
         return []
     failures = []
     job = _Job(out, data_dir, machine or Machine(), command)
@@ -141,6 +134,14 @@ def run_cells(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return failures
+
+
+def _result_of(cell: Cell, out: Path) -> dict[str, Any]:
+    """What a cell that was run before has found; errors as of `run_cells`."""
+    result = read_json(cell.path(out))
+    if not _is_of(result, cell):
+        raise InputError(f"{cell.path(out)} was run with other settings: choose another --out, or remove it")
+    return result
 
 
 def _finished(
