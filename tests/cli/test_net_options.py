@@ -155,7 +155,11 @@ def test_grey_pictures_go_into_three_channels(run_drmm: Drmm, photos: Path, weig
 def test_a_net_that_draws_by_its_slopes_is_reported_on(run_drmm: Drmm, photos: Path, tmp_path: Path) -> None:
     code, out, err = run_drmm("fit", photos, "--out", tmp_path / "run", *own(net="my_net:Smooth"))
     assert code == 0, err
-    assert "have no exact rendering" in out
+    assert "no exact rendering, draws" in out
+    assert run_drmm("card", tmp_path / "run")[0] == 0
+    assert (
+        r"Its net is code, my\_net:Smooth, and not in these files" in (tmp_path / "run" / "README.md").read_text()
+    )
     code, _, err = run_drmm("report", tmp_path / "run", "--out", tmp_path / "a.html")
     assert code == 0, err
     for more in ((), ("--patches", "3")):

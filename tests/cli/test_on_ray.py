@@ -13,6 +13,7 @@ import pytest
 from commands import refused
 from pyarrow import parquet
 
+from drmm import progress
 from drmm.cli import on_ray
 
 MAKE = on_ray._make  # before a test replaces it
@@ -27,6 +28,7 @@ def ray():
 def words(run, pictures, tmp_path, monkeypatch) -> list:
     """A command, whose paths are relative. Workers import what this module has."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "_INTERVAL", 1000.0)  # an error is one line, however slow the machine
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
     return ["predict", run, pictures.name, "--engine", "ray", "--out", "out", "--shards", 4]
 

@@ -212,6 +212,9 @@ def test_before_any_work(run, pictures, tmp_path, out, run_drmm, monkeypatch) ->
     words = ["predict", run, pictures, "--shard", "1/2", "--out"]
     (tmp_path / "file").touch()
     refused(run_drmm(*words, tmp_path / "file"), "file is no folder")
+    for name in ("table.csv", "table.PARQUET"):
+        refused(run_drmm(*words, tmp_path / name), f"{name} is to be a folder, of a file for each shard: leave .")
+        assert not (tmp_path / name).exists()
     refused(run_drmm("predict", tmp_path, *words[2:], out), "holds no model")
     refused(run_drmm(*words[:2], tmp_path / "gone", *words[3:], out), "no file or folder")
     refused(run_drmm(*words, out, "--promise", 98), "as in 0.98")

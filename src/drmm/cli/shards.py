@@ -74,6 +74,8 @@ class Shards:
         parquet_for("--shard")
         check_promise(promise)
         self._sources, self._out, self._promise, self._all_classes = sources, out, promise, all_classes
+        if out.suffix.lower() in {".csv", ".parquet"} and not out.is_dir():
+            raise InputError(f"--out {out} is to be a folder, of a file for each shard: leave {out.suffix} out")
         check_absent(self.file(1, 1), ".parquet", force=True)
         self._run, self._source = Run.open(run), Source.of(sources, but=out)
         settings = f"promise {promise}, all classes {all_classes}"

@@ -149,6 +149,8 @@ def _limits(source: Run) -> Iterator[str]:
         if source.assessment.strangers:
             yield f"{source.assessment.warning}."
     yield "Figures are of pictures like those that it learned from: other cameras, places and times are not in."
+    if source.recipe.net:
+        yield f"Its net is code, {source.recipe.net}, and not in these files: who opens them has it, and runs it."
     if source.clusters:
         yield "Clusters are not classes: what each is has to be looked at."
 

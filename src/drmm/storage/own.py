@@ -95,8 +95,8 @@ class OwnNet:
         start = "the net's own" if are_theirs else "fresh ones"
         tell(f"class templates: {start}, {n_classes} on {templates.in_features:,} features")
         if inexact := lifted.approximations:
-            some = ", ".join(inexact[:3])
-            tell(f"{len(inexact)} operations have no exact rendering, and draw by a local linear map: {some}")
+            some = ", ".join(inexact[:3]) + (", ..." if len(inexact) > 3 else "")
+            tell(f"a local linear map, and no exact rendering, draws {len(inexact)} of its operations: {some}")
         return DRMM(Sequential(levels), templates, image_shape=image_shape)
 
     def _channels(self, image_shape: Shape) -> int:
