@@ -231,10 +231,12 @@ def figure(results: Results) -> Figure:
         for rule, curves in rules.items():
             width = 2.5 if rule == OURS else 1.2
             panel.plot(results["labels"], np.mean(curves, 0), label=rule.strip("`"), linewidth=width)
-        panel.set(title=name, xlabel="labels", ylabel="test error in %", yscale="log", yticks=(5, 10, 20, 50))
+        panel.set(title=name, xlabel="labels", ylabel="test error in %", yscale="log")
+        low, high = panel.get_ylim()  # of its own errors, whatever the ticks
+        panel.set(yticks=(5, 10, 20, 50, 70), ylim=(low, high))
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter("")
-    panel.legend(fontsize=7)
+    shown.axes[0].legend(fontsize=7)
     return shown
 
 

@@ -4,8 +4,8 @@ Four classes of CIFAR-10 (as JPEG, so no figure compares with published ones) wi
 with 40 to 4,000 labels in all, beside thousands of pictures without one. By EfficientNet-Lite0 and its weights
 of ImageNet: logistic regression and label spreading on its features (scikit-learn, both cross-validated on the
 labels), from pictures of 160 x 160 pixels; the whole net fine-tuned on the labels, by a loop as people write
-it, from 112 x 112, which is all that it has time for; and the recipes `photos-quick` (112 x 112), `photos` and
-`photos-tuned` (160 x 160), whose confidence is calibrated by cross-fitting. Measured on pictures that nothing
+it, from 112 x 112, which is all that it has time for; and the recipes `photos-quick` and `photos` (160 x 160),
+whose confidence is calibrated by cross-fitting. Measured on pictures that nothing
 was learned from: the error, the expected calibration error, the processor's seconds, and the most memory.
 Resumable.
 """
@@ -136,19 +136,18 @@ def fine_tuned(drawn: Draw, seed: int) -> Array:
     return predict_logits(net.eval(), torch.from_numpy(enlarged(drawn.x_test, SMALL))).softmax(1).numpy()
 
 
-def ours(recipe: str, side: int, drawn: Draw, seed: int) -> Array:
+def ours(recipe: str, drawn: Draw, seed: int) -> Array:
     """A recipe for photographs."""
-    learner = DRMMClassifier(recipe, calibrate=True, random_state=seed).fit(enlarged(drawn.x, side), drawn.y)
-    return np.asarray(learner.predict_proba(enlarged(drawn.x_test, side)))
+    learner = DRMMClassifier(recipe, calibrate=True, random_state=seed).fit(enlarged(drawn.x, SIDE), drawn.y)
+    return np.asarray(learner.predict_proba(enlarged(drawn.x_test, SIDE)))
 
 
 METHODS: dict[str, Callable[[Draw, int], Array]] = {
     "logistic regression": partial(on_features, regression),
     "label spreading": partial(on_features, spreading),
     "fine-tuned on the labels": fine_tuned,
-    "photos-quick": partial(ours, "photos-quick", SMALL),
-    "photos": partial(ours, "photos", SIDE),
-    "photos-tuned": partial(ours, "photos-tuned", SIDE),
+    "photos-quick": partial(ours, "photos-quick"),
+    "photos": partial(ours, "photos"),
 }
 
 

@@ -33,6 +33,7 @@ ORDER = (
     ("studies",),
     ("export",),
     ("cli",),
+    ("__main__",),
 )
 
 
@@ -74,7 +75,7 @@ def test_imports_point_one_way():
 
 
 def test_few_modules_lie_flat():
-    assert len(list(SOURCE.glob("*.py"))) <= 6
+    assert len([path for path in SOURCE.glob("*.py") if not path.stem.startswith("__")]) <= 5
 
 
 def nodes():

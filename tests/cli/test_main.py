@@ -219,3 +219,8 @@ def test_names_of_pictures_are_no_formulas(run, pictures, tmp_path, run_drmm, mo
     rows = read_csv(Path("o.csv"))
     assert [row["image"] for row in rows] == ["'=1+1.png", "'@x.png", "'+.png", "'\tx.png"]
     assert all(np.isfinite(float(row["log_joint"])) for row in rows), "numbers stay numbers"
+
+
+def test_the_package_runs_as_a_module() -> None:
+    said = subprocess.run([sys.executable, "-m", "drmm", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("drmm ")

@@ -50,7 +50,7 @@ def test_a_folder_of_photographs_is_learned_on_a_net_that_knows_some(photos, tmp
     assert said.startswith("24 of 24 pictures are in colour: learning by --recipe photos,")
     kept = Run.open(out).experiment
     assert kept.model.preset == "efficientnet_lite0"
-    assert (kept.training.learning, kept.data.size) == ("head", (36, 36))
+    assert (kept.training.learning, kept.data.size) == ("tune", (36, 36))
     code, said, err = run_drmm("fit", photos, "--out", out, "--size", 36, "--resume")
     assert code == 0, err
     assert "pictures are in colour" not in said, "a run goes on as it was"

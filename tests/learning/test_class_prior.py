@@ -105,8 +105,54 @@ def test_the_prior_keeps_every_class_possible():
     assert class_prior(x, y, 2, "uniform").tolist() == pytest.approx([0.5, 0.5]), "control"
 
 
+def test_the_labels_shares_are_kept_unless_the_unlabelled_images_refute_them():
+    x, y = pictures((370, 50), (10, 10))
+    shares = estimate_shares(x, y, 2)
+    auto = class_prior(x, y, 2, "auto")
+    assert 0.5 < auto[0] < class_prior(x, y, 2, "estimate")[0], "no further than is sure"
+    np.testing.assert_allclose(shares.nearest(EQUAL), np.clip(EQUAL, shares.low, shares.high), atol=0.02)
+    assert shares.refuted.all()
+    assert replace(shares, refuted=np.array([False, False])).nearest(EQUAL) is EQUAL
+    x, y = pictures((370, 50), (4, 4))
+    assert torch.equal(class_prior(x, y, 2, "auto"), class_prior(x, y, 2)), "so few labels refute nothing"
+    x, y = pictures((200, 200), (10, 10))
+    assert class_prior(x, y, 2, "estimate")[0] != 0.5, "control: an estimate is not exact"
+    assert torch.equal(class_prior(x, y, 2, "auto"), class_prior(x, y, 2))
+
+
+def test_a_classifier_that_finds_a_class_nowhere_refutes_nothing():
+    """Kinds of noise that hardly differ, in equal parts: EM, and its bootstrap, find next to nothing of one."""
+    generator, truth = torch.Generator().manual_seed(1), torch.arange(300) % 3
+    x, y = torch.rand(300, 1, 6, 6, generator=generator), torch.where(torch.arange(300) < 18, truth, -1)
+    x[torch.arange(300), 0, 2 * truth] += 0.1
+    shares = estimate_shares(x, y, 3)
+    assert (shares.high < 1 / 3).any(), "control: its interval alone refutes it"
+    assert not shares.refuted.any()
+    assert torch.equal(class_prior(x, y, 3, "auto"), class_prior(x, y, 3))
+
+
+def test_features_tell_shares_as_images_do():
+    x, y = pictures((370, 50), (10, 10))
+    of_images, of_features = (estimate_shares(seen, y, 2) for seen in (x, x.flatten(1)))
+    np.testing.assert_array_equal(of_features.em, of_images.em)
+
+
+def test_a_prior_that_the_labels_have_changes_no_term(float64):
+    model = dense(3, (1, 4, 4), width=4).train()
+    x, y = torch.rand(8, 1, 4, 4), torch.tensor([0, 1, 2, 2, -1, -1, -1, -1])
+    model.class_prior.copy_(torch.tensor([0.25, 0.25, 0.5]))
+    objective = Objective(reconstruction=0, nonnegativity=0, kl=1, balance=1)
+
+    def loss(prior, of_labels):
+        return replace(objective, prior=prior)(model, x, y, None, of_labels)["loss"].item()
+
+    same, other = model.class_prior.clone(), torch.tensor([0.4, 0.3, 0.3])
+    assert loss("auto", same) == loss("labels", same)
+    assert loss("auto", other) == loss("estimate", other) != loss("labels", other), "control: refuted"
+
+
 def test_a_prior_that_is_none_is_refused():
-    with pytest.raises(InputError, match="no prior 'equal': choose from labels, estimate, uniform"):
+    with pytest.raises(InputError, match="no prior 'equal': choose from labels, estimate, uniform, auto"):
         Objective(prior="equal")
 
 

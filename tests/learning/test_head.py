@@ -50,6 +50,18 @@ def test_without_unlabelled_images_it_is_logistic_regression():
     np.testing.assert_allclose(got, want, atol=5e-3)
 
 
+def test_rare_classes_stay_rare_where_as_many_of_each_have_a_label():
+    generator = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [260, 20, 20])
+    x = torch.from_numpy(1.6 * np.eye(8)[truth] + generator.normal(size=(300, 8))).float()
+    y = torch.full((300,), -1)
+    for c in range(3):
+        y[torch.from_numpy(np.flatnonzero(truth == c)[:8])] = c
+    shares = torch.tensor([0.8667, 0.0667, 0.0667])
+    known, by_labels = (learn_head(x, y, prior, Objective(), seed=0)[0] for prior in (shares, UNIFORM))
+    assert error(known, x, truth) < error(by_labels, x, truth) - 5, "control: the labels' shares"
+
+
 def test_unlabelled_images_help_where_classes_are_clusters():
     errors = {"labels": [], "kl": []}
     for seed in range(4):

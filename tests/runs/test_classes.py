@@ -1,5 +1,7 @@
 """What a run says of its classes: shares that the labels do not have, classes of few labels, recall by class."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,16 +21,28 @@ def parts(of_cats, of_dogs, unlabelled=20):
     return Parts(torch.zeros(len(labels), 1, 4, 4), labels, np.arange(of_cats + of_dogs), None)
 
 
-RARE_DOGS = Shares(np.array([0.9, 0.1]), np.array([0.8, 0.05]), np.array([0.95, 0.2]), np.array([0.88, 0.12]))
+RARE_DOGS = Shares(
+    em=np.array([0.9, 0.1]),
+    low=np.array([0.8, 0.05]),
+    high=np.array([0.95, 0.2]),
+    bbse=np.array([0.88, 0.12]),
+    refuted=np.array([True, True]),
+)
 
 
 def test_labels_that_are_refuted_are_told_of():
     (line,) = told(RARE_DOGS, parts(25, 25), NAMES, "labels")
     assert "dog: 10% (5% to 20%; labels 50%)" in line
     assert "--prior estimate" in line
+    (line,) = told(RARE_DOGS, parts(25, 25), NAMES, "auto")
+    assert line.endswith("use --prior labels if these were drawn at random")
+    (line,) = told(RARE_DOGS, parts(4, 40), NAMES, "auto")
+    assert line.endswith("label 5 of each class, or use --prior estimate"), "so few refute nothing"
     assert not list(told(RARE_DOGS, parts(9, 1), NAMES, "labels")), "control: labels that agree"
     assert not list(told(RARE_DOGS, parts(5, 5), NAMES, "labels")), "as many by chance"
     assert not list(told(None, parts(25, 25), NAMES, "labels")), "nothing is known"
+    unknown = replace(RARE_DOGS, refuted=np.array([False, False]))
+    assert not list(told(unknown, parts(25, 25), NAMES, "labels")), "a classifier that finds no dog anywhere"
     assert not list(told(RARE_DOGS, parts(25, 25, unlabelled=9), NAMES, "labels")), "so few refute nothing"
     (line,) = told(RARE_DOGS, parts(9, 1), NAMES, "estimate")
     assert line.startswith("estimated shares")
@@ -39,7 +53,7 @@ def test_labels_that_were_drawn_at_random_are_seldom_refuted(rare, alarms):
     generator, names = np.random.default_rng(0), tuple("abcdefghij")
     of_labels = np.full(10, 0.1)
     truth = np.array([1 - 9 * rare] + [rare] * 9)
-    shares = Shares(truth, 0.8 * truth, np.minimum(1.2 * truth, 1), truth)
+    shares = Shares(truth, 0.8 * truth, np.minimum(1.2 * truth, 1), truth, np.full(10, True))
     heard = 0
     for _ in range(100):
         drawn = torch.from_numpy(np.repeat(np.arange(10), generator.multinomial(60, of_labels)))

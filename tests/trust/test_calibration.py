@@ -49,6 +49,19 @@ def test_offsets_are_learned_where_a_class_is_preferred_and_only_there() -> None
     assert log_losses(calibration, *preferred).mean() < log_losses(fit_calibration(*even), *preferred).mean()
 
 
+def test_labels_as_many_of_each_class_calibrate_images_of_which_one_class_is_rare() -> None:
+    """The net knows that class 0 is rare; that it finds too few of these labels is no fault of it."""
+    logits, labels = world(4000, 2, 3, offset=-2.0)
+    rare, equal = np.array([0.1, 0.9]), np.full(2, 0.5)
+    shift = np.log(equal / rare)
+    as_labelled = softmax(logits + shift, 1)
+    drawn = (as_labelled.cumsum(1) < np.random.default_rng(0).random((len(labels), 1))).sum(1).clip(max=1)
+    told, untold = fit_calibration(logits, drawn, shift), fit_calibration(logits, drawn)
+    assert told.offset == ()
+    assert told.temperature == pytest.approx(1, abs=0.1)
+    assert untold.offset[0] - untold.offset[1] == pytest.approx(shift[0] - shift[1], abs=0.5), "control"
+
+
 @pytest.mark.parametrize("n", [1, 3, 9])
 def test_few_labels_change_little(n: int) -> None:
     logits, _ = world(n, 3, 0)

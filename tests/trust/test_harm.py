@@ -7,6 +7,7 @@ import torch
 from drmm.trust.crossfit import Fold, does_harm
 
 Y = torch.arange(40) % 2
+EQUAL = torch.ones(2)
 
 
 def folds(wrong, parts=2):
@@ -28,4 +29,12 @@ def folds(wrong, parts=2):
     ],
 )
 def test_harm_is_more_mistakes_than_chance_would_make(made, without, harm):
-    assert does_harm(folds(made), folds(without, parts=5), Y) == harm, "whatever the folds were"
+    assert does_harm(folds(made), folds(without, parts=5), Y, EQUAL) == harm, "whatever the folds were"
+
+
+def test_mistakes_of_a_rare_class_count_for_less():
+    of_rare, of_frequent = range(1, 31, 2), range(0, 16, 2)  # fifteen and eight
+    rare = torch.tensor([1.8, 0.2])
+    assert does_harm(folds(of_rare), folds(of_frequent), Y, EQUAL), "control: as frequent as among the labels"
+    assert not does_harm(folds(of_rare), folds(of_frequent), Y, rare)
+    assert does_harm(folds(of_frequent), folds(of_rare), Y, rare)

@@ -35,15 +35,14 @@ from drmm.model.constraints import is_nonnegative, set_weight
 from drmm.model.deep import DRMM
 from drmm.model.randomness import categorical
 from drmm.records import from_table
-from drmm.runs.experiment import Trust
+from drmm.runs.assessing import Lesson, assessed
 from drmm.runs.parts import warn_of_few
 from drmm.runs.run import Run
 from drmm.storage.models import Recipe, misfit, start_model
 from drmm.storage.own import name_of
 from drmm.storage.preprocessing import Preprocessing
-from drmm.trust.assessment import Answers, Assessment, assess, assess_tuned
+from drmm.trust.assessment import Answers, Assessment
 from drmm.trust.calibration import Calibration
-from drmm.trust.crossfit import Fold, cross_fit, cross_fit_head
 from drmm.trust.promise import PROMISE
 
 __all__ = ["DRMMClassifier"]
@@ -88,7 +87,7 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         validation: labelled images held out to watch the error while training; a teacher does not see them.
         n_clusters: how many clusters, where y is -1 throughout.
         calibrate: find out while fitting how far the classifier can be trusted, by learning without some labels
-            (`drmm.runs.experiment.Trust`, which takes as long again and a half): then `predict_proba` is
+            (`drmm.runs.experiment.Trust`, which takes twice as long again): then `predict_proba` is
             calibrated, and `familiarity` and `decide` answer. It warns where unlabelled images are not like the
             labelled ones, as those of a class without labels are. With a teacher, who knows the labels, there is
             nothing to calibrate by.
@@ -240,7 +239,16 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         self.assessment_ = None
         if self.calibrate:
             own = torch.full_like(labels, UNLABELLED) if taught else labels
-            self.model_, self.assessment_ = self._assessed(x, own, training, settings.trust, options)
+            lesson = Lesson(training, settings.objective, settings.machine, own)
+
+            def by(lesson: Lesson) -> DRMM:
+                fresh = start_model(self.recipe_, seed, net=self.net_)
+                terms = {**options, "objective": lesson.objective}
+                return train(fresh, x, lesson.labels, config=lesson.training, settle=not lesson.fold, **terms)
+
+            tell = partial(warnings.warn, stacklevel=3)
+            x = x.to(self.model_.templates.weight.dtype)
+            self.model_, self.assessment_ = assessed(self.model_, x, lesson, settings.trust, by, tell)
             if self.assessment_.strangers:
                 warnings.warn(self.assessment_.warning, UserWarning, stacklevel=2)
         return self
@@ -262,38 +270,6 @@ class DRMMClassifier(FewLabelsMixin, ClassNamePrefixFeaturesOutMixin, Transforme
                 "leave size out"
             )
         return replace(settings, model=model)
-
-    def _assessed(
-        self, x: Tensor, labels: Tensor, training: Training, trust: Trust, options: Mapping[str, Any]
-    ) -> tuple[DRMM, Assessment]:
-        """The model to keep, and how far it can be trusted; by no label where there are none."""
-        x = x.to(self.model_.templates.weight.dtype)
-        whole: Objective = options["objective"]
-        config, objective = trust.lesson(training, whole)
-        fresh = partial(start_model, self.recipe_, training.seed, net=self.net_)
-
-        def without(_: str, fewer: Tensor) -> DRMM:
-            return train(fresh(), x, fewer, config=config, **{**options, "objective": objective})
-
-        def of_head(model: DRMM, objective: Objective) -> list[Fold]:
-            return cross_fit_head(model, x, labels, objective, training, folds=trust.folds)
-
-        model = self.model_
-        if not bool((labels >= 0).any()):
-            return model, assess(model, x, labels, ())
-        if training.learning == "head":
-            return model, assess(model, x, labels, of_head(model, whole))
-        folds = cross_fit(without, model, x, labels, folds=trust.folds, seed=training.seed)
-        if training.learning != "tune":
-            return model, assess(model, x, labels, folds)
-
-        def untuned() -> tuple[DRMM, list[Fold]]:
-            alone = whole.of_head()
-            lesson = replace(training, learning="head")
-            head = train(fresh(), x, labels, config=lesson, **{**options, "objective": alone})
-            return head, of_head(head, alone)
-
-        return assess_tuned(model, x, labels, folds, untuned, partial(warnings.warn, stacklevel=4))
 
     def _held_out(
         self, X: object, y: object, x: Tensor, codes: Array, seed: int

@@ -22,17 +22,20 @@ from torch import Tensor
 
 from drmm.data.images import reduced
 
-__all__ = ["Prior", "Shares", "bbse_prior", "class_prior", "em_prior", "estimate_shares"]
+__all__ = ["REFUTES", "Prior", "Shares", "bbse_prior", "class_prior", "em_prior", "estimate_shares"]
 
-Prior = Literal["labels", "estimate", "uniform"]
+Prior = Literal["labels", "estimate", "uniform", "auto"]
 Figures = npt.NDArray[np.float64]
 
 _COMPONENTS = 20  # principal ones, of the images
 _MOST = 2000  # images that an estimate is made from, of each kind
 _STRENGTHS = np.logspace(-4, 2, 7)  # of the regression, which cross-validation chooses among
 _FOLDS, _ROUNDS, _ITERATIONS = 5, 50, 1000
-_LEVEL = 0.95
+_TAILS = (2.5, 97.5)  # percentiles
 _ENOUGH = 1e-7  # change of a share at which EM stops
+_IMAGES = 4  # axes
+REFUTES = 5
+"""Labels of each class, below which an interval says less than it seems to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +48,21 @@ class Shares:
             images say, since a classifier of redrawn images is biased towards its labels.
         high: where it ends.
         bbse: from the confusion matrix, a second opinion.
+        refuted: whether the unlabelled images are not as frequent as the labels, bool: `em` is outside what it is,
+            in 95 % of redrawn samples, of labelled images that the classifier did not learn from. One that tells
+            classes badly finds some of them nowhere, wherever it looks.
     """
 
     em: Figures
     low: Figures
     high: Figures
     bbse: Figures
+    refuted: npt.NDArray[np.bool_]
+
+    def nearest(self, shares: Figures) -> Figures:
+        """Of the labels' shares (C,) the nearest that the intervals allow; the same if not refuted."""
+        allowed = np.where(self.refuted, np.clip(shares, self.low, self.high), shares)
+        return shares if np.array_equal(allowed, shares) else np.asarray(allowed / allowed.sum())
 
 
 def em_prior(posterior: Figures, prior: Figures) -> Figures:
@@ -95,7 +107,7 @@ def estimate_shares(x: Tensor, y: Tensor, n_classes: int, *, seed: int = 0) -> S
     images of each class, and unlabelled ones, again.
 
     Args:
-        x: images (N, C, H, W), float in [0, 1] or uint8.
+        x: images (N, C, H, W), float in [0, 1] or uint8, or features (N, D).
         y: class indices (N,), -1 where there is no label.
         n_classes: how many there are.
         seed: of what is drawn.
@@ -114,7 +126,7 @@ def estimate_shares(x: Tensor, y: Tensor, n_classes: int, *, seed: int = 0) -> S
     labelled, unlabelled, prior = scores[: len(known)], scores[len(known) :], counts / counts.sum()
     folds = StratifiedKFold(min(_FOLDS, int(counts.min())), shuffle=True, random_state=seed)
     search = GridSearchCV(LogisticRegression(), {"C": _STRENGTHS}, scoring="neg_log_loss", cv=folds)
-    rounds = []
+    rounds, of_labels = [], []
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         classifier = search.fit(labelled, codes).best_estimator_
         held_out = cross_val_predict(classifier, labelled, codes, cv=folds, method="predict_proba")
@@ -124,15 +136,17 @@ def estimate_shares(x: Tensor, y: Tensor, n_classes: int, *, seed: int = 0) -> S
             again = classifier.fit(labelled[drawn], codes[drawn])
             others = generator.integers(len(unlabelled), size=len(unlabelled))
             rounds.append(em_prior(again.predict_proba(unlabelled[others]), prior))
+            of_labels.append(em_prior(held_out[generator.integers(len(codes), size=len(codes))], prior))
     em = em_prior(posterior, prior)
     low, high = _interval(em, np.array(rounds))
-    return Shares(em, low, high, bbse_prior(held_out, codes, posterior))
+    usual = np.percentile(of_labels, _TAILS, axis=0)
+    refuted = (em < usual[0]) | (em > usual[1])
+    return Shares(em, low, high, bbse_prior(held_out, codes, posterior), refuted)
 
 
 def _interval(estimate: Figures, again: Figures) -> tuple[Figures, Figures]:
     """Of an estimate (C,) that redrawn images made again and again, (R, C)."""
-    tail = 100 * (1 - _LEVEL) / 2
-    low, high = np.percentile(again, [tail, 100 - tail], axis=0)
+    low, high = np.percentile(again, _TAILS, axis=0)
     return (
         np.minimum(low, 2 * estimate - high).clip(0, estimate),
         np.maximum(high, 2 * estimate - low).clip(estimate, 1),
@@ -143,21 +157,31 @@ def class_prior(x: Tensor, y: Tensor, n_classes: int, how: Prior = "labels", *, 
     """π, (n_classes,), positive: one image of every class is added, so that no class becomes impossible.
 
     Args:
-        x: images (N, C, H, W), float in [0, 1] or uint8.
+        x: images (N, C, H, W), float in [0, 1] or uint8, or features (N, D).
         y: class indices (N,), -1 where there is no label.
         n_classes: how many there are.
         how: "labels" takes their shares, which is right where they were drawn at random; "estimate" asks the
             unlabelled images, where these and two labels of each class are there, and the labels elsewhere;
-            "uniform" takes all classes for equally frequent.
+            "uniform" takes all classes for equally frequent; "auto" takes the shares of the labels, unless every
+            class has five and the unlabelled images refute them: then the nearest that these allow.
         seed: of what an estimate draws.
     """
     counts = torch.bincount(y[y >= 0], minlength=n_classes).float()
     if how == "uniform":
         counts = torch.zeros_like(counts)
-    elif how == "estimate" and (shares := estimate_shares(x, y, n_classes, seed=seed)) is not None:
-        counts = counts.sum() * torch.from_numpy(shares.em).float()  # worth no more than its labels
+    elif how == "estimate" or (how == "auto" and counts.min() >= REFUTES):
+        counts = _told(estimate_shares(x, y, n_classes, seed=seed), counts, how)
     counts += 1
     return counts / counts.sum()
+
+
+def _told(shares: Shares | None, counts: Tensor, how: Prior) -> Tensor:
+    """As many labels of each class as shares say, if there are any, which are worth no more than the labels."""
+    if shares is None:
+        return counts
+    total = float(counts.sum())
+    found = shares.em if how == "estimate" else shares.nearest(counts.double().numpy() / total)
+    return total * torch.from_numpy(found).float()
 
 
 def _some(indices: npt.NDArray[np.intp], generator: np.random.Generator) -> npt.NDArray[np.intp]:
@@ -165,8 +189,8 @@ def _some(indices: npt.NDArray[np.intp], generator: np.random.Generator) -> npt.
 
 
 def _scores(x: Tensor) -> Figures:
-    """Principal components of images (N, C, H, W), (N, D), the first with unit deviation."""
-    flat = reduced(x).flatten(1).double().numpy()
+    """Principal components of images (N, C, H, W), or of features, (N, D), the first with unit deviation."""
+    flat = (reduced(x) if x.ndim == _IMAGES else x).flatten(1).double().numpy()
     solver = "covariance_eigh" if flat.shape[1] < len(flat) else "full"
     with np.errstate(invalid="ignore"):  # images that are all the same
         scores = PCA(min(_COMPONENTS, *flat.shape), svd_solver=solver).fit_transform(flat)

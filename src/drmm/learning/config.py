@@ -89,6 +89,10 @@ class Training(Record):
         start: Initialisation = self.initialisation or ("data" if self.learning == "em" else "default")
         return replace(self, initialisation=start)
 
+    def of_labels(self) -> Training:
+        """The same from the labelled images alone."""
+        return replace(self, labels_only=True)
+
     def enough_for(self, steps: int) -> Training:
         """The same, in as many epochs as `min_steps` takes where an epoch makes so many steps."""
         if self.learning == "em":

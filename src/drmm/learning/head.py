@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,8 @@ def train_head(
         raise InputError("this net has no class templates of its own: learn all of it, by sgd")
     if not bool((y >= 0).any()):
         raise InputError("no image has a label: label some, or choose another learning than head")
-    model.class_prior.copy_(class_prior(x, y, model.n_classes, objective.prior, seed=config.seed))
     features = features_of(model.levels, x, progress=progress)
+    model.class_prior.copy_(class_prior(features, y, model.n_classes, objective.prior, seed=config.seed))
     head, _ = learn_head(features, y, model.class_prior, objective, seed=config.seed)
     model.templates.load_state_dict(head.state_dict())
 
@@ -91,8 +91,8 @@ def learn_head(
     mean, scale = features.mean(0), features.std(0).clamp(min=1e-6)
     known, others = y >= 0, some_of(torch.nonzero(y < 0).flatten(), _MOST, seed)
     labelled, unlabelled = ((features[rows] - mean) / scale for rows in (known, others))
-    task = _Task(labelled, y[known], unlabelled, prior, objective)
-    few = _Task(task.x, task.y, task.others[:_FEW], prior, objective)
+    task = _Task(labelled, y[known], unlabelled, prior, class_prior(labelled, y[known], len(prior)), objective)
+    few = replace(task, others=task.others[:_FEW])
     found = {way: few.mistakes(way, seed) for way in (_Way(decay, is_shared=False) for decay in _DECAYS)}
     best = min(found, key=lambda way: (found[way].error, found[way].loss))
     if len(others) and objective.weights()["kl"]:
@@ -127,12 +127,22 @@ class _Mistakes:
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """Standardised features with labels and without: (n, D), (n,) and (m, D)."""
+    """What class templates are learned from.
+
+    Attributes:
+        x: standardised features with labels, (n, D).
+        y: class indices, (n,).
+        others: standardised features without, (m, D).
+        prior: of the classes, (K,).
+        of_labels: shares of the classes among the labels, (K,).
+        objective: whose weights are taken.
+    """
 
     x: Tensor
     y: Tensor
     others: Tensor
     prior: Tensor
+    of_labels: Tensor
     objective: Objective
 
     def mistakes(self, way: _Way, seed: int) -> _Mistakes:
@@ -142,7 +152,7 @@ class _Task:
             kept = torch.ones(len(self.y), dtype=torch.bool)
             kept[fold] = False
             others = torch.cat([self.others, self.x[fold]])
-            task = _Task(self.x[kept], self.y[kept], others, self.prior, self.objective)
+            task = replace(self, x=self.x[kept], y=self.y[kept], others=others)
             weight, bias = task.learned(way)
             logits.append(self.x[fold] @ weight.t() + bias)
             held_out.append(self.y[fold])
@@ -160,7 +170,9 @@ class _Task:
         return weight.detach(), bias.detach()
 
     def _labelled(self, weight: Tensor, bias: Tensor, decay: float) -> Tensor:
-        return F.cross_entropy(self.x @ weight.t() + bias, self.y) + decay * weight.square().sum()
+        # Bayes' rule: labels that were drawn otherwise follow another posterior (logit adjustment).
+        logits = self.x @ weight.t() + bias + (self.of_labels / self.prior).log()
+        return F.cross_entropy(logits, self.y) + decay * weight.square().sum()
 
     def _regress(self, weight: Tensor, bias: Tensor, decay: float) -> None:
         """Logistic regression: convex."""
@@ -175,16 +187,19 @@ class _Task:
         optimiser.step(closure)
 
     def _share(self, weight: Tensor, bias: Tensor, decay: float) -> None:
-        """From there on with the KL and the balance of all images."""
+        """From there on with the KL and the balance, of all images that are as frequent as the prior says."""
         weights = self.objective.weights()
         optimiser = torch.optim.Adam([weight, bias], lr=_RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS)
-        everything = torch.cat([self.x, self.others])
+        is_drawn = torch.allclose(self.of_labels, self.prior)
+        pictures = torch.cat([self.x, self.others]) if is_drawn else self.others
+        printed = self.objective.kl_sign == "printed"
+        prior = self.prior if printed else torch.full_like(self.prior, 1 / len(self.prior))  # as in `Objective`
         for _ in range(_STEPS):
             optimiser.zero_grad()
-            logits = everything @ weight.t() + bias
+            logits = pictures @ weight.t() + bias
             loss = self._labelled(weight, bias, decay)
-            loss = loss + weights["kl"] * kl_divergence(logits, self.prior, self.objective.kl_sign)
+            loss = loss + weights["kl"] * kl_divergence(logits, prior, self.objective.kl_sign)
             loss = loss + weights["balance"] * balance(logits, self.prior)
             loss.backward()
             optimiser.step()

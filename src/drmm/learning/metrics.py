@@ -39,15 +39,16 @@ _NUMBERS = 2**20  # of pixels and channels in one
 CERTIFIED_AT_ONCE = 100  # images whose certificates are computed at once
 
 
-def is_worse(wrong: Tensor, other: Tensor) -> bool:
+def is_worse(wrong: Tensor, other: Tensor, weight: Tensor | float = 1.0) -> bool:
     """Whether one of two classifiers makes more mistakes on the same images, beyond a standard error (McNemar).
 
     Args:
         wrong: which images it mistakes, bool (N,).
         other: which the other one does.
+        weight: how many images each stands for, (N,), or all alike.
     """
-    made, saved = int((wrong & ~other).sum()), int((other & ~wrong).sum())
-    return made - saved > math.sqrt(made + saved)
+    more = weight * (wrong.double() - other.double())
+    return float(more.sum()) > math.sqrt(float(more.square().sum()))
 
 
 def name_clusters(clusters: Labels, y: Labels, *, one_to_one: bool = False) -> dict[int, int]:

@@ -194,8 +194,10 @@ class Objective(Record):
         cool_down: share of the training over which the balance's weight falls to 0; 0 keeps it. Once clusters have
             formed it does harm: classes are not as equal as the prior says, and images are moved to make them so.
         prior: how frequent classes are: "labels" as among the labels, right where these were drawn at random;
-            "estimate" as the unlabelled images look; "uniform" equally. The balance is by it; with the latter two
-            balance and KL are of unlabelled images alone, and cross-entropy allows for how labels differ.
+            "estimate" as the unlabelled images look; "uniform" equally; "auto" as among the labels, unless the
+            unlabelled images refute that (`drmm.learning.class_prior`). The balance is by it; where it is not that
+            of the labels, balance and KL are of unlabelled images alone, and cross-entropy allows for how labels
+            differ.
     """
 
     cross_entropy: float = 1.0
@@ -282,6 +284,15 @@ class Objective(Record):
         """What class templates are learned by before their net is tuned: the KL makes them sure, not views."""
         return replace(self, kl=None, agreement=None, views=()).resolved(learning="head")
 
+    def of_labels(self) -> Objective:
+        """What is learned by from the labelled images alone: the KL and the balance are about the others."""
+        return replace(self, kl=0.0, balance=0.0)
+
+    @property
+    def asks_unlabelled(self) -> bool:
+        """Whether the class templates learn from images without a label."""
+        return any(self.weights()[name] for name in ("kl", "balance", "mixup", "agreement"))
+
     def without_drawing(self) -> Objective:
         """The same without the terms that draw, for half the time, where others learn from all images."""
         whole = self.resolved()
@@ -349,7 +360,7 @@ class Objective(Record):
         logits = model.templates(features)
         prior, free, as_labelled = model.class_prior, logits, logits
         equal = torch.full_like(prior, 1 / len(prior))
-        if self.prior != "labels":
+        if self.prior != "labels" and not (of_labels is not None and torch.allclose(of_labels.to(prior), prior)):
             free = logits[y < 0] if bool((y < 0).any()) else logits
             # Bayes' rule: labels that were drawn otherwise follow another posterior (logit adjustment).
             as_labelled = logits if of_labels is None else logits + (of_labels / prior).log()

@@ -46,6 +46,7 @@ def train(
     folder: Path | None = None,
     resume: bool = False,
     progress: bool | Outlook = True,
+    settle: bool = True,
 ) -> DRMM:
     """Train a model in place and return it in evaluation mode.
 
@@ -63,6 +64,7 @@ def train(
         folder: where logs and checkpoints go; None writes nothing.
         resume: go on from the checkpoint in `folder`, if there is one.
         progress: show a progress bar; an outlook tells how long the job takes of which this is a stage.
+        settle: measure σ², the amplitude and the priors in the end, which classes do not depend on.
 
     Raises:
         InputError: if the loss or the objective is not finite, or the model cannot be learned so.
@@ -82,26 +84,25 @@ def train(
     if config.learning in {"head", "tune"}:
         at_first = objective.of_head() if config.learning == "tune" else objective
         train_head(model, x, y, at_first, config, progress=bool(progress))
-    if config.learning == "head":
-        _settle(model.eval(), x, config)
-        return model
     if config.learning == "em":
         _train_by_em(model, x, y, config, folder=folder, resume=resume, progress=progress)
-        return model
-    by_gradient = _tune if config.learning == "tune" else _train_by_gradient
-    by_gradient(
-        model,
-        x,
-        y,
-        objective,
-        config,
-        machine or Machine(),
-        validation=None if validation is None else (_like(model, validation[0]), validation[1]),
-        folder=folder,
-        resume=resume,
-        progress=progress,
-    )
-    return model
+    elif config.learning != "head":
+        by_gradient = _tune if config.learning == "tune" else _train_by_gradient
+        by_gradient(
+            model,
+            x,
+            y,
+            objective,
+            config,
+            machine or Machine(),
+            validation=None if validation is None else (_like(model, validation[0]), validation[1]),
+            folder=folder,
+            resume=resume,
+            progress=progress,
+        )
+    if settle and model.prior is not None:
+        _settle(model.eval(), x, config)
+    return model.eval()
 
 
 def _train_by_gradient(
@@ -118,7 +119,6 @@ def _train_by_gradient(
     model.eval()
     if config.learning == "eg" and not bool((y >= 0).any()):
         relax(model, x, y)  # nothing in the complete data tells clusters apart
-    _settle(model, x, config)
 
 
 def _tune(
@@ -143,7 +143,6 @@ def _tune(
     # In evaluation mode: what the net's norms measured is a part of what it knows.
     run_loop(upper.model.eval(), upper.x, upper.y, upper.objective, config, machine, **how)
     model.cpu()
-    _settle(model, x, config)
 
 
 def steps_in(y: Tensor, config: Training) -> int:
@@ -208,7 +207,7 @@ def _train_by_em(
         resume=resume,
         progress=progress,
     )
-    _settle(relax(model, x, y), x, config)
+    relax(model, x, y)
     if folder is not None and em_folder is not None:
         rows = [[i, *values] for i, values in enumerate(zip(trace.objective, trace.seconds, strict=True))]
         write_csv(folder / "logs" / "em.csv", ["iteration", "objective", "seconds"], rows)
@@ -216,10 +215,9 @@ def _train_by_em(
 
 
 def _settle(model: DRMM, x: Tensor, config: Training) -> None:
-    if model.prior is not None:
-        order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": config.epochs}
-        affordable = _SETTLING_NUMBERS // (config.batch_size * x[0].numel())
-        model.settle(unlabelled(x, **order, most=max(1, min(_SETTLING_BATCHES, affordable))))
+    order = {"batch_size": config.batch_size, "seed": config.seed, "epoch": config.epochs}
+    affordable = _SETTLING_NUMBERS // (config.batch_size * x[0].numel())
+    model.settle(unlabelled(x, **order, most=max(1, min(_SETTLING_BATCHES, affordable))))
 
 
 def seconds_in(folder: Path) -> float:

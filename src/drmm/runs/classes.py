@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.stats import beta
 
 from drmm.display.text import one_line
-from drmm.learning.class_prior import Prior, Shares
+from drmm.learning.class_prior import REFUTES, Prior, Shares
 from drmm.runs.parts import Parts
 
 __all__ = ["kept_shares", "told"]
@@ -21,6 +21,13 @@ _LEVEL = 0.95
 _TIMES = 1.5  # more, or fewer, than the labels say, before anything is said
 _SHOWN = 5  # classes
 _FEWEST = 10  # images without a label that refute anything
+_TOO_FEW = f"Unless the labels were drawn at random, label {REFUTES} of each class, or use --prior estimate"
+_AT_RANDOM = "Unless the labels were drawn at random, use --prior auto, or --prior estimate"
+_FOLLOWS: dict[Prior, str] = {
+    "auto": "The nearest shares that this allows are learned by: use --prior labels if these were drawn at random",
+    "labels": _AT_RANDOM,
+    "uniform": _AT_RANDOM,
+}
 
 
 def kept_shares(shares: Shares | None, classes: Sequence[str]) -> dict[str, dict[str, float]] | None:
@@ -49,7 +56,7 @@ def told(shares: Shares | None, parts: Parts, classes: Sequence[str], prior: Pri
     of_labels = counts / counts.sum()
     ratio = np.log((shares.em + 1e-3) / (of_labels + 1e-3))
     low, high = _of_random_labels(counts)
-    refuted = ((high < shares.low) | (low > shares.high)) & (np.abs(ratio) > np.log(_TIMES))
+    refuted = shares.refuted & ((high < shares.low) | (low > shares.high)) & (np.abs(ratio) > np.log(_TIMES))
     shown = np.argsort(-np.abs(ratio), kind="stable")[:_SHOWN]
     figures = ", ".join(
         f"{one_line(classes[c])}: {shares.em[c]:.0%} ({shares.low[c]:.0%} to {shares.high[c]:.0%}; "
@@ -60,10 +67,8 @@ def told(shares: Shares | None, parts: Parts, classes: Sequence[str], prior: Pri
     if prior == "estimate":
         yield f"estimated shares of the classes, with 95 % intervals: {figures}{more}"
     elif refuted.any() and len(parts.labels) - len(parts.known) >= _FEWEST:
-        yield (
-            f"classes are not as frequent without a label as with one: {figures}{more}. Unless the labels were "
-            "drawn at random, use --prior estimate"
-        )
+        found = f"classes are not as frequent without a label as with one: {figures}{more}"
+        yield f"{found}. {_TOO_FEW if prior == 'auto' and counts.min() < REFUTES else _FOLLOWS[prior]}"
 
 
 def _of_random_labels(counts: Counts) -> tuple[Figures, Figures]:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from drmm.data import Dataset, load
 from drmm.data.decoding import Shape
 from drmm.errors import InputError
@@ -97,6 +99,23 @@ class Trust(Record):
         """How the nets without some labels learn, and by what, of how the model does."""
         epochs, steps = (math.ceil(self.epochs_share * n) for n in (training.epochs, training.min_steps))
         return replace(training, epochs=epochs, min_steps=steps), objective.without_drawing()
+
+    def lesson_of_labels(
+        self, training: Training, objective: Objective, machine: Machine, y: Tensor
+    ) -> tuple[Training, Objective] | None:
+        """The same from labels alone, which fewer steps learn; None where nothing else is learned from.
+
+        Args:
+            training: how the model learns.
+            objective: by what.
+            machine: on what: several devices do not share a few labels.
+            y: class indices (N,), -1 where there is no label.
+        """
+        is_shared = objective.asks_unlabelled and not training.labels_only and bool((y < 0).any())
+        if training.learning != "sgd" or machine.devices > 1 or not is_shared:
+            return None
+        short, _ = self.lesson(training.of_labels(), objective)
+        return replace(short, epochs=1), replace(objective.of_labels(), reconstruction=0.0, nonnegativity=0.0)
 
 
 @dataclass(frozen=True)

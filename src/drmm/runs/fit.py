@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from drmm.data import NAMES, Dataset
 from drmm.data.duplicates import alike
@@ -28,19 +28,21 @@ from drmm.learning.selection import check_selection, select
 from drmm.learning.train import train
 from drmm.model.deep import DRMM
 from drmm.progress import Outlook
+from drmm.runs.assessing import Lesson, assessed
 from drmm.runs.classes import kept_shares, told
 from drmm.runs.experiment import Experiment, Teacher
 from drmm.runs.parts import Parts, fitted_recipe, is_clustering, parts_of, taught_by, teacher_digest, warn_of_leaks
 from drmm.runs.run import Run, number, versions
-from drmm.runs.stages import CHOICE, FOLD, MODEL, TEACHER, is_cross_fitted, lesson_of, stages
+from drmm.runs.stages import BY_LABELS, CHOICE, FOLD, MODEL, TEACHER, is_cross_fitted, lesson_of, stages
 from drmm.storage.models import Recipe, start_model
-from drmm.trust.assessment import Assessment, assess, assess_tuned
-from drmm.trust.crossfit import Fold, cross_fit, cross_fit_head
+from drmm.trust.assessment import Assessment, assess
 
 __all__ = ["ENDS_FOR_GOOD", "fit_run", "learn", "learn_on"]
 
 ENDS_FOR_GOOD = {"em", "head", "tune"}
 """Kinds of learning that do not start from templates that are there: such a model does not go on learning."""
+
+_FOLDERS = {FOLD: "", BY_LABELS: "labels-", MODEL: "model"}  # where nets that are cross-fitted, and beside, learn
 
 
 def fit_run(
@@ -239,39 +241,27 @@ class _Session:
         x, y = self.parts.images, self.parts.labels
         if not is_cross_fitted(experiment, self.parts):
             return model, assess(model, x, y, ())
-        training = experiment.training
-        if training.learning == "head":
-            return model, assess(model, x, y, self._folds_of_head(experiment, model))
-        folds = self._folds(experiment, recipe, model)
-        if training.learning != "tune":
-            return model, assess(model, x, y, folds)
+        lesson = Lesson(experiment.training, experiment.objective, experiment.machine, y)
+        by = partial(self._by, experiment, recipe)
+        return assessed(model, x, lesson, experiment.trust, by, self.tell, same=alike)
 
-        def untuned() -> tuple[DRMM, list[Fold]]:
-            lesson = experiment.changed("training", learning="head")
-            lesson = replace(lesson, objective=experiment.objective.of_head())
-            head = learn(lesson, recipe, self.parts, progress=False)
-            return head, self._folds_of_head(lesson, head)
-
-        return assess_tuned(model, x, y, folds, untuned, self.tell)
-
-    def _folds_of_head(self, experiment: Experiment, model: DRMM) -> list[Fold]:
-        x, y, folds = self.parts.images, self.parts.labels, experiment.trust.folds
-        return cross_fit_head(model, x, y, experiment.objective, experiment.training, folds=folds, same=alike)
-
-    def _folds(self, experiment: Experiment, recipe: Recipe, model: DRMM) -> list[Fold]:
-        training, objective = experiment.trust.lesson(experiment.training, experiment.objective)
-        lesson = replace(experiment, training=training, objective=objective)
-        console = Console(stderr=True, quiet=not (self.progress and is_leader()))
-
-        def without(fold: str, labels: Tensor) -> DRMM:
-            console.print(f"learning without some labels: {fold}", highlight=False)
-            number = fold.partition(" ")[0]
-            parts, folder = replace(self.parts, labels=labels, validation=None), self.run.folds_folder / number
-            progress = self._at(FOLD, int(number) - 1)
-            return learn(lesson, recipe, parts, folder=folder, resume=True, progress=progress)
-
-        x, y, folds = self.parts.images, self.parts.labels, experiment.trust.folds
-        return cross_fit(without, model, x, y, folds=folds, seed=training.seed, same=alike)
+    def _by(self, experiment: Experiment, recipe: Recipe, lesson: Lesson) -> DRMM:
+        """A model by a lesson, from its last checkpoint on if there is one."""
+        if lesson.fold:
+            alone = ", from the labels alone" if lesson.purpose == BY_LABELS else ""
+            console = Console(stderr=True, quiet=not (self.progress and is_leader()))
+            console.print(f"learning without some labels{alone}: {lesson.fold}", highlight=False)
+        number = lesson.fold.partition(" ")[0]
+        progress = self._at(lesson.purpose, int(number) - 1) if number else bool(self.progress)
+        return learn(
+            replace(experiment, training=lesson.training, objective=lesson.objective),
+            recipe,
+            replace(self.parts, labels=lesson.labels, validation=None),
+            folder=self.run.folds_folder / f"{_FOLDERS[lesson.purpose]}{number}",
+            resume=True,
+            progress=progress,
+            settle=not lesson.fold,
+        )
 
 
 def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) -> DRMM:
@@ -281,7 +271,7 @@ def learn(experiment: Experiment, recipe: Recipe, parts: Parts, **options: Any) 
         experiment: resolved.
         recipe: of the model.
         parts: what it learns from.
-        options: folder, resume and progress, as of `drmm.learning.train.train`.
+        options: folder, resume, progress and settle, as of `drmm.learning.train.train`.
     """
     return _train(start_model(recipe, experiment.training.seed), experiment, parts, **options)
 

@@ -15,12 +15,13 @@ from drmm.runs.experiment import Experiment
 from drmm.runs.parts import Parts
 from drmm.storage.models import Recipe
 
-__all__ = ["CHOICE", "FOLD", "MODEL", "TEACHER", "is_cross_fitted", "lesson_of", "stages"]
+__all__ = ["BY_LABELS", "CHOICE", "FOLD", "MODEL", "TEACHER", "is_cross_fitted", "lesson_of", "stages"]
 
 TEACHER = "to learn a teacher"
 CHOICE = "to choose a structure"
 MODEL = "to learn"
 FOLD = "to find out how far to trust it"
+BY_LABELS = "to find out whether the labels alone are better"
 
 
 def lesson_of(experiment: Experiment) -> Experiment:
@@ -67,8 +68,13 @@ def stages(
         shortened, objective = experiment.trust.lesson(training, experiment.objective)
         draws = objective == experiment.objective
         # Cross-fitting holds copies together, which may make it fewer folds: to look for them takes too long here.
+        alone = experiment.trust.lesson_of_labels(training, experiment.objective, experiment.machine, parts.labels)
+        by_labels = []
         for fold in label_folds(y.numpy(), experiment.trust.folds, seed=training.seed):
             fewer = y.clone()
             fewer[fold] = -1
             found.append((FOLD, steps_in(fewer, shortened), 1 if draws else 0.5))
+            if alone is not None:
+                by_labels.append((BY_LABELS, steps_in(fewer, alone[0]), 0.5))
+        found += by_labels
     return found

@@ -15,21 +15,20 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from drmm.data.images import pixels, reduced
+from drmm.learning.class_prior import class_prior
 from drmm.learning.metrics import CERTIFIED_AT_ONCE, at_once, predict_logits
 from drmm.model.deep import DRMM, Latents
 from drmm.trust.calibration import Calibration, fit_calibration
-from drmm.trust.crossfit import Fold, does_harm, evenly_spread, pool_of
+from drmm.trust.crossfit import Fold, as_sure_as, does_harm, evenly_spread, pool_of
 from drmm.trust.decisions import decisions, labels_needed, promised_share
 from drmm.trust.familiarity import Familiarity, fit_familiarity, looks_of_pictures
 from drmm.trust.promise import check_promise
 from drmm.trust.strangers import strangers_share
 
-__all__ = ["Answers", "Assessment", "HeldOut", "Surest", "assess", "assess_tuned"]
+__all__ = ["Answers", "Assessment", "HeldOut", "Simpler", "Surest", "assess", "assess_guarded"]
 
 Figures = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-
-_UNTUNED = "tuned nets make more mistakes on labels held out than heads on the net as it was: such a head is kept"
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +220,9 @@ def assess(model: DRMM, x: Tensor, y: Tensor, folds: Sequence[Fold]) -> Assessme
     index = np.concatenate([np.zeros(0, np.int64), *(fold.index for fold in folds)])
     logits = np.concatenate([np.zeros((0, model.n_classes)), *(fold.logits for fold in folds)])
     label = y.numpy()[index]
-    calibration = fit_calibration(logits, label) if folds else Calibration()
+    # Labels that were not drawn at random are calibrated as if they had been.
+    shift = (class_prior(x, y, model.n_classes) / model.class_prior).log().double().numpy()
+    calibration = fit_calibration(logits, label, shift) if folds else Calibration()
     log_probability = calibration.log_probability
     ranks = [_rank(log_probability(fold.logits), _pool(log_probability(fold.pool))) for fold in folds]
     held_out = HeldOut(index, label, log_probability(logits), np.concatenate([np.zeros(0), *ranks]))
@@ -229,29 +230,39 @@ def assess(model: DRMM, x: Tensor, y: Tensor, folds: Sequence[Fold]) -> Assessme
     return Assessment(calibration, held_out, pool, fit_familiarity(model, x), _strangers(x, y, folds))
 
 
-def assess_tuned(
-    model: DRMM,
-    x: Tensor,
-    y: Tensor,
-    folds: Sequence[Fold],
-    untuned: Callable[[], tuple[DRMM, Sequence[Fold]]],
-    tell: Callable[[str], object],
+@dataclass(frozen=True, eq=False)
+class Simpler:
+    """A simpler way to learn, which is taken where another one does harm.
+
+    Attributes:
+        folds: cross-fitted answers of nets that learned so.
+        model: learns so from all labels.
+        said: what is told where it is taken.
+    """
+
+    folds: Sequence[Fold]
+    model: Callable[[], DRMM]
+    said: str
+
+
+def assess_guarded(
+    model: DRMM, x: Tensor, y: Tensor, folds: Sequence[Fold], simpler: Simpler, tell: Callable[[str], object]
 ) -> tuple[DRMM, Assessment]:
-    """The model to keep, and what is known of it: a tuned one is kept unless its head alone is better.
+    """The model to keep, and what is known of it: it is kept unless nets that learned in a simpler way are better.
 
     Args:
-        model: tuned; the others as of `assess`.
+        model: the others as of `assess`.
         x: likewise.
         y: likewise.
         folds: likewise.
-        untuned: makes the head on the net as it was, and its folds.
-        tell: is told where that is kept.
+        simpler: the other way.
+        tell: is told where that is taken.
     """
-    head, without = untuned()
-    if does_harm(folds, without, y):
-        tell(_UNTUNED)
-        return head, assess(head, x, y, without)
-    return model, assess(model, x, y, folds)
+    if not does_harm(folds, simpler.folds, y, model.class_prior / class_prior(x, y, model.n_classes)):
+        return model, assess(model, x, y, folds)
+    tell(simpler.said)
+    other = simpler.model()
+    return other, assess(other, x, y, as_sure_as(other, simpler.folds, pool_of(x, y)))
 
 
 def _strangers(x: Tensor, y: Tensor, folds: Sequence[Fold]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ class Calibration:
         return np.asarray(log_softmax(self.temperature * (log_probability - np.asarray(self.offset or 0.0)), 1))
 
 
-def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration:
+def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike, shift: npt.ArrayLike = 0.0) -> Calibration:
     """Learn the temperature, and offsets too where they lower the cross-validated log-loss by its standard error.
 
     Maximum a posteriori, so that few labels change little: log T is normal, with a standard deviation of 1 above 0
@@ -55,6 +55,8 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration
     Args:
         logits: of images that the net has not learned the label of, (N, C).
         labels: class indices (N,).
+        shift: log ratio of the classes' shares among these labels to those among the images that will be asked
+            for, (C,): the former follow another posterior, by Bayes' rule.
 
     Raises:
         InputError: if there are no images, or the logits are not finite.
@@ -67,9 +69,15 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Calibration
     for fold in range(_FOLDS if len(y) >= 2 * _FOLDS else 0):
         out = turn == fold
         for row, offsets in enumerate((False, True)):
-            losses[row, out] = log_losses(_fitted(scores[~out], y[~out], offsets=offsets), scores[out], y[out])
+            found = _fitted(scores[~out], y[~out], shift, offsets=offsets)
+            losses[row, out] = log_losses(_shifted(found, shift), scores[out], y[out])
     gain = losses[0] - losses[1]
-    return _fitted(scores, y, offsets=bool(gain.mean() > gain.std() / np.sqrt(len(y))))
+    return _fitted(scores, y, shift, offsets=bool(gain.mean() > gain.std() / np.sqrt(len(y))))
+
+
+def _shifted(calibration: Calibration, shift: npt.ArrayLike) -> Calibration:
+    offset = np.asarray(calibration.offset or 0.0) + shift
+    return replace(calibration, offset=tuple(np.atleast_1d(offset).tolist()))
 
 
 def log_losses(calibration: Calibration, logits: npt.ArrayLike, labels: npt.ArrayLike) -> Figures:
@@ -78,12 +86,12 @@ def log_losses(calibration: Calibration, logits: npt.ArrayLike, labels: npt.Arra
     return -calibration.log_probability(logits)[np.arange(len(y)), y]
 
 
-def _fitted(logits: Figures, y: Indices, *, offsets: bool) -> Calibration:
+def _fitted(logits: Figures, y: Indices, shift: npt.ArrayLike, *, offsets: bool) -> Calibration:
     truth = np.eye(logits.shape[1])[y]
 
     def objective(theta: Figures) -> tuple[float, Figures]:
         """Negative log-posterior of -log T and the offsets, and its gradient."""
-        scaled = logits * np.exp(theta[0]) + theta[1:]
+        scaled = logits * np.exp(theta[0]) + theta[1:] + shift
         excess = softmax(scaled, 1) - truth
         penalty = theta / np.r_[_SURER if theta[0] > 0 else _LESS_SURE, np.full(len(theta) - 1, _OFFSETS)] ** 2
         loss = -(log_softmax(scaled, 1) * truth).sum() + 0.5 * (penalty * theta).sum()

@@ -20,7 +20,7 @@ from drmm.learning.metrics import is_worse, predict_logits
 from drmm.learning.objective import Objective
 from drmm.model.deep import DRMM
 
-__all__ = ["Fold", "cross_fit", "cross_fit_head", "does_harm", "evenly_spread", "pool_of"]
+__all__ = ["Fold", "as_sure_as", "cross_fit", "cross_fit_head", "does_harm", "evenly_spread", "pool_of"]
 
 Figures = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -75,17 +75,21 @@ def cross_fit(
     pool, answers = pool_of(x, y), []
     groups = np.zeros(len(y), np.int64)
     groups[y >= 0] = same(x[y >= 0].numpy())
-    size = _lead(predict_logits(model, pool))
     parts = label_folds(y.numpy(), folds, seed=seed, groups=groups)
     for number, held_out in enumerate(parts, 1):
         fewer = y.clone()
         fewer[held_out] = -1
         net = learn(f"{number} of {len(parts)}", fewer)
-        others = predict_logits(net, pool).double()
-        factor = size / _lead(others)
-        logits = factor * predict_logits(net, x[held_out]).double()
-        answers.append(Fold(held_out, logits.numpy(), (factor * others).numpy()))
-    return answers
+        of_held_out, of_pool = (predict_logits(net, images).double().numpy() for images in (x[held_out], pool))
+        answers.append(Fold(held_out, of_held_out, of_pool))
+    return as_sure_as(model, answers, pool)
+
+
+def as_sure_as(model: nn.Module, folds: Sequence[Fold], pool: Tensor) -> list[Fold]:
+    """The folds with logits as large as a model's for the same pool of images."""
+    size = _lead(predict_logits(model, pool).double().numpy())
+    factors = [size / _lead(fold.pool) for fold in folds]
+    return [Fold(f.index, by * f.logits, by * f.pool) for f, by in zip(folds, factors, strict=True)]
 
 
 def cross_fit_head(
@@ -118,20 +122,21 @@ def cross_fit_head(
     return cross_fit(without, model.templates, features, y, folds=folds, seed=config.seed, same=lambda _: groups)
 
 
-def does_harm(folds: Sequence[Fold], without: Sequence[Fold], y: Tensor) -> bool:
+def does_harm(folds: Sequence[Fold], without: Sequence[Fold], y: Tensor, weight: Tensor) -> bool:
     """Whether nets make more mistakes on images held out than others that learned less, beyond chance.
 
     Args:
         folds: answers of the first.
         without: of the others, for the same images.
         y: class indices of all images, (N,).
+        weight: of each class, (C,): how much more frequent it is than among the labels.
     """
     labels = y.numpy()
-    wrong = torch.zeros(2, len(labels), dtype=torch.bool)
-    for row, answers in zip(wrong, (folds, without), strict=True):
+    wrong, other = torch.zeros(2, len(labels), dtype=torch.bool)
+    for row, answers in ((wrong, folds), (other, without)):
         for fold in answers:
             row[fold.index] = torch.from_numpy(fold.logits.argmax(1) != labels[fold.index])
-    return is_worse(*wrong)
+    return is_worse(wrong, other, weight[y.clamp(min=0)])
 
 
 def pool_of(x: Tensor, y: Tensor) -> Tensor:
@@ -146,7 +151,7 @@ def evenly_spread(indices: Indices, most: int = _POOL) -> Indices:
     return indices[np.linspace(0, len(indices) - 1, min(len(indices), most)).astype(np.int64)]
 
 
-def _lead(logits: Tensor) -> float:
+def _lead(logits: Figures) -> float:
     """Of the best class before the second, in the median of images."""
-    best = logits.double().topk(2, 1).values
-    return float((best[:, 0] - best[:, 1]).median().clamp(min=_TINY))
+    best = np.sort(logits, 1)
+    return max(float(np.median(best[:, -1] - best[:, -2])), _TINY)

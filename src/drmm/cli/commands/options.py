@@ -88,11 +88,11 @@ Preprocess = Annotated[
     ),
 ]
 Prior = Annotated[
-    Literal["labels", "estimate", "uniform"] | None,
+    Literal["auto", "labels", "estimate", "uniform"] | None,
     typer.Option(
         help="How frequent classes are: as among the labels, if these were drawn at random; as the pictures "
-        "without a label look; or equally.",
-        show_default="labels",
+        "without a label look; or equally. auto takes the labels' shares unless these pictures refute them.",
+        show_default="auto",
     ),
 ]
 Views = Annotated[
