@@ -186,7 +186,7 @@ def _numbers(shard: str) -> tuple[int, int]:
     asked = re.fullmatch("([0-9]+)/([0-9]+)", shard.strip())
     number, n = map(int, asked.groups()) if asked else (0, 0)
     if not 1 <= number <= n:
-        raise InputError(f"no --shard {shard!r}: of four there are 1/4, 2/4, 3/4 and 4/4")
+        raise InputError(f"no --shard {shard!r}: the shards of four, say, are 1/4, 2/4, 3/4 and 4/4")
     return number, n
 
 
