@@ -201,7 +201,7 @@ def test_a_stopped_run_knows_its_net(run_drmm: Drmm, photos: Path, weights: Path
         (["--net", "my_net:Body", "--preprocess", PREPROCESS, "--width", "4"], "leave out preset"),
         (["--net", "my_net:Body", "--preprocess", PREPROCESS, "--set", "select.width=4,8"], "leave out preset"),
         (["--net", "my_net:Body", "--preprocess", PREPROCESS, "--labels-per-class", "0"], "no image has a label"),
-        (["--net", "", "--preprocess", PREPROCESS], "model.net is empty"),
+        (["--net", "", "--preprocess", PREPROCESS], "--net is empty"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_leaves_nothing(

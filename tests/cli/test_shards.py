@@ -89,7 +89,9 @@ def test_more_shards_than_pictures(run, pictures, out, run_drmm) -> None:
 
 @pytest.mark.parametrize("shard", ["0/4", "5/4", "1/0", "1", "1/", "-1/4", "a/b", "1.5/4", "1/4/2", ""])
 def test_a_shard_number_out_of_range(shard, run, pictures, out, run_drmm) -> None:
-    refused(run_drmm("predict", run, pictures, f"--shard={shard}", "--out", out), "the shards of four, say, are 1/4")
+    refused(
+        run_drmm("predict", run, pictures, f"--shard={shard}", "--out", out), "the shards of four, say, are 1/4"
+    )
     assert not out.exists()
     assert run_drmm("predict", run, pictures, "--shard= 4/4", "--out", out)[0] == 0, "control"
 

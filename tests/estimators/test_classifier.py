@@ -107,7 +107,9 @@ def test_every_weight_reaches_the_objective(calls: list[dict[str, Any]]) -> None
     weights |= {"agreement": 0.15, "views": ("affine",)}
     x, y = thirds(9)
     DRMMClassifier(model={"width": 2}, objective=weights).fit(x, [*y[:6], -1, -1, -1])
-    assert [call["objective"] for call in calls] == [Objective(**weights)]
+    assert [call["objective"] for call in calls] == [Objective(**weights, prior="auto")], (
+        "which is the default recipe's"
+    )
 
 
 def test_features_and_pictures_have_the_shapes_of_the_contract(fitted: DRMMClassifier) -> None:
@@ -557,7 +559,9 @@ def test_set_params_reaches_every_setting(given: str, calls: list[dict[str, Any]
     assert model.set_params(objective__balance=None) is model, "as a recipe leaves it open"
     model.fit(*few())
     views = () if given == "a record" else ("affine", "brightness")  # of the recipe, for grey pictures
-    expected = Objective(mixup=0.0 if before is None else 1.0, kl=0.3, warm_up=0.5, views=views).resolved()
+    prior = "labels" if given == "a record" else "auto"  # likewise
+    mixup = 0.0 if before is None else 1.0
+    expected = Objective(mixup=mixup, kl=0.3, warm_up=0.5, views=views, prior=prior).resolved()
     assert calls[0]["objective"] == expected
     assert before == {"None": None, "a dictionary": {"mixup": 1.0}, "a record": Objective(mixup=1.0)}[given]
 

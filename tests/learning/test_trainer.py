@@ -134,7 +134,7 @@ def break_at(monkeypatch, step):
     """Let the loss of one step be infinite; returns how many steps were made."""
     made, call = [], Objective.__call__
 
-    def broken(self, model, x, y, progress=None, of_labels=None):
+    def broken(self, model, x, y, progress=None, of_labels=None, e_step=None):
         terms = call(self, model, x, y, progress)
         made.append(len(made))
         return {**terms, "loss": terms["loss"] / 0} if made[-1] == step else terms
@@ -202,7 +202,7 @@ def epochs_made(monkeypatch, objective, term, **options):
     """How many epochs a run makes whose terms are `term(epoch)`."""
     call, epochs = Objective.__call__, set()
 
-    def planned(self, model, x, y, progress=None, of_labels=None):
+    def planned(self, model, x, y, progress=None, of_labels=None, e_step=None):
         terms = call(self, model, x, y, progress)
         epoch = planned.steps // 4
         planned.steps += 1
@@ -254,7 +254,7 @@ def draws(monkeypatch, rank, epochs=2, seed=0):
     """What the first number of each step is, in a process of this rank."""
     drawn, call = [], Objective.__call__
 
-    def drawing(self, model, x, y, progress=None, of_labels=None):
+    def drawing(self, model, x, y, progress=None, of_labels=None, e_step=None):
         drawn.append(float(torch.rand(())))
         return call(self, model, x, y, progress)
 

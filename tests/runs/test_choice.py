@@ -41,9 +41,10 @@ def test_pictures_in_colour_get_the_recipe_of_photographs_and_grey_ones_the_defa
 
 def test_why_is_said_of_photographs_alone(tmp_path):
     recipe, why = recipe_for(str(photographs(tmp_path / "colour", "cccl")), has_table=False)
-    assert (
-        why == f"3 of 4 pictures are in colour: learning by --recipe {recipe}, on what a net knows of photographs"
+    how = (
+        f"learning by --recipe {recipe}, from what a net knows of photographs; --recipe photos-quick takes minutes"
     )
+    assert why == f"3 of 4 pictures are in colour: {how}"
     assert recipe_for(str(photographs(tmp_path / "grey", "gggl")), has_table=False)[1] == ""
 
 

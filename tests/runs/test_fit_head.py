@@ -67,7 +67,7 @@ def test_a_tuned_net_is_kept_unless_its_head_alone_is_better(
     kept = all(torch.equal(levels[name], run.model.levels.state_dict()[name]) for name in weights)
     assert kept == does_harm
     assert any("such a head is kept" in line for line in told) == does_harm
-    tuned, of_head, y = judged[0]
+    tuned, of_head, y, _ = judged[0]
     assert (
         sum(len(fold.index) for fold in tuned) == sum(len(fold.index) for fold in of_head) == int((y >= 0).sum())
     )

@@ -85,6 +85,7 @@ def test_classes_without_labels_are_told_of() -> None:
     assert again.strangers == known.strangers
 
 
+@pytest.mark.filterwarnings("ignore:nets that learn from pictures without a label")
 def test_control_where_all_classes_have_labels_nothing_is_said() -> None:
     known = fitted(10)
     assert known.strangers == 0

@@ -201,4 +201,5 @@ def _dimensions(X: object) -> int:
     depth = 0
     while isinstance(X, list | tuple) and len(X):
         X, depth = X[0], depth + 1
-    return depth + int(getattr(X, "ndim", 2 if hasattr(X, "__array__") and not depth else 0))
+    is_table = hasattr(X, "__array__") or hasattr(X, "__array_interface__")
+    return depth + int(getattr(X, "ndim", 2 if is_table and not depth else 0))
