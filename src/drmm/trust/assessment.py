@@ -221,7 +221,7 @@ def assess(model: DRMM, x: Tensor, y: Tensor, folds: Sequence[Fold]) -> Assessme
     logits = np.concatenate([np.zeros((0, model.n_classes)), *(fold.logits for fold in folds)])
     label = y.numpy()[index]
     # Labels that were not drawn at random are calibrated as if they had been.
-    shift = (class_prior(x, y, model.n_classes) / model.class_prior).log().double().numpy()
+    shift = -_more_frequent(model, x, y).log().double().numpy()
     calibration = fit_calibration(logits, label, shift) if folds else Calibration()
     log_probability = calibration.log_probability
     ranks = [_rank(log_probability(fold.logits), _pool(log_probability(fold.pool))) for fold in folds]
@@ -258,11 +258,16 @@ def assess_guarded(
         simpler: the other way.
         tell: is told where that is taken.
     """
-    if not does_harm(folds, simpler.folds, y, model.class_prior / class_prior(x, y, model.n_classes)):
+    if not does_harm(folds, simpler.folds, y, _more_frequent(model, x, y)):
         return model, assess(model, x, y, folds)
     tell(simpler.said)
     other = simpler.model()
     return other, assess(other, x, y, as_sure_as(other, simpler.folds, pool_of(x, y)))
+
+
+def _more_frequent(model: DRMM, x: Tensor, y: Tensor) -> Tensor:
+    """By how much each class is more frequent by the model's prior than among the labels, (C,)."""
+    return model.class_prior / class_prior(x, y, model.n_classes)
 
 
 def _strangers(x: Tensor, y: Tensor, folds: Sequence[Fold]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -70,14 +70,10 @@ def fit_calibration(logits: npt.ArrayLike, labels: npt.ArrayLike, shift: npt.Arr
         out = turn == fold
         for row, offsets in enumerate((False, True)):
             found = _fitted(scores[~out], y[~out], shift, offsets=offsets)
-            losses[row, out] = log_losses(_shifted(found, shift), scores[out], y[out])
+            of_labels = scores[out] + found.temperature * np.asarray(shift)
+            losses[row, out] = log_losses(found, of_labels, y[out])
     gain = losses[0] - losses[1]
     return _fitted(scores, y, shift, offsets=bool(gain.mean() > gain.std() / np.sqrt(len(y))))
-
-
-def _shifted(calibration: Calibration, shift: npt.ArrayLike) -> Calibration:
-    offset = np.asarray(calibration.offset or 0.0) + shift
-    return replace(calibration, offset=tuple(np.atleast_1d(offset).tolist()))
 
 
 def log_losses(calibration: Calibration, logits: npt.ArrayLike, labels: npt.ArrayLike) -> Figures:
